@@ -1,0 +1,26 @@
+"""The one exception for mistakes that a user can mend.
+
+The command line prints it as two sentences and leaves with exit code 2; a traceback is for our own defects.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class GeodistillError(ValueError):
+    """What is wrong, in one sentence, and how to mend it, in another."""
+
+    def __init__(self, problem: str, remedy: str) -> None:
+        super().__init__(f"{problem} {remedy}")
+        self.problem = problem
+        self.remedy = remedy
+
+
+def suggest(name: str, valid: Iterable[str]) -> str:
+    """Name the valid spelling nearest to `name`, then list them all: the remedy for a typo."""
+    choices = list(valid)
+    close = difflib.get_close_matches(name, choices, n=1, cutoff=0.5)
+    listed = ", ".join(choices)
+    return f"Did you mean '{close[0]}'? Valid: {listed}." if close else f"Valid: {listed}."

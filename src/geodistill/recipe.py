@@ -1,0 +1,167 @@
+"""The typed recipe: everything that a run is made from, and nothing that it computes.
+
+A recipe is a YAML file; every field here is a key of it, and may be overridden on the command line by its dotted path
+(`training.epochs=3`, `objective.features.0.weight=5`). An unknown key is refused, and the nearest valid one is named.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+RowKind = Literal["cls", "mean", "tokens", "last"]
+FeatureLossName = Literal["procrustes", "gram", "cka", "projection"]
+LayerPair = tuple[int, int]
+ModulePair = tuple[str, str]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", validate_default=True, frozen=True)
+
+
+class DataRecipe(Section):
+    """Where the examples come from: a bundled set, a hub name, GLUE, a local file or a folder of files."""
+
+    source: str = Field("bundled:trec", description="bundled:NAME, a hub name, glue/TASK, a file or a folder")
+    configuration: str | None = Field(None, description="configuration name of a hub data set")
+    text: str | None = Field(None, description="column with the sentence; found by its usual names when absent")
+    text_pair: str | None = Field(None, description="column with the second sentence of a pair")
+    label: str | None = Field(None, description="column with the label; found by its usual names when absent")
+    problem: Literal["auto", "classification", "regression", "unlabelled"] = "auto"
+    metrics: list[str] | None = Field(None, description="reported metrics, the first is the main one; by task if absent")
+    train_split: str = "train"
+    validation_split: str = "validation"
+    test_split: str = "test"
+    validation_share: float = Field(0.1, gt=0, lt=1, description="cut from train when there is no validation split")
+    test_share: float = Field(0.2, gt=0, lt=1, description="cut from train when there is no test split")
+    seed: int = Field(0, description="seed of the splits and of the limit; not the training seed")
+    limit: int | None = Field(None, ge=1, description="at most so many rows of each split")
+    max_length: int = Field(128, ge=4, description="tokens; longer texts are truncated")
+
+
+class TrainingRecipe(Section):
+    """How long and how fast to train. `arguments` passes any other transformers.TrainingArguments field through."""
+
+    epochs: float = Field(3.0, gt=0)
+    max_steps: int = Field(-1, description="stops early after so many steps when positive")
+    batch_size: int = Field(32, ge=1, description="examples per device and micro-batch")
+    evaluation_batch_size: int = Field(128, ge=1)
+    gradient_accumulation: int = Field(1, ge=1)
+    learning_rate: float = Field(5e-5, gt=0)
+    weight_decay: float = Field(0.01, ge=0)
+    warmup: float = Field(0.1, ge=0, lt=1, description="share of the steps over which the rate rises")
+    schedule: str = Field("linear", description="a transformers learning-rate schedule: linear, cosine, constant, …")
+    max_gradient_norm: float = Field(1.0, ge=0)
+    bf16: bool = False
+    seed: int = 0
+    logging_steps: int = Field(20, ge=1)
+    evaluate_each_epoch: bool = Field(False, description="score the validation split after each epoch as well")
+    save_steps: int | None = Field(None, ge=1, description="write a checkpoint every so many steps; none when absent")
+    arguments: dict[str, Any] = Field(default_factory=dict, description="other transformers.TrainingArguments fields")
+
+
+class TeacherRecipe(Section):
+    """The teacher: given fine-tuned, or fine-tuned first when `training` is there."""
+
+    model: str = Field("bundled:minilm-l6", description="bundled:NAME, a folder, or a hub name")
+    revision: str | None = None
+    trust_remote_code: bool = False
+    training: TrainingRecipe | None = Field(None, description="fine-tune the teacher on the data first, so")
+    precision: Literal["auto", "float32", "bfloat16"] = Field("auto", description="of the teacher's forward pass")
+    cache: bool = Field(True, description="run the teacher over the data once and read its signals from disk after")
+    cache_dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    cache_limit_gb: float = Field(8.0, gt=0, description="refuse to write a larger cache")
+
+
+class StudentRecipe(Section):
+    """The student: exactly one of `model`, `teacher_layers` or (`width` and `layers`)."""
+
+    model: str | None = Field(None, description="a pretrained student: bundled:NAME, a folder, or a hub name")
+    revision: str | None = None
+    teacher_layers: int | list[int] | None = Field(None, description="copy the first so many, or these, teacher layers")
+    width: int | None = Field(None, ge=1, description="hidden size of a new student of the teacher's family")
+    layers: int | None = Field(None, ge=1)
+    heads: int | None = Field(None, ge=1, description="by default one for each 64 of width")
+    intermediate: int | None = Field(None, ge=1, description="by default 4 × width")
+    initialization: Literal["pca", "random"] = Field("pca", description="of a new student's embeddings")
+
+    @model_validator(mode="after")
+    def one_way(self) -> StudentRecipe:
+        new = self.width is not None or self.layers is not None
+        ways = (self.model is not None) + (self.teacher_layers is not None) + new
+        if ways != 1:
+            raise ValueError("give exactly one of 'model', 'teacher_layers', or 'width' with 'layers'")
+        if new and (self.width is None or self.layers is None):
+            raise ValueError("a new student needs both 'width' and 'layers'")
+        return self
+
+
+class LabelTerm(Section):
+    weight: float = Field(1.0, ge=0)
+
+
+class LogitTerm(Section):
+    """T² · KL(teacher ‖ student) at temperature T (Hinton et al. 2015); mean squared error for a regression."""
+
+    weight: float = Field(1.0, ge=0)
+    temperature: float = Field(2.0, gt=0)
+
+
+class FeatureTerm(Section):
+    """One feature loss between rows of paired layers."""
+
+    loss: FeatureLossName
+    weight: float = Field(1.0, ge=0)
+    rows: RowKind = "tokens"
+    special_tokens: bool = Field(True, description="let [CLS], [SEP] and the like count among 'tokens' and 'mean'")
+    layers: Literal["last", "uniform", "skip"] | list[LayerPair] | list[ModulePair] = Field(
+        "last", description="a layer map, [student, teacher] layer pairs (0 embeddings, -1 last), or module path pairs"
+    )
+    center: bool = True
+    normalize: bool | Literal["rows"] = True
+    squared: bool = True
+    orthogonal: bool = Field(False, description="projection only: keep the map orthogonal")
+    global_batch: bool = Field(True, description="the distance of the whole batch over all ranks")
+
+
+class ObjectiveRecipe(Section):
+    """loss = label + logits + Σ features, each with its weight; a term that is absent is off."""
+
+    label: LabelTerm | None = None
+    logits: LogitTerm | None = None
+    features: list[FeatureTerm] = Field(default_factory=list)
+
+    @model_validator(mode="after")
+    def something(self) -> ObjectiveRecipe:
+        if self.label is None and self.logits is None and not self.features:
+            raise ValueError("an objective needs at least one of 'label', 'logits' and 'features'")
+        return self
+
+
+class StageRecipe(Section):
+    """A training stage that comes before the task itself, such as feature terms alone on unlabelled text."""
+
+    name: str
+    data: DataRecipe
+    objective: ObjectiveRecipe
+    training: TrainingRecipe = Field(default_factory=TrainingRecipe)
+
+
+class CompareRecipe(Section):
+    """What to compare: variants × seeds, each variant a partial recipe laid over the rest."""
+
+    seeds: list[int] = Field(default_factory=lambda: [1, 2, 3], min_length=1)
+    baseline: str = Field("KD", description="the variant that the others are tested against")
+    variants: dict[str, dict[str, Any]] = Field(default_factory=dict, description="name → partial recipe")
+    jobs: int | None = Field(None, ge=1, description="runs side by side; by default one for each core, at most 4")
+
+
+class Recipe(Section):
+    data: DataRecipe = Field(default_factory=DataRecipe)
+    teacher: TeacherRecipe = Field(default_factory=TeacherRecipe)
+    student: StudentRecipe
+    objective: ObjectiveRecipe
+    stages: list[StageRecipe] = Field(default_factory=list)
+    training: TrainingRecipe = Field(default_factory=TrainingRecipe)
+    compare: CompareRecipe | None = None
