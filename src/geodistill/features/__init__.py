@@ -1,0 +1,28 @@
+"""From a model to feature rows: capture hidden states, choose rows, pair layers."""
+
+from geodistill.features.capture import (
+    Capture,
+    Point,
+    feature_width,
+    feature_widths,
+    find_module,
+    hidden_size,
+    layer_count,
+)
+from geodistill.features.layers import map_layers, resolve_layer
+from geodistill.features.rows import ROW_KINDS, find_special_tokens, select_rows
+
+__all__ = [
+    "ROW_KINDS",
+    "Capture",
+    "Point",
+    "feature_width",
+    "feature_widths",
+    "find_module",
+    "find_special_tokens",
+    "hidden_size",
+    "layer_count",
+    "map_layers",
+    "resolve_layer",
+    "select_rows",
+]

@@ -1,0 +1,181 @@
+"""From a model to hidden states: by layer index or by module path, of any architecture."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PretrainedConfig
+
+from geodistill.errors import GeodistillError
+from geodistill.features.layers import describe_range, resolve_layer
+
+Point = int | str
+
+
+def hidden_size(config: PretrainedConfig) -> int:
+    """Return the width of a model's blocks. A captured feature may be of another: measure it by `feature_widths`."""
+    return _text_attribute(config, "hidden_size")
+
+
+def layer_count(config: PretrainedConfig) -> int:
+    """Return how many blocks a model has; it has one hidden state more, the embedding layer."""
+    return _text_attribute(config, "num_hidden_layers")
+
+
+class Capture:
+    """Run a model once and return its output together with the hidden states at chosen points.
+
+    A point is a layer, an index into `hidden_states` (0 the embedding layer, -1 the last), or the path of a module
+    within the model, such as `"bert.encoder.layer.1.attention"`, whose output is taken: the first tensor of it when it
+    is a tuple or a model output, and the last call's when the module runs more than once. Hooks exist only during the
+    call. Hidden states are asked for only when a layer is among the points.
+
+    The model is the caller's: its mode, its gradients and its device are left alone, and this object is no module, so
+    whatever module holds it neither registers nor saves the model a second time. Build it before the model is wrapped
+    for distribution, and call it inside the wrapped module's forward.
+
+        outputs, features = Capture(model, [0, -1])(input_ids=…, attention_mask=…)
+        features[-1]  # (b, t, d)
+
+    Raises GeodistillError for a layer out of range, a path that does not exist (the nearest is named), a module that
+    did not run or gives no tensor, and for features that lost their gradient to reentrant checkpointing.
+    """
+
+    def __init__(self, model: nn.Module, points: Sequence[Point]) -> None:
+        self.model = model
+        self.points = list(dict.fromkeys(points))
+        self._layers = [point for point in self.points if isinstance(point, int)]
+        self._modules = {point: find_module(model, point) for point in self.points if isinstance(point, str)}
+        if self._layers:
+            _check_layers(model, self._layers)
+
+    def __call__(self, **inputs: Any) -> tuple[Any, dict[Point, Tensor]]:
+        if self._layers:
+            inputs = {**inputs, "output_hidden_states": True, "return_dict": True}
+        found: dict[Point, Tensor] = {}
+        with ExitStack() as hooks:
+            for path, module in self._modules.items():
+                handle = module.register_forward_hook(_keep(path, found, with_gradient=torch.is_grad_enabled()))
+                hooks.callback(handle.remove)
+            outputs = self.model(**inputs)
+        if self._layers:
+            hidden_states = _hidden_states(outputs)
+            found.update((layer, hidden_states[layer]) for layer in self._layers)
+        for point in self.points:
+            if point not in found:
+                raise GeodistillError(
+                    f"The module '{point}' did not run in the forward pass, so it has no features.",
+                    "Choose a module that the model calls for these inputs.",
+                )
+        return outputs, {point: found[point] for point in self.points}
+
+
+def find_module(model: nn.Module, path: str) -> nn.Module:
+    """Return the submodule at a dotted path, or raise GeodistillError naming the nearest path there is."""
+    try:
+        return model.get_submodule(path)
+    except AttributeError:
+        paths = [name for name, _ in model.named_modules() if name]
+        nearest = difflib.get_close_matches(path, paths, n=1, cutoff=0.0)
+        remedy = f"The nearest is '{nearest[0]}'." if nearest else "The model has no submodules."
+        raise GeodistillError(f"{type(model).__name__} has no module '{path}'.", remedy) from None
+
+
+def feature_widths(
+    model: nn.Module, points: Sequence[Point], inputs: Mapping[str, Tensor] | None = None
+) -> dict[Point, int]:
+    """Measure the width of the features at each point by one forward pass, of two tokens unless `inputs` are given.
+
+    The config does not tell it: OPT-350M's last hidden state is as wide as its word embeddings, half of `hidden_size`,
+    and a module path may lead to anything. The model's mode, its buffers and the random state are as before afterwards.
+    """
+    if inputs is None:
+        device = next(model.parameters()).device
+        tokens = torch.zeros(1, 2, dtype=torch.long, device=device)
+        inputs = {"input_ids": tokens, "attention_mask": torch.ones_like(tokens)}
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        with torch.no_grad():
+            _, features = Capture(model, points)(**inputs)
+    finally:
+        for module, training in modes:
+            module.training = training
+    return {point: feature.shape[-1] for point, feature in features.items()}
+
+
+def feature_width(model: nn.Module, point: Point, inputs: Mapping[str, Tensor] | None = None) -> int:
+    """Measure the width of the features at one point; see `feature_widths`."""
+    return feature_widths(model, [point], inputs)[point]
+
+
+def _keep(path: str, found: dict[Point, Tensor], with_gradient: bool) -> Callable[[nn.Module, Any, Any], None]:
+    """Make a forward hook that puts the module's features into `found`."""
+
+    def hook(module: nn.Module, args: Any, output: Any) -> None:
+        if with_gradient and not torch.is_grad_enabled():
+            # Reentrant checkpointing runs the forward without a graph: the term would silently train nothing.
+            raise GeodistillError(
+                f"The module '{path}' runs without gradients, so its features cannot train the model.",
+                "Turn gradient checkpointing off, or pass gradient_checkpointing_kwargs={'use_reentrant': False}.",
+            )
+        tensor = _first_tensor(output)
+        if tensor is None:
+            raise GeodistillError(
+                f"The module '{path}' returns no tensor, so it has no features.", "Choose a module that does."
+            )
+        found[path] = tensor
+
+    return hook
+
+
+def _first_tensor(output: Any) -> Tensor | None:
+    if isinstance(output, Tensor):
+        return output
+    if isinstance(output, Mapping):
+        output = list(output.values())
+    if isinstance(output, tuple | list):
+        return next((entry for entry in output if isinstance(entry, Tensor)), None)
+    return None
+
+
+def _hidden_states(outputs: Any) -> tuple[Tensor, ...]:
+    hidden_states = getattr(outputs, "hidden_states", None)
+    if hidden_states is None:
+        raise GeodistillError(
+            "The model returned no 'hidden_states', so its layers have no numbers.",
+            "Name modules by their path instead, such as 'encoder.layer.1'.",
+        )
+    return hidden_states
+
+
+def _check_layers(model: nn.Module, layers: Sequence[int]) -> None:
+    config = getattr(model, "config", None)
+    if not isinstance(config, PretrainedConfig):
+        raise GeodistillError(
+            f"{type(model).__name__} is not a transformers model, so its layers have no numbers.",
+            "Name modules by their path instead.",
+        )
+    blocks = layer_count(config)
+    for layer in layers:
+        if resolve_layer(layer, blocks) is None:
+            raise GeodistillError(
+                f"Layer {layer} is out of range for {type(model).__name__}.",
+                f"0 is the embedding layer and -1 the last: it has {describe_range(blocks)}.",
+            )
+
+
+def _text_attribute(config: PretrainedConfig, name: str) -> int:
+    # Every family's config answers to these two names (its attribute_map translates), multimodal ones in a text part.
+    value = getattr(config.get_text_config(), name, None)
+    if not isinstance(value, int):
+        raise GeodistillError(
+            f"The config of a '{config.model_type}' model has no single '{name}'.",
+            "Use a model whose blocks all have one width, or name modules by their path.",
+        )
+    return value

@@ -1,0 +1,94 @@
+"""From hidden states to feature rows: which token vectors of a batch are compared.
+
+Rows are chosen by the attention mask alone, so the padding side and the padded length change nothing, and whatever
+padding positions hold, NaN and infinity included, reaches neither values nor gradients.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from geodistill.errors import GeodistillError, suggest
+
+ROW_KINDS = ("cls", "mean", "tokens", "last")
+
+
+def select_rows(
+    hidden: Tensor,
+    *,
+    kind: str,
+    attention_mask: Tensor | None,
+    special_tokens_mask: Tensor | None = None,
+    special_tokens: bool = True,
+) -> tuple[Tensor, Tensor | None]:
+    """Return the feature rows of hidden states (b, t, d), and the mask that says which of them count.
+
+    - `"cls"`: the first attended token of each sentence, (b, d), no mask.
+    - `"last"`: the last attended token of each sentence, (b, d), no mask.
+    - `"mean"`: the mean over the attended tokens of each sentence, (b, d), no mask; in float32 at least.
+      Without special tokens, a sentence of nothing else keeps them, so that an empty text still has a row.
+    - `"tokens"`: every token, (b, t, d), with a boolean mask (b, t) of those that count; the others are zero.
+
+    `attention_mask` (b, t) is non-zero where a token is attended; None means everywhere. `special_tokens=False` leaves
+    out of `"mean"` and `"tokens"` the tokens where `special_tokens_mask` (b, t) is non-zero; `"cls"` and `"last"`
+    follow the attention mask alone. A sentence with no attended token at all gives zeros.
+
+    Raises GeodistillError for an unknown kind, a mask of another shape, or a missing `special_tokens_mask`.
+    """
+    attended = _as_mask("attention_mask", attention_mask, hidden)
+    if kind == "cls":
+        return _take(hidden, attended.int().argmax(dim=1), attended), None
+    if kind == "last":
+        return _take(hidden, attended.shape[1] - 1 - attended.flip(1).int().argmax(dim=1), attended), None
+    if kind not in ROW_KINDS:
+        raise GeodistillError(f"Unknown kind of rows '{kind}'.", suggest(kind, ROW_KINDS))
+    kept = attended
+    if not special_tokens:
+        if special_tokens_mask is None:
+            raise GeodistillError(
+                "Leaving special tokens out needs the special-token mask, and the batch has none.",
+                "Tokenise with return_special_tokens_mask=True.",
+            )
+        kept = attended & ~_as_mask("special_tokens_mask", special_tokens_mask, hidden)
+    if kind == "tokens":
+        return _zero_outside(hidden, kept), kept
+    kept = torch.where(kept.any(dim=1, keepdim=True), kept, attended)
+    dtype = torch.promote_types(hidden.dtype, torch.float32)
+    total = _zero_outside(hidden, kept).sum(dim=1, dtype=dtype)
+    return total / kept.sum(dim=1, keepdim=True).clamp(min=1), None
+
+
+def find_special_tokens(input_ids: Tensor, tokenizer: PreTrainedTokenizerBase) -> Tensor:
+    """Return the special-token mask (b, t) of token ids, for a batch that came without one.
+
+    The tokenizer's own `return_special_tokens_mask=True` is to be preferred: it knows which tokens it added. Here the
+    ids alone decide, except that the unknown word stands for text and is therefore not special, unless the tokenizer
+    uses the same id for another purpose, as GPT-2 does.
+    """
+    names = ("bos_token_id", "eos_token_id", "sep_token_id", "cls_token_id", "pad_token_id")
+    unknown = {tokenizer.unk_token_id} - {getattr(tokenizer, name) for name in names}
+    special = sorted(set(tokenizer.all_special_ids) - unknown)
+    return torch.isin(input_ids, torch.tensor(special, dtype=input_ids.dtype, device=input_ids.device))
+
+
+def _as_mask(name: str, mask: Tensor | None, hidden: Tensor) -> Tensor:
+    if mask is None:
+        return torch.ones(hidden.shape[:2], dtype=torch.bool, device=hidden.device)
+    if mask.shape != hidden.shape[:2]:
+        raise GeodistillError(
+            f"The {name} has shape {tuple(mask.shape)}, but the hidden states have shape {tuple(hidden.shape)}.",
+            f"Give a mask of shape {tuple(hidden.shape[:2])}, one entry a token.",
+        )
+    return mask.to(hidden.device) != 0
+
+
+def _take(hidden: Tensor, position: Tensor, attended: Tensor) -> Tensor:
+    rows = hidden[torch.arange(hidden.shape[0], device=hidden.device), position]
+    return _zero_outside(rows, attended.any(dim=1))
+
+
+def _zero_outside(hidden: Tensor, kept: Tensor) -> Tensor:
+    # Not a product with the mask: 0 × NaN is NaN, in the value and in the gradient.
+    return torch.where(kept.unsqueeze(-1), hidden, torch.zeros((), dtype=hidden.dtype, device=hidden.device))
