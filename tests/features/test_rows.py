@@ -1,0 +1,160 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import PreTrainedTokenizerFast
+
+from geodistill.errors import GeodistillError
+from geodistill.features import ROW_KINDS, find_special_tokens, select_rows
+
+LENGTHS = st.lists(st.integers(1, 6), min_size=1, max_size=4)
+
+
+def padded(sentences, length, side, filling=float("nan")):
+    """Lay sentences of token vectors into one batch; every padding position holds `filling`."""
+    hidden = torch.full((len(sentences), length, sentences[0].shape[1]), filling)
+    mask = torch.zeros(len(sentences), length, dtype=torch.long)
+    special = torch.ones(len(sentences), length, dtype=torch.long)
+    for row, sentence in enumerate(sentences):
+        start = 0 if side == "right" else length - len(sentence)
+        hidden[row, start : start + len(sentence)] = sentence
+        mask[row, start : start + len(sentence)] = 1
+        special[row, start + 1 : start + len(sentence) - 1] = 0  # the first and the last token are special
+    return hidden, mask, special
+
+
+def draw(lengths, width=5):
+    generator = torch.Generator().manual_seed(sum(lengths))
+    return [torch.randn(length, width, generator=generator) for length in lengths]
+
+
+def slow_rows(sentences, kind, special_tokens):
+    """The obvious definition, one sentence at a time, with no padding anywhere."""
+    rows = []
+    for sentence in sentences:
+        inner = sentence if special_tokens else sentence[1:-1]
+        if kind == "cls":
+            rows.append(sentence[:1])
+        elif kind == "last":
+            rows.append(sentence[-1:])
+        elif kind == "mean":
+            rows.append((inner if len(inner) else sentence).mean(dim=0, keepdim=True))
+        else:
+            rows.append(inner)
+    return torch.cat(rows)
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    LENGTHS,
+    st.integers(0, 5),
+    st.sampled_from(["left", "right"]),
+    st.sampled_from(ROW_KINDS),
+    st.booleans(),
+    st.sampled_from([float("nan"), float("inf"), -float("inf"), 7.0]),
+)
+def test_padding_changes_neither_values_nor_gradients(lengths, extra, side, kind, special_tokens, filling):
+    sentences = draw(lengths)
+    hidden, mask, special = padded(sentences, max(lengths) + extra, side, filling)
+    hidden.requires_grad_()
+    rows, rows_mask = select_rows(
+        hidden, kind=kind, attention_mask=mask, special_tokens_mask=special, special_tokens=special_tokens
+    )
+    kept = rows if rows_mask is None else rows[rows_mask]
+    expected = slow_rows(sentences, kind, special_tokens)
+    torch.testing.assert_close(kept, expected, rtol=1e-5, atol=1e-6)
+    assert torch.isfinite(rows).all()
+
+    rows.square().sum().backward()
+    assert torch.isfinite(hidden.grad).all()
+    assert (hidden.grad[mask == 0] == 0).all()
+    if len(expected):
+        assert hidden.grad[mask == 1].abs().max() > 0
+
+
+def test_tokens_come_with_a_boolean_mask_and_zeros_outside_it():
+    hidden, mask, special = padded(draw([4, 2]), 5, "right")
+    rows, rows_mask = select_rows(
+        hidden, kind="tokens", attention_mask=mask, special_tokens_mask=special, special_tokens=False
+    )
+    assert rows.shape == hidden.shape
+    assert rows_mask.tolist() == [[False, True, True, False, False], [False] * 5]
+    assert (rows[~rows_mask] == 0).all()
+
+
+def test_without_a_mask_every_token_counts():
+    hidden = torch.randn(2, 3, 4)
+    assert torch.equal(select_rows(hidden, kind="cls", attention_mask=None)[0], hidden[:, 0])
+    assert torch.equal(select_rows(hidden, kind="last", attention_mask=None)[0], hidden[:, 2])
+    torch.testing.assert_close(select_rows(hidden, kind="mean", attention_mask=None)[0], hidden.mean(1))
+    rows, mask = select_rows(hidden, kind="tokens", attention_mask=None)
+    assert torch.equal(rows, hidden)
+    assert mask.all()
+
+
+def test_boolean_and_float_masks_mean_the_same():
+    hidden, mask, _ = padded(draw([3, 1]), 4, "left")
+    for kind in ROW_KINDS:
+        expected, _ = select_rows(hidden, kind=kind, attention_mask=mask)
+        for other in (mask.bool(), mask.float()):
+            assert torch.equal(select_rows(hidden, kind=kind, attention_mask=other)[0], expected)
+
+
+@pytest.mark.parametrize("kind", ["cls", "last", "mean"])
+def test_a_sentence_without_attended_tokens_gives_zeros(kind):
+    hidden = torch.full((2, 3, 4), float("nan"))
+    hidden[0] = 1.0
+    hidden.requires_grad_()
+    rows, _ = select_rows(hidden, kind=kind, attention_mask=torch.tensor([[1, 1, 1], [0, 0, 0]]))
+    assert torch.equal(rows, torch.tensor([[1.0], [0.0]]).expand(2, 4))
+    rows.sum().backward()
+    assert torch.isfinite(hidden.grad).all()
+
+
+def test_the_mean_of_low_precision_is_taken_in_float32():
+    hidden = torch.randn(2, 300, 4, generator=torch.Generator().manual_seed(0)).bfloat16()
+    rows, _ = select_rows(hidden, kind="mean", attention_mask=None)
+    assert rows.dtype == torch.float32
+    torch.testing.assert_close(rows, hidden.double().mean(1).float())
+
+
+def test_a_mistyped_kind_is_met_with_the_nearest():
+    with pytest.raises(GeodistillError, match="Did you mean 'tokens'"):
+        select_rows(torch.zeros(1, 2, 3), kind="token", attention_mask=None)
+
+
+def test_a_mask_of_another_shape_is_refused():
+    with pytest.raises(GeodistillError, match=r"attention_mask has shape \(2, 5\)"):
+        select_rows(torch.zeros(2, 4, 3), kind="cls", attention_mask=torch.ones(2, 5))
+
+
+def test_leaving_special_tokens_out_needs_to_know_them():
+    with pytest.raises(GeodistillError, match="return_special_tokens_mask=True"):
+        select_rows(torch.zeros(2, 4, 3), kind="mean", attention_mask=None, special_tokens=False)
+
+
+def tokenizer(**special):
+    vocabulary = {"[PAD]": 0, "[CLS]": 1, "[SEP]": 2, "[UNK]": 3, "a": 4, "b": 5}
+    backend = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    backend.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 1), ("[SEP]", 2)]
+    )
+    return PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="[UNK]", pad_token="[PAD]", **special)
+
+
+def test_special_tokens_found_from_ids_agree_with_the_tokenizer():
+    words = tokenizer(cls_token="[CLS]", sep_token="[SEP]")
+    encoded = words(
+        ["a b a", "nonsense b"], padding=True, return_special_tokens_mask=True, return_tensors="pt"
+    )  # "nonsense" becomes the unknown word, which is text
+    found = find_special_tokens(encoded["input_ids"], words)
+    assert torch.equal(found, encoded["special_tokens_mask"].bool())
+
+
+def test_an_unknown_word_that_doubles_as_end_of_text_is_special():
+    words = tokenizer(eos_token="[UNK]")
+    assert find_special_tokens(torch.tensor([[4, 3]]), words).tolist() == [[False, True]]
