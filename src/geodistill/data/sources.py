@@ -1,0 +1,107 @@
+"""From `data.source` in a recipe to the splits it offers: bundled, GLUE, a file, a folder of files, or a hub name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from geodistill.data.bundled import bundled_table
+from geodistill.data.tables import READERS, Table, from_dataset, read_table
+from geodistill.errors import GeodistillError, suggest
+from geodistill.recipe import DataRecipe
+
+GLUE_HUB_NAME = "nyu-mll/glue"
+# The benchmark's own metrics (Wang et al. 2019, table 1), the main one first.
+GLUE_METRICS = {
+    "cola": ["matthews_correlation"],
+    "sst2": ["accuracy"],
+    "mrpc": ["accuracy", "f1"],
+    "stsb": ["pearson", "spearman"],
+    "qqp": ["accuracy", "f1"],
+    "mnli": ["accuracy"],
+    "qnli": ["accuracy"],
+    "rte": ["accuracy"],
+    "wnli": ["accuracy"],
+}
+VALIDATION_NAMES = ("validation", "dev", "val", "valid")
+
+
+@dataclass(frozen=True)
+class Source:
+    """The splits of a source by name, each read on demand, and the metrics it is reported with, when it has its own."""
+
+    splits: dict[str, Callable[[], Table]]
+    metrics: list[str] | None = None
+
+    def find(self, name: str, *, required: bool) -> str | None:
+        """The name under which the wanted split is there; `dev`, `val` and `valid` are other names of `validation`.
+
+        None when it is absent and not required. Raises GeodistillError, listing the splits present, when it is.
+        """
+        aliases = (name, *VALIDATION_NAMES) if name in VALIDATION_NAMES else (name,)
+        found = next((alias for alias in aliases if alias in self.splits), None)
+        if found is None and required:
+            raise GeodistillError(f"There is no split '{name}'.", suggest(name, self.splits))
+        return found
+
+
+def open_source(recipe: DataRecipe) -> Source:
+    """Find what `recipe.source` names. `glue/TASK` is the hub's; a folder of that name is reached as `./glue/TASK`."""
+    name = recipe.source
+    if name.startswith("bundled:"):
+        return Source({"train": partial(bundled_table, recipe)})
+    if name.startswith("glue/"):
+        return _glue(name)
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return _folder(path)
+    if path.is_file():
+        return Source({"train": partial(read_table, path)})
+    if path.suffix.lower() in READERS or name.startswith((".", "/", "~")) or name.count("/") > 1:
+        raise GeodistillError(
+            f"There is no file or folder '{name}'.", "Give data.source an existing path or a hub name."
+        )
+    return _hub(name, recipe.configuration)
+
+
+def _glue(name: str) -> Source:
+    task = name.removeprefix("glue/")
+    if task not in GLUE_METRICS:
+        raise GeodistillError(
+            f"There is no GLUE task '{name}'.", suggest(name, [f"glue/{task}" for task in GLUE_METRICS])
+        )
+    splits = _hub(GLUE_HUB_NAME, task).splits
+    if task == "mnli":
+        splits = {**splits, "validation": splits["validation_matched"]}
+    return Source(splits, GLUE_METRICS[task])
+
+
+def _folder(folder: Path) -> Source:
+    files = sorted(path for path in folder.iterdir() if path.is_file() and path.suffix.lower() in READERS)
+    if not files:
+        raise GeodistillError(
+            f"The folder {folder} holds no data files.",
+            f"Put a train file there, and if you have them validation and test files: {', '.join(READERS)}.",
+        )
+    splits: dict[str, Callable[[], Table]] = {}
+    for path in files:
+        if path.stem in splits:
+            raise GeodistillError(f"The folder {folder} holds two files named '{path.stem}'.", "Keep one of them.")
+        splits[path.stem] = partial(read_table, path)
+    return Source(splits)
+
+
+def _hub(name: str, configuration: str | None) -> Source:
+    from datasets import load_dataset
+
+    try:
+        loaded = load_dataset(name, configuration)
+    except Exception as error:  # those of datasets, the hub client and its transport share no base of their own
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise GeodistillError(
+            f"The data set '{name}' could not be loaded from the hub ({reason}).",
+            "Check the name, data.configuration and the connection; local files and bundled sets need none.",
+        ) from error
+    return Source({split: partial(from_dataset, dataset) for split, dataset in loaded.items()})
