@@ -1,0 +1,242 @@
+"""From single runs to the rows of the comparison: means over seeds, paired tests, the geometry reached.
+
+`RunResult` and `TeacherResult` are what a comparison writes to disk, plain data that JSON holds
+(`dataclasses.asdict(run)` there, `RunResult(**data)` back). `build_table` turns them into rows; `table_text` prints.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from geodistill.errors import GeodistillError, suggest
+from geodistill.studies.statistics import PairedComparison, Summary, compare_paired, holm, summarize
+
+MEASURES = ("procrustes", "gram", "cka")
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """One variant × seed (× sweep point), scored on the test split after its last epoch.
+
+    Attributes:
+        sweep: dotted recipe path → value, for the fields that were swept; {} for a run that no swept field touches.
+        metrics: name → share (0.91, not 91); higher is better.
+        geometry: on held-out rows, per matched layer pair from shallow to deep: `student_layer`, `teacher_layer`,
+            `rows`, and under `procrustes` (D_P²), `gram` (D_FG²) and `cka` each `value`, `floor` (the best that a
+            student of this width can reach: lowest distance, highest CKA) and `chance` (what unpaired rows give).
+            Empty when none was measured.
+        skipped_steps: steps left out since their loss was not finite.
+    """
+
+    variant: str
+    seed: int
+    sweep: dict[str, Any]
+    metrics: dict[str, float]
+    geometry: list[dict[str, Any]]
+    training_seconds: float
+    parameters: int
+    megabytes: float
+    latency_ms: float
+    skipped_steps: int
+
+
+@dataclass(frozen=True)
+class TeacherResult:
+    """The teacher on the same test split."""
+
+    metrics: dict[str, float]
+    parameters: int
+    megabytes: float
+    latency_ms: float
+    name: str = "teacher"
+    training_seconds: float | None = None
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """One measure over the seeds of a row, at its deepest matched layer pair."""
+
+    value: Summary
+    floor: float
+    chance: float
+
+    @property
+    def reached(self) -> float | None:
+        """How far from chance (0) to the floor (1); None where the two meet."""
+        return reached(self.value.mean, self.floor, self.chance)
+
+
+@dataclass(frozen=True)
+class Row:
+    """The teacher (`role` "teacher", no seeds), a baseline, or a candidate with its comparison to the baseline.
+
+    `against` is the name of the row that it is compared with; None for a teacher, for a baseline, and for a candidate
+    whose sweep point has no baseline. All scores are shares.
+    """
+
+    name: str
+    role: str
+    metric: str
+    score: Summary
+    seeds: tuple[int, ...]
+    parameters: int
+    megabytes: float
+    latency_ms: float
+    training_seconds: float | None
+    variant: str = ""
+    sweep: dict[str, Any] = field(default_factory=dict)
+    skipped_steps: int = 0
+    layers: tuple[Any, Any, str] | None = None
+    geometry: dict[str, Geometry] = field(default_factory=dict)
+    against: str | None = None
+    comparison: PairedComparison | None = None
+    holm_p: float | None = None
+
+
+def reached(value: float, floor: float, chance: float) -> float | None:
+    """(chance − value) / (chance − floor): 0 at chance, 1 at the floor, for a distance and a similarity alike."""
+    span = chance - floor
+    return (chance - value) / span if span and math.isfinite(span) else None
+
+
+def run_names(runs: Sequence[RunResult]) -> list[str]:
+    """A name for each run: variant, sweep point, seed. These are the keys of a report's training curves."""
+    short = _short_paths(runs)
+    return [f"{_point_name(run, short)}, seed {run.seed}" for run in runs]
+
+
+def build_table(
+    runs: Sequence[RunResult], *, baseline: str, main_metric: str, teacher: TeacherResult | None = None
+) -> list[Row]:
+    """Gather the seeds of each variant and sweep point into a row, and test each candidate against the baseline.
+
+    The baseline of a sweep point is the baseline variant at the same point, or else the one that agrees in most of the
+    swept fields: a baseline that no swept field touches serves every point. Pairs are runs of the same seed. Holm's
+    correction is over the t tests of all candidates. The teacher comes first, then the rows in the order of the runs.
+    """
+    _check(runs, baseline, main_metric, teacher)
+    short = _short_paths(runs)
+    points: dict[tuple[str, str], list[RunResult]] = {}
+    for run in runs:
+        points.setdefault((run.variant, json.dumps(run.sweep, sort_keys=True, default=str)), []).append(run)
+    baselines = [group for (variant, _), group in points.items() if variant == baseline]
+    rows = [_row(group, baseline, baselines, main_metric, short) for group in points.values()]
+    adjusted = holm([row.comparison.t_p if row.comparison else None for row in rows])
+    rows = [replace(row, holm_p=p) for row, p in zip(rows, adjusted, strict=True)]
+    return [*([_teacher_row(teacher, main_metric)] if teacher else []), *rows]
+
+
+def _row(
+    group: list[RunResult], baseline: str, baselines: list[list[RunResult]], metric: str, short: Mapping[str, str]
+) -> Row:
+    first = group[0]
+    reference = None if first.variant == baseline else _baseline_of(first.sweep, baselines)
+    comparison = None
+    if reference is not None:
+        ours, theirs = ({run.seed: run.metrics[metric] for run in side} for side in (group, reference))
+        seeds = sorted(ours.keys() & theirs.keys())
+        comparison = compare_paired([ours[seed] for seed in seeds], [theirs[seed] for seed in seeds])
+    layers, geometry = _geometry(group)
+    return Row(
+        name=_point_name(first, short),
+        role="baseline" if first.variant == baseline else "candidate",
+        metric=metric,
+        score=summarize([run.metrics[metric] for run in group]),
+        seeds=tuple(sorted(run.seed for run in group)),
+        parameters=first.parameters,
+        megabytes=first.megabytes,
+        latency_ms=summarize([run.latency_ms for run in group]).mean,
+        training_seconds=summarize([run.training_seconds for run in group]).mean,
+        variant=first.variant,
+        sweep=first.sweep,
+        skipped_steps=sum(run.skipped_steps for run in group),
+        layers=layers,
+        geometry=geometry,
+        against=_point_name(reference[0], short) if reference else None,
+        comparison=comparison,
+    )
+
+
+def _baseline_of(sweep: Mapping[str, Any], baselines: list[list[RunResult]]) -> list[RunResult] | None:
+    missing = object()
+    agreeing = [b for b in baselines if all(sweep.get(path, missing) == value for path, value in b[0].sweep.items())]
+    return max(agreeing, key=lambda group: len(group[0].sweep), default=None)
+
+
+def _teacher_row(teacher: TeacherResult, metric: str) -> Row:
+    return Row(
+        name=teacher.name,
+        role="teacher",
+        metric=metric,
+        score=summarize([teacher.metrics[metric]]),
+        seeds=(),
+        parameters=teacher.parameters,
+        megabytes=teacher.megabytes,
+        latency_ms=teacher.latency_ms,
+        training_seconds=teacher.training_seconds,
+    )
+
+
+def _geometry(group: list[RunResult]) -> tuple[tuple[Any, Any, str] | None, dict[str, Geometry]]:
+    """The deepest layer pair of the first run that has one, over all runs that measured this pair."""
+    deepest = [run.geometry[-1] for run in group if run.geometry]
+    if not deepest:
+        return None, {}
+    layers = _layers(deepest[0])
+    same = [entry for entry in deepest if _layers(entry) == layers]
+    geometry = {}
+    for measure in MEASURES:
+        found = [entry[measure] for entry in same if entry.get(measure)]
+        if found:
+            value, floor, chance = (summarize([_number(entry.get(key)) for entry in found]) for key in _GEOMETRY_KEYS)
+            geometry[measure] = Geometry(value, floor.mean, chance.mean)
+    return layers, geometry
+
+
+_GEOMETRY_KEYS = ("value", "floor", "chance")
+
+
+def _layers(entry: Mapping[str, Any]) -> tuple[Any, Any, str]:
+    return entry["student_layer"], entry["teacher_layer"], str(entry.get("rows", ""))
+
+
+def _number(value: Any) -> float:
+    return math.nan if value is None else float(value)
+
+
+def _point_name(run: RunResult, short: Mapping[str, str]) -> str:
+    return ", ".join([run.variant, *(f"{short[path]}={_plain(value)}" for path, value in run.sweep.items())])
+
+
+def _plain(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _short_paths(runs: Sequence[RunResult]) -> dict[str, str]:
+    """The shortest dotted ending that tells a swept field from the others: objective.features.0.weight → weight."""
+    paths = list(dict.fromkeys(path for run in runs for path in run.sweep))
+    short = {}
+    for path in paths:
+        parts = path.split(".")
+        endings = (".".join(parts[-k:]) for k in range(1, len(parts) + 1))
+        short[path] = next((e for e in endings if sum(f".{p}".endswith(f".{e}") for p in paths) == 1), path)
+    return short
+
+
+def _check(runs: Sequence[RunResult], baseline: str, main_metric: str, teacher: TeacherResult | None) -> None:
+    if not runs:
+        raise GeodistillError("There are no runs to compare.", "Finish at least one run of the comparison.")
+    variants = list(dict.fromkeys(run.variant for run in runs))
+    if baseline not in variants:
+        raise GeodistillError(f"The baseline '{baseline}' is not among the variants.", suggest(baseline, variants))
+    for metrics in [run.metrics for run in runs] + ([teacher.metrics] if teacher else []):
+        if main_metric not in metrics:
+            raise GeodistillError(f"No result of the metric '{main_metric}'.", suggest(main_metric, metrics))
+    names = run_names(runs)
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice:
+        raise GeodistillError(f"There are two results of '{twice}'.", "List each seed and each variant once.")

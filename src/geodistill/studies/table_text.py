@@ -1,0 +1,282 @@
+"""The rows of a comparison as text: a table for the terminal, one for Markdown, a legend, and one honest sentence.
+
+The cells are written once, in `columns`; every printed form, the HTML report included, shows the same strings.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import textwrap
+import unicodedata
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from geodistill.studies.statistics import PairedComparison, minimum_wilcoxon_p
+from geodistill.studies.table import MEASURES, Row
+
+MEASURE_NAMES = {"procrustes": "D_P²", "gram": "D_FG²", "cka": "CKA"}
+ABSENT = "–"
+SIGNIFICANT = 0.05
+
+
+@dataclass(frozen=True)
+class Column:
+    """A heading and a cell for each row; columns of one section stay side by side."""
+
+    section: str
+    heading: str
+    cells: list[str]
+
+
+def columns(rows: Sequence[Row]) -> list[Column]:
+    """All columns that have something to say. An empty cell does not apply; a dash was not computed."""
+
+    def column(section: str, heading: str, cell: Callable[[Row], str]) -> Column:
+        return Column(section, heading, [cell(row) for row in rows])
+
+    def tested(heading: str, cell: Callable[[PairedComparison, Row], str]) -> Column:
+        def of(row: Row) -> str:
+            return cell(row.comparison, row) if row.comparison else (ABSENT if row.role == "candidate" else "")
+
+        return column("quality", heading, of)
+
+    confidence = next((f"{100 * row.comparison.confidence:g} %" for row in rows if row.comparison), "95 %")
+    every = [
+        column("", "", lambda row: one_line(row.name)),
+        column("quality", "seeds", lambda row: str(len(row.seeds)) if row.seeds else ""),
+        column("quality", one_line(rows[0].metric) if rows else "", lambda row: score(row)),
+        column("quality", "diff.", _difference),
+        tested(f"{confidence} interval", lambda c, _: _interval(c.t_interval)),
+        tested("p", lambda c, _: p_value(c.t_p)),
+        tested("p Holm", lambda _, row: p_value(row.holm_p)),
+        tested("Wilcoxon", lambda c, _: p_value(c.wilcoxon_p)),
+        tested("bootstrap", lambda c, _: _interval(c.bootstrap_interval)),
+        *(column("geometry", MEASURE_NAMES[name], partial(_geometry, measure=name)) for name in MEASURES),
+        column("cost", "params", lambda row: count(row.parameters)),
+        column("cost", "MB", lambda row: _unit(row.megabytes, "")),
+        column("cost", "latency", lambda row: _unit(row.latency_ms, " ms")),
+        column("cost", "training", lambda row: duration(row.training_seconds)),
+        column("cost", "skipped", lambda row: str(row.skipped_steps or "")),
+    ]
+    return [every[0], *(c for c in every[1:] if any(cell not in ("", ABSENT) for cell in c.cells))]
+
+
+def print_table(rows: Sequence[Row], *, width: int = 120) -> str:
+    """One aligned table, in blocks under one another (quality, geometry, cost) where it is wider than `width`."""
+    names, *others = columns(rows)
+    sections = [[c for c in others if c.section == section] for section in dict.fromkeys(c.section for c in others)]
+    sizes = [sum(_width(c) + 2 for c in section) for section in sections]
+    names = Column("", "", [_shorten(cell, max(16, width - max(sizes, default=0))) for cell in names.cells])
+    blocks: list[list[Column]] = []
+    left = 0
+    for section, size in zip(sections, sizes, strict=True):
+        if size > left:
+            blocks.append([names])
+            left = width - _width(names)
+        blocks[-1].extend(section)
+        left -= size
+    return "\n\n".join([*map(_block, blocks), _wrapped(legend(rows), width)])
+
+
+def markdown_table(rows: Sequence[Row]) -> str:
+    """The same table and legend in GitHub's Markdown."""
+    every = columns(rows)
+    lines = ["| " + " | ".join(_markdown(c.heading) for c in every) + " |"]
+    lines.append("|---|" + "---:|" * (len(every) - 1))
+    lines += ["| " + " | ".join(map(_markdown, cells)) + " |" for cells in zip(*(c.cells for c in every), strict=True)]
+    return "\n".join([*lines, "", *(f"- {_markdown(line)}" for line in legend(rows))])
+
+
+def headline(rows: Sequence[Row]) -> str:
+    """Who is best by mean, by how much against the baseline, and whether the seeds can tell: whichever it is."""
+    students = [row for row in rows if row.role != "teacher" and math.isfinite(row.score.mean)]
+    if not students:
+        return "No run has a finite score."
+    top = max(row.score.mean for row in students)
+    best = [row for row in students if row.score.mean == top]
+    verb = "share the best mean" if len(best) > 1 else "is best by mean" if len(students) > 1 else "was run alone"
+    text = f"{' and '.join(one_line(row.name) for row in best)} {verb}: {one_line(best[0].metric)} {score(best[0])}"
+    candidates = [row for row in students if row.comparison and row.comparison.mean_difference is not None]
+    rivals = [row for row in candidates if row not in best]
+    if len(best) == 1 and best[0] in candidates:
+        told = best
+        sentences = [f"{text}, {_against(best[0])}."]
+    elif rivals:
+        told = [max(rivals, key=lambda row: row.score.mean)]
+        sentences = [f"{text}.", f"Next comes {one_line(told[0].name)}: {score(told[0])}, {_against(told[0])}."]
+    else:
+        return f"{text}."
+    others = [f"{one_line(row.name)} ({_difference(row)})" for row in candidates if row not in told and _distinct(row)]
+    if others:
+        sentences.append(f"Distinguishable from the baseline as well: {', '.join(others)}.")
+    return " ".join(sentences)
+
+
+def legend(rows: Sequence[Row]) -> list[str]:
+    """What the columns mean, how the tests were made, and what was not done."""
+    if not rows:
+        return []
+    metric = one_line(rows[0].metric)
+    lines = [
+        f"{metric} × 100 on the test split after the last epoch: mean ± sample deviation over the seeds. "
+        "The test split was not used to choose anything."
+    ]
+    compared = [(row, row.comparison) for row in rows if row.comparison]
+    against = list(dict.fromkeys(row.against for row, _ in compared))
+    if len(against) == 1:
+        lines.append(f"diff.: from {one_line(against[0] or '')}, in points, paired by seed.")
+    elif against:
+        lines.append("diff.: from the baseline at the same sweep point, in points, paired by seed.")
+    made = [comparison for _, comparison in compared if comparison.t_p is not None]
+    if made:
+        few = min(comparison.n for comparison in made)
+        kinds = " or ".join(sorted({str(comparison.bootstrap_method) for comparison in made}))
+        lines.append(
+            f"p and interval: paired t test, two-sided. p Holm: the same, corrected for {len(made)} tests. "
+            f"Wilcoxon: exact signed-rank p, zeros dropped; with {few} seeds it cannot be below "
+            f"{minimum_wilcoxon_p(few):.2g}. bootstrap: {kinds} interval, too narrow when seeds are few."
+        )
+    notes = {row.name: comparison.note for row, comparison in compared if comparison.note}
+    if len(notes) == len(compared) and len(set(notes.values())) == 1:
+        lines.append(_sentence(next(iter(notes.values()))))
+    else:
+        lines += [f"{one_line(name)}: {note}." for name, note in notes.items()]
+    lines += [
+        f"{one_line(row.name)}: {c.n} of {len(row.seeds)} seeds have a partner."
+        for row, c in compared
+        if c.n < len(row.seeds)
+    ]
+    unmatched = [one_line(row.name) for row in rows if row.role == "candidate" and row.comparison is None]
+    if unmatched:
+        lines.append(f"No baseline at the sweep point of {', '.join(unmatched)}.")
+    pairs = list(dict.fromkeys(row.layers for row in rows if row.layers))
+    if pairs:
+        where = "; ".join(f"student layer {s} against teacher layer {t}, rows {r or 'as matched'}" for s, t, r in pairs)
+        lines.append(
+            f"Geometry on held-out data ({one_line(where)}): value (floor, chance). Floor: the best that a student of "
+            "this width can reach. Chance: what unpaired rows give. Near is low in D_P² and D_FG², high in CKA."
+        )
+    if len(pairs) > 1:
+        lines.append("The rows were measured at different layers: compare their geometry with care.")
+    if any(row.skipped_steps for row in rows):
+        lines.append("skipped: training steps left out over all seeds, since their loss was not finite.")
+    return lines
+
+
+def score(row: Row) -> str:
+    if not math.isfinite(row.score.mean):
+        return "not finite"
+    text = f"{100 * row.score.mean:.2f}".replace("-", "−")
+    return text if row.score.deviation is None else f"{text} ± {100 * row.score.deviation:.2f}"
+
+
+def p_value(p: float | None) -> str:
+    return ABSENT if p is None else "<0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def count(number: float) -> str:
+    """22,713,216 → 22.7 M."""
+    for size, letter in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if number >= 0.9995 * size:
+            return f"{number / size:.1f} {letter}"
+    return f"{number:.0f}"
+
+
+def duration(seconds: float | None) -> str:
+    if seconds is None or not math.isfinite(seconds):
+        return ABSENT
+    if seconds < 59.95:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes}:{rest:02d} min" if minutes < 60 else f"{minutes // 60}:{minutes % 60:02d} h"
+
+
+def one_line(text: str) -> str:
+    """A name as it may be printed: no line breaks, no control or formatting characters."""
+    return " ".join("".join(c if unicodedata.category(c)[0] != "C" else " " for c in str(text)).split())
+
+
+def _against(row: Row) -> str:
+    text = f"{_difference(row)} points against {one_line(row.against or '')}"
+    comparison = row.comparison
+    if comparison is None or comparison.t_interval is None:
+        return f"{text} ({comparison.note if comparison else ABSENT})"
+    level = f"{100 * comparison.confidence:g} %"
+    text += f" ({level} interval {_interval(comparison.t_interval)}, Holm p {p_value(row.holm_p)})"
+    return f"{text}: {'' if _distinct(row) else 'not '}distinguishable with {comparison.n} seeds"
+
+
+def _distinct(row: Row) -> bool:
+    return row.holm_p is not None and row.holm_p < SIGNIFICANT
+
+
+def _difference(row: Row) -> str:
+    if row.comparison is None:
+        return {"baseline": "baseline", "candidate": ABSENT}.get(row.role, "")
+    return _points(row.comparison.mean_difference)
+
+
+def _points(share: float | None) -> str:
+    return ABSENT if share is None or not math.isfinite(share) else f"{100 * share:+.2f}".replace("-", "−")
+
+
+def _interval(interval: tuple[float, float] | None) -> str:
+    return ABSENT if interval is None else f"{_points(interval[0])} … {_points(interval[1])}"
+
+
+def _unit(value: float, unit: str) -> str:
+    return f"{value:.{2 if value < 10 else 1}f}{unit}" if math.isfinite(value) else ABSENT
+
+
+def _geometry(row: Row, measure: str) -> str:
+    found = row.geometry.get(measure)
+    if found is None:
+        return "" if row.role == "teacher" else ABSENT
+    return f"{found.value.mean:.3f} ({found.floor:.2f}, {found.chance:.2f})"
+
+
+def _sentence(text: str | None) -> str:
+    return f"{text[:1].upper()}{text[1:]}." if text else ""
+
+
+def _cells_wide(text: str) -> int:
+    wide = sum(unicodedata.east_asian_width(c) in "WF" for c in text)
+    return len(text) + wide - sum(unicodedata.combining(c) != 0 for c in text)
+
+
+def _width(column: Column) -> int:
+    return max(map(_cells_wide, [column.heading, *column.cells]))
+
+
+def _shorten(text: str, size: int) -> str:
+    """Take out the middle: names of one study differ at their ends."""
+    half = (size - 1) // 2
+    while _cells_wide(text) > size:
+        text = f"{text[:half]}…{text[-half:]}"
+        half -= 1
+    return text
+
+
+def _wrapped(lines: list[str], width: int) -> str:
+    return "\n".join(textwrap.fill(line, width, subsequent_indent="  ", break_on_hyphens=False) for line in lines)
+
+
+def _block(block: list[Column]) -> str:
+    widths = [_width(column) for column in block]
+    lines = [
+        [c.heading for c in block],
+        ["─" * w for w in widths],
+        *map(list, zip(*(c.cells for c in block), strict=True)),
+    ]
+    return "\n".join(_line(cells, widths) for cells in lines)
+
+
+def _line(cells: list[str], widths: list[int]) -> str:
+    padding = [" " * (width - _cells_wide(cell)) for cell, width in zip(cells, widths, strict=True)]
+    return "  ".join([cells[0] + padding[0], *(p + c for c, p in zip(cells[1:], padding[1:], strict=True))]).rstrip()
+
+
+def _markdown(text: str) -> str:
+    return re.sub(r"([\\`*<>\[\]|#~])", r"\\\1", text)

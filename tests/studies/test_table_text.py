@@ -1,0 +1,160 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from geodistill.studies.table import Row, RunResult, TeacherResult, build_table
+from geodistill.studies.table_text import (
+    columns,
+    count,
+    duration,
+    headline,
+    legend,
+    markdown_table,
+    one_line,
+    p_value,
+    print_table,
+)
+
+
+@pytest.fixture
+def rows(runs: list[RunResult], teacher: TeacherResult) -> list[Row]:
+    return build_table(runs, baseline="KD", main_metric="accuracy", teacher=teacher)
+
+
+def line_of(text: str, name: str) -> str:
+    return next(line for line in text.splitlines() if line.startswith(name))
+
+
+def test_the_table_prints_the_numbers_of_the_rows(rows: list[Row]) -> None:
+    ours = rows[3]
+    assert ours.comparison is not None and ours.comparison.t_interval is not None and ours.holm_p is not None
+    cells = line_of(print_table(rows), "KD + Procrustes")
+    low, high = ours.comparison.t_interval
+    assert f"{100 * ours.score.mean:.2f} ± {100 * (ours.score.deviation or 0):.2f}" in cells
+    assert f"+2.05  +{100 * low:.2f} … +{100 * high:.2f}" in cells
+    assert p_value(ours.holm_p) in cells and "0.250" in cells
+    assert "baseline" in line_of(print_table(rows), "KD ")
+    assert "−0.50" in line_of(print_table(rows), "labels only")
+
+
+def test_the_table_is_aligned_and_fits(rows: list[Row]) -> None:
+    long = [replace(row, name=f"{row.name} with a rather long name, weight={i}, 表") for i, row in enumerate(rows)]
+    for some in (rows, long):
+        *blocks, foot = print_table(some).split("\n\n")
+        assert len(blocks) >= 2 and "D_P²" in "\n".join(blocks)
+        for block in blocks:
+            lines = block.splitlines()
+            assert len(lines) == 2 + len(some)
+            assert max(map(len, lines)) <= 120 == max(120, *map(len, foot.splitlines()))
+    assert "…" in print_table(long) and "weight=3" in print_table(long)
+
+
+def test_a_wide_terminal_gets_one_block(rows: list[Row]) -> None:
+    table, _ = print_table(rows, width=400).split("\n\n")
+    assert len(table.splitlines()) == 2 + len(rows)
+
+
+def test_columns_that_say_nothing_are_left_out(rows: list[Row], make_run: Any) -> None:
+    assert "skipped" not in [column.heading for column in columns(rows)]
+    bare = build_table([make_run("KD", 1, 0.8, geometry=[])], baseline="KD", main_metric="accuracy", teacher=None)
+    headings = [column.heading for column in columns(bare)]
+    assert headings == ["", "seeds", "accuracy", "diff.", "params", "MB", "latency", "training"]
+    skipped = build_table(
+        [make_run("KD", 1, 0.8, skipped_steps=4)], baseline="KD", main_metric="accuracy", teacher=None
+    )
+    assert columns(skipped)[-1].cells == ["4"] and "not finite" in legend(skipped)[-1]
+
+
+def test_the_legend_says_how_it_was_done(rows: list[Row]) -> None:
+    text = " ".join(legend(rows))
+    assert "last epoch" in text and "not used to choose" in text
+    assert "from KD" in text and "corrected for 2 tests" in text and "below 0.25" in text and "percentile" in text
+    assert "student layer 2 against teacher layer 6" in text and "Floor" in text and "Chance" in text
+
+
+def test_without_three_seeds_it_says_that_no_test_was_made(runs: list[RunResult], teacher: TeacherResult) -> None:
+    rows = build_table(runs[::3], baseline="KD", main_metric="accuracy", teacher=teacher)
+    text = print_table(rows)
+    assert "No test was made: fewer than 3 seeds." in text
+    assert "Wilcoxon" not in text and "interval" not in text
+    assert "no test was made: fewer than 3 seeds" in headline(rows)
+
+
+def test_the_legend_names_what_is_amiss(runs: list[RunResult], make_run: Any) -> None:
+    odd = make_run("odd", 1, 0.5, sweep={"a.b": 1})
+    swept = [replace(run, sweep={"a.b": 2}) for run in runs if run.variant == "KD"]
+    broken = [make_run("nan", seed, float("nan"), sweep={"a.b": 2}) for seed in (1, 2, 7)]
+    rows = build_table([*swept, *broken, odd], baseline="KD", main_metric="accuracy", teacher=None)
+    text = "\n".join(legend(rows))
+    assert "No baseline at the sweep point of odd, b=1." in text
+    assert "No test was made: a score is not finite." in text
+    assert "nan, b=2: 2 of 3 seeds have a partner." in text
+    assert "not finite" in line_of(print_table(rows), "nan") and "–" in line_of(print_table(rows), "odd")
+
+
+def test_headline_of_a_candidate_that_wins(rows: list[Row]) -> None:
+    ours = rows[3]
+    assert headline(rows).startswith(
+        "KD + Procrustes is best by mean: accuracy 90.05 ± 0.98, +2.05 points against KD (95 %"
+    )
+    assert headline(rows).endswith(f"Holm p {p_value(ours.holm_p)}): distinguishable with 3 seeds.")
+    doubtful = [*rows[:3], replace(ours, holm_p=0.12)]
+    assert headline(doubtful).endswith("Holm p 0.120): not distinguishable with 3 seeds.")
+
+
+def test_headline_of_a_baseline_that_wins(rows: list[Row]) -> None:
+    text = headline(rows[:3])
+    assert text.startswith(
+        "KD is best by mean: accuracy 88.00 ± 1.00. Next comes labels only: 87.50 ± 1.80, −0.50 points"
+    )
+    assert text.endswith("not distinguishable with 3 seeds.")
+
+
+def test_headline_names_the_others_that_differ(rows: list[Row]) -> None:
+    text = headline([*rows[:1], replace(rows[1], holm_p=0.01), *rows[2:]])
+    assert text.endswith("Distinguishable from the baseline as well: labels only (−0.50).")
+
+
+def test_headline_of_a_tie_of_one_and_of_none(rows: list[Row]) -> None:
+    tied = replace(rows[3], score=rows[2].score)
+    assert headline([rows[2], tied]) == "KD and KD + Procrustes share the best mean: accuracy 88.00 ± 1.00."
+    assert headline(rows[:1] + rows[2:3]) == "KD was run alone: accuracy 88.00 ± 1.00."
+    assert headline(rows[:1]) == "No run has a finite score."
+
+
+def test_markdown_holds_the_same_cells(rows: list[Row]) -> None:
+    lines = markdown_table(rows).splitlines()
+    cells = [
+        [cell.strip() for cell in line.replace("\\", "").strip("|").split(" | ")] for line in lines[2 : 2 + len(rows)]
+    ]
+    assert [row[0] for row in cells] == [row.name for row in rows]
+    assert [list(row) for row in zip(*(column.cells for column in columns(rows)), strict=True)] == cells
+
+
+def test_names_cannot_break_the_table(rows: list[Row]) -> None:
+    evil = [*rows[:3], replace(rows[3], name="a|b\nc\x1b[31m <b>*x*")]
+    assert "a|b c [31m <b>*x*" in print_table(evil) and "\x1b" not in print_table(evil)
+    assert r"| a\|b c \[31m \<b\>\*x\* |" in markdown_table(evil)
+    assert one_line(" a\u202e\tb ") == "a b"
+
+
+@pytest.mark.parametrize(
+    ("number", "text"), [(22_713_216, "22.7 M"), (999_999, "1.0 M"), (1.3e9, "1.3 B"), (512, "512"), (12_300, "12.3 k")]
+)
+def test_count(number: float, text: str) -> None:
+    assert count(number) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(None, "–"), (float("nan"), "–"), (2.34, "2.3 s"), (59.97, "1:00 min"), (312, "5:12 min"), (3725, "1:02 h")],
+)
+def test_duration(seconds: float | None, text: str) -> None:
+    assert duration(seconds) == text
+
+
+def test_p_value() -> None:
+    assert [p_value(p) for p in (None, 0.0004, 0.001, 0.25)] == ["–", "<0.001", "0.001", "0.250"]
