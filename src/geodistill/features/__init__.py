@@ -3,6 +3,7 @@
 from geodistill.features.capture import (
     Capture,
     Point,
+    evaluation_mode,
     feature_width,
     feature_widths,
     find_module,
@@ -16,6 +17,7 @@ __all__ = [
     "ROW_KINDS",
     "Capture",
     "Point",
+    "evaluation_mode",
     "feature_width",
     "feature_widths",
     "find_module",

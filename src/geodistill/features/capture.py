@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -98,20 +98,26 @@ def feature_widths(
         device = next(model.parameters()).device
         tokens = torch.zeros(1, 2, dtype=torch.long, device=device)
         inputs = {"input_ids": tokens, "attention_mask": torch.ones_like(tokens)}
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        with torch.no_grad():
-            _, features = Capture(model, points)(**inputs)
-    finally:
-        for module, training in modes:
-            module.training = training
+    with evaluation_mode(model), torch.no_grad():
+        _, features = Capture(model, points)(**inputs)
     return {point: feature.shape[-1] for point, feature in features.items()}
 
 
 def feature_width(model: nn.Module, point: Point, inputs: Mapping[str, Tensor] | None = None) -> int:
     """Measure the width of the features at one point; see `feature_widths`."""
     return feature_widths(model, [point], inputs)[point]
+
+
+@contextmanager
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """Put a model into eval mode, and each of its modules back into its own mode afterwards."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
 
 
 def _keep(path: str, found: dict[Point, Tensor], with_gradient: bool) -> Callable[[nn.Module, Any, Any], None]:

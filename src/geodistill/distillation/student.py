@@ -1,0 +1,236 @@
+"""How a student is made: loaded by name, cut out of its teacher, or built new in the teacher's family."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_MASKED_LM_MAPPING,
+    MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
+    MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING,
+    MODEL_MAPPING,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    PretrainedConfig,
+    PreTrainedModel,
+)
+
+from geodistill.data.models import resolve_model
+from geodistill.distillation.embeddings import rotate_embeddings
+from geodistill.errors import GeodistillError
+from geodistill.features import hidden_size, layer_count
+from geodistill.recipe import StudentRecipe
+
+AUTO_CLASSES = (
+    (AutoModelForSequenceClassification, MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING),
+    (AutoModelForTokenClassification, MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING),
+    (AutoModelForCausalLM, MODEL_FOR_CAUSAL_LM_MAPPING),
+    (AutoModelForMaskedLM, MODEL_FOR_MASKED_LM_MAPPING),
+    (AutoModel, MODEL_MAPPING),
+)
+# What the families call the width between the two matrices of a feed-forward block: the one size without a common name.
+INTERMEDIATE_NAMES = ("intermediate_size", "hidden_dim", "ffn_dim", "n_inner")
+# Widths beside the hidden size that some families have: of factorised embeddings, and of DeBERTa's pooler.
+SIDE_WIDTHS = ("embedding_size", "word_embed_proj_dim", "pooler_hidden_size")
+
+
+def build_student(
+    recipe: StudentRecipe,
+    teacher: PreTrainedModel,
+    *,
+    seed: int,
+    trust_remote_code: bool = False,
+    sample: Iterable[Mapping[str, Tensor]] = (),
+) -> PreTrainedModel:
+    """Return a student with the teacher's kind of head, its labels and its problem type, in float32 and eval mode.
+
+    - `recipe.model`: a pretrained model through the teacher's auto class, with a head for the teacher's labels.
+    - `recipe.teacher_layers`: the teacher with fewer blocks, its width and weights kept; see `keep_layers`.
+    - `recipe.width` and `recipe.layers`: a new model of the teacher's family; see `shrink_config`. With the
+      initialisation `"pca"` its embeddings are the teacher's, rotated and cut; see `rotate_embeddings`, which takes the
+      principal directions from `sample`, batches of tokenised text, where given.
+
+    `seed` decides every random weight, and the global random state is left as it was.
+    Raises GeodistillError for a model that cannot be loaded, a layer out of range, or a family that cannot be cut.
+    """
+    with _seeded(seed):
+        if recipe.model is not None:
+            student = _load(recipe.model, recipe.revision, teacher, trust_remote_code)
+        elif recipe.teacher_layers is not None:
+            student = keep_layers(teacher, recipe.teacher_layers)
+        else:
+            student = type(teacher)(shrink_config(recipe, teacher.config))
+            if recipe.initialization == "pca":
+                rotate_embeddings(student, teacher, sample)
+    return student.float().eval()
+
+
+def count_parameters(model: nn.Module) -> int:
+    """Count a model's parameters, those that share memory once."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def size_in_megabytes(model: nn.Module) -> float:
+    """Return the size of a model's parameters in float32, in megabytes of 10⁶ bytes."""
+    return 4 * count_parameters(model) / 1e6
+
+
+def keep_layers(teacher: PreTrainedModel, layers: int | Sequence[int]) -> PreTrainedModel:
+    """Return a copy of the teacher with the first `layers` of its blocks, or with the blocks listed, in that order.
+
+    Blocks are numbered as everywhere: 1 is the first, -1 the last, and 0, the embedding layer, is always kept, as is
+    whatever follows the blocks. The numbers that blocks carry within themselves are those of their new places.
+    """
+    path, blocks = _find_blocks(teacher)
+    kept = _resolve_blocks(layers, len(blocks))
+    config = copy.deepcopy(teacher.config)
+    for name in _per_layer_lists(config):
+        setattr(config, name, [getattr(config, name)[block] for block in kept])
+    config.num_hidden_layers = len(kept)
+    student = type(teacher)(config)
+    weights = teacher.state_dict()
+    state = {name: weight for name, weight in weights.items() if not name.startswith(f"{path}.")}
+    for new, old in enumerate(kept):
+        prefix = f"{path}.{old}."
+        for name, weight in weights.items():
+            if name.startswith(prefix):
+                state[f"{path}.{new}.{name.removeprefix(prefix)}"] = weight
+    student.load_state_dict(state)
+    return student
+
+
+def shrink_config(recipe: StudentRecipe, config: PretrainedConfig) -> PretrainedConfig:
+    """Return the teacher's config with the recipe's width, layers, heads and intermediate width, all else as it is.
+
+    Grouped key-value heads keep the size of their groups where it divides the number of heads. A factorised embedding
+    keeps its width unless the student is narrower; one as wide as the teacher becomes as wide as the student.
+    """
+    width, layers = recipe.width, recipe.layers
+    assert width is not None and layers is not None  # the recipe has both or neither
+    heads = recipe.heads or max(1, width // 64)
+    if width % heads:
+        divisors = [number for number in range(1, width + 1) if width % number == 0 and width // number >= 8]
+        raise GeodistillError(
+            f"A width of {width} does not divide into {heads} heads.",
+            f"Set 'heads' to one of {', '.join(map(str, divisors or [1]))}, or choose another width.",
+        )
+    values = config.to_dict()
+    old_width = hidden_size(config)
+    old_heads = values.get(_native(config, "num_attention_heads"))
+    intermediate = next((name for name in INTERMEDIATE_NAMES if name in values), None)
+    if intermediate is None or not isinstance(old_heads, int) or config.is_encoder_decoder:
+        raise GeodistillError(
+            f"A new student of the family '{config.model_type}' cannot be built from a width and layers.",
+            "Give 'model' or 'teacher_layers' instead.",
+        )
+    for name in [*_per_layer_lists(config), "quantization_config", "_name_or_path"]:
+        values.pop(name, None)
+    values[_native(config, "hidden_size")] = width
+    values[_native(config, "num_hidden_layers")] = layers
+    values[_native(config, "num_attention_heads")] = heads
+    values[intermediate] = recipe.intermediate or 4 * width
+    if values.get("head_dim") is not None:
+        values["head_dim"] = width // heads
+    if values.get("num_key_value_heads") is not None:
+        group = old_heads // values["num_key_value_heads"]
+        values["num_key_value_heads"] = heads // group if heads % group == 0 else heads
+    for name in SIDE_WIDTHS:
+        if values.get(name) is not None:
+            values[name] = width if values[name] == old_width else min(values[name], width)
+    return type(config).from_dict(values)
+
+
+def _load(name: str, revision: str | None, teacher: PreTrainedModel, trust_remote_code: bool) -> PreTrainedModel:
+    auto_class = _auto_class(teacher)
+    head: dict[str, Any] = {}
+    if auto_class in (AutoModelForSequenceClassification, AutoModelForTokenClassification):
+        # A head that was trained for another number of labels is replaced by a new one.
+        head = {
+            "id2label": teacher.config.id2label,
+            "label2id": teacher.config.label2id,
+            "ignore_mismatched_sizes": True,
+        }
+    try:
+        student = auto_class.from_pretrained(
+            resolve_model(name), revision=revision, trust_remote_code=trust_remote_code, dtype=torch.float32, **head
+        )
+    except OSError as error:
+        raise GeodistillError(
+            f"The student '{name}' cannot be loaded: {str(error).splitlines()[0]}",
+            "Give a folder that save_pretrained wrote, a bundled model, or a hub name that can be reached.",
+        ) from error
+    student.config.problem_type = teacher.config.problem_type
+    if student.config.pad_token_id is None:
+        student.config.pad_token_id = teacher.config.pad_token_id
+    return student
+
+
+def _auto_class(teacher: PreTrainedModel) -> Any:
+    for auto_class, mapping in AUTO_CLASSES:
+        if type(teacher.config) in mapping and type(teacher) is mapping[type(teacher.config)]:
+            return auto_class
+    raise GeodistillError(
+        f"A pretrained student with the head of {type(teacher).__name__} cannot be loaded by name.",
+        "Use a teacher for classification or language modelling, or give 'teacher_layers' or 'width' with 'layers'.",
+    )
+
+
+def _find_blocks(model: PreTrainedModel) -> tuple[str, nn.ModuleList]:
+    count = layer_count(model.config)
+    lists = [
+        (path, module)
+        for path, module in model.named_modules()
+        if isinstance(module, nn.ModuleList) and len(module) == count
+    ]
+    outermost = [entry for entry in lists if not any(entry[0].startswith(f"{path}.") for path, _ in lists)]
+    if len(outermost) != 1:
+        raise GeodistillError(
+            f"The blocks of a '{model.config.model_type}' model cannot be told apart.",
+            "Give 'model', or 'width' with 'layers', instead of 'teacher_layers'.",
+        )
+    return outermost[0]
+
+
+def _resolve_blocks(layers: int | Sequence[int], count: int) -> list[int]:
+    """Turn layer numbers (1 … count, or negative) into places in the list of blocks."""
+    numbers = list(range(1, layers + 1)) if isinstance(layers, int) else list(layers)
+    wrong = [number for number in numbers if not (1 <= number <= count or -count <= number <= -1)]
+    if not numbers or wrong:
+        problem = f"The teacher has no layer {wrong[0]} to copy." if wrong else "There is no teacher layer to copy."
+        raise GeodistillError(
+            problem,
+            f"It has layers 1 to {count}, where -1 is the last; 0, the embedding layer, is always copied.",
+        )
+    return [number - 1 if number > 0 else number + count for number in numbers]
+
+
+def _per_layer_lists(config: PretrainedConfig) -> list[str]:
+    """Name the entries of a config that hold one value for each block, such as `layer_types`."""
+    count = layer_count(config)
+    return [
+        name
+        for name, value in config.to_dict().items()
+        if "layer" in name and isinstance(value, list | tuple)
+        if len(value) == count
+    ]
+
+
+def _native(config: PretrainedConfig, name: str) -> str:
+    """Return what the family calls a common entry of a config, such as GPT-2's `n_embd` for `hidden_size`."""
+    return config.attribute_map.get(name, name)
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        torch.manual_seed(seed)
+        yield
