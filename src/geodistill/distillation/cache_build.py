@@ -1,0 +1,297 @@
+"""Writing a teacher cache: one pass of the teacher over the data, resumable, sealed at the end."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save_file
+from torch import Tensor
+from tqdm import tqdm
+
+from geodistill.distillation.cache_format import (
+    AXES,
+    DTYPES,
+    INDEX,
+    LOGITS,
+    MANIFEST,
+    PROGRESS,
+    CacheDtype,
+    RowsPer,
+    Table,
+    request_to_json,
+    tensor_bytes,
+    write_json,
+    write_manifest,
+)
+from geodistill.distillation.cache_index import BatchRows, Collate, ExampleIndex, Examples
+from geodistill.distillation.rotation import CutBounds, cut_bounds, mean_and_covariance, principal_axes
+from geodistill.distillation.teacher import FeatureRequest, Teacher, TeacherSignals
+from geodistill.errors import GeodistillError
+
+# How often what was written is forced to the disk and counted as done: the most that a power cut can cost.
+FLUSH_SECONDS = 5.0
+_BLOCK = 16384
+
+Key = FeatureRequest | None
+"""A table of the cache: a feature request's, or the logits' (None)."""
+
+
+def write_cache(
+    folder: Path,
+    teacher: Teacher,
+    dataset: Examples,
+    collate: Collate,
+    index: ExampleIndex,
+    *,
+    fingerprint: str,
+    batch_size: int,
+    dtype: CacheDtype,
+    limit_bytes: int,
+    variance: float | None,
+    progress: bool,
+) -> None:
+    """Run the teacher over the data, from where an interrupted writer left off, and seal the cache.
+
+    The caller holds the folder's lock. See `prepare_cache` for the arguments and errors.
+    """
+    final = _plan_tables(teacher, dataset, collate, index, dtype)
+    # A rotation is known only when all rows are: until then they wait unrotated, in full precision.
+    spool = {
+        key: table if key is None else replace(table, file=f"spool-{number}.bin", dtype="float32")
+        for number, (key, table) in enumerate(final.items())
+    }
+    written = final if variance is None else spool
+    needed = estimate_bytes(final, index) + (0 if variance is None else estimate_bytes(_features(spool), index))
+    _check_space(folder, teacher, index, needed, limit_bytes, rotated=variance is not None, progress=progress)
+
+    mark = {"fingerprint": fingerprint, "tables": [[repr(key), asdict(table)] for key, table in written.items()]}
+    done = _resume(folder, mark, written, index)
+    if 0 < done < len(index):
+        say(f"Going on with the teacher cache at example {done:,} of {len(index):,}.", progress)
+    _run_teacher(folder, teacher, dataset, collate, index, written, mark, done, batch_size, progress)
+
+    axes: dict[str, Tensor] = {}
+    bounds: dict[Key, CutBounds] = {}
+    if variance is not None:
+        for key, table in _features(spool).items():
+            final[key], axes[final[key].file], bounds[key] = _rotate(folder, table, final[key], index, variance)
+            say(
+                f"Rotated cache, {describe(key)}: width {table.shape[0]} → {final[key].shape[0]}, {bounds[key]}.",
+                progress,
+            )
+        save_file(axes, folder / AXES)
+    save_file(index.tensors(), folder / INDEX)
+    entries = [
+        {
+            "request": None if key is None else request_to_json(key),
+            "table": asdict(table),
+            "bounds": asdict(bounds[key]) if key in bounds else None,
+        }
+        for key, table in final.items()
+    ]
+    files = [table.file for table in final.values()] + [INDEX] + ([AXES] if axes else [])
+    write_manifest(folder, {"fingerprint": fingerprint, "entries": entries, "byteorder": sys.byteorder}, files)
+    discard(folder, keep=[MANIFEST, *files])
+
+
+def estimate_bytes(tables: Mapping[Key, Table], index: ExampleIndex) -> int:
+    """The size of the tables on disk for all examples of the index."""
+    return sum(table.row_bytes * index.rows(table.per) for table in tables.values())
+
+
+def discard(folder: Path, keep: Sequence[str] = ()) -> None:
+    """Remove a cache's files, the manifest first, and nothing else that may lie in the folder.
+
+    Removed, not emptied: another process may have them mapped.
+    """
+    names = [MANIFEST, PROGRESS, INDEX, AXES, LOGITS]
+    numbered = [path.name for pattern in ("features-*.bin", "spool-*.bin") for path in sorted(folder.glob(pattern))]
+    for name in names + numbered:
+        if name not in keep:
+            (folder / name).unlink(missing_ok=True)
+
+
+def say(message: str, progress: bool) -> None:
+    """Tell the user beside the progress bar, or the log where no bar is wanted."""
+    if progress:
+        tqdm.write(message, file=sys.stderr)
+    else:
+        logging.getLogger(__name__).info(message)
+
+
+def describe(key: Key) -> str:
+    return "logits" if key is None else f"{key.rows} of layer {key.point}"
+
+
+def _plan_tables(
+    teacher: Teacher, dataset: Examples, collate: Collate, index: ExampleIndex, dtype: CacheDtype
+) -> dict[Key, Table]:
+    """Ask the teacher about the shortest example, to learn the shapes of its answers."""
+    positions = index.order[-1:]
+    inputs = _batch(teacher, dataset, collate, positions)
+    signals = teacher(inputs)
+    tables: dict[Key, Table] = {None: _logits_table(signals.logits, inputs["input_ids"].shape[1])}
+    for number, request in enumerate(teacher.requests):
+        per: RowsPer = "example"
+        if request.rows == "tokens":
+            per = "attended" if request.special_tokens else "content"
+        width = signals.features[request].shape[-1]
+        tables[request] = Table(f"features-{number}.bin", dtype, (width,), per)
+        if index.rows(per) == 0:
+            raise GeodistillError(
+                f"No example has a token for the rows '{request.rows}'.", "Check the texts, or keep special tokens."
+            )
+    return tables
+
+
+def _logits_table(logits: Tensor, tokens: int) -> Table:
+    # Float32 whatever the features are: there are few of them, and a KL divergence of confident logits feels rounding.
+    if logits.ndim == 2:
+        return Table(LOGITS, "float32", tuple(logits.shape[1:]), "example")
+    if logits.ndim == 3 and logits.shape[1] == tokens:
+        return Table(LOGITS, "float32", tuple(logits.shape[2:]), "attended")
+    raise GeodistillError(
+        f"The teacher's logits have shape {tuple(logits.shape)}, neither (examples, labels) nor (examples, tokens, …).",
+        "Set teacher.cache=false for this teacher.",
+    )
+
+
+def _check_space(
+    folder: Path, teacher: Teacher, index: ExampleIndex, needed: int, limit: int, *, rotated: bool, progress: bool
+) -> None:
+    size = f"{_gigabytes(needed)} for {len(index):,} examples and {len(teacher.requests)} kinds of rows"
+    while_rotating = " at most, until the rows are rotated and cut" if rotated else ""
+    remedy = "Ask for fewer layers, raise teacher.cache_limit_gb, or set teacher.cache=false."
+    if needed > limit:
+        raise GeodistillError(
+            f"The teacher cache would take {size}{while_rotating}, more than its limit of {_gigabytes(limit)}.", remedy
+        )
+    there = sum(path.stat().st_size for path in folder.glob("*.bin"))
+    free = shutil.disk_usage(folder).free + there
+    if needed > free:
+        raise GeodistillError(
+            f"The teacher cache would take {size}{while_rotating}, and {folder} has room for {_gigabytes(free)}.",
+            remedy,
+        )
+    say(f"Teacher cache: {size}{while_rotating}, in {folder} (limit {_gigabytes(limit)}).", progress)
+
+
+def _gigabytes(count: int) -> str:
+    return f"{count / 1e9:.2f} GB" if count >= 1e8 else f"{count / 1e6:.2f} MB"
+
+
+def _resume(folder: Path, mark: Mapping[str, Any], tables: Mapping[Key, Table], index: ExampleIndex) -> int:
+    """Return how many examples an interrupted writer of the same cache finished, and cut its files to these."""
+    done = 0
+    try:
+        progress = json.loads((folder / PROGRESS).read_text(encoding="utf-8"))
+        sizes = {
+            folder / table.file: table.row_bytes * index.rows(table.per, progress["examples"])
+            for table in tables.values()
+        }
+        if progress["mark"] == json.loads(json.dumps(mark)) and all(p.stat().st_size >= s for p, s in sizes.items()):
+            done = progress["examples"]
+    except (OSError, ValueError, KeyError):
+        pass  # nothing there that could be gone on with
+    if done:
+        for path, size in sizes.items():
+            os.truncate(path, size)
+    else:
+        discard(folder)
+    return done
+
+
+def _run_teacher(
+    folder: Path,
+    teacher: Teacher,
+    dataset: Examples,
+    collate: Collate,
+    index: ExampleIndex,
+    tables: Mapping[Key, Table],
+    mark: Mapping[str, Any],
+    done: int,
+    batch_size: int,
+    progress: bool,
+) -> None:
+    # Tokens, not examples, make the time left right: the longest examples come first.
+    total = index.rows("attended")
+    bar = tqdm(
+        total=total,
+        initial=index.rows("attended", done),
+        desc="Teacher",
+        unit="token",
+        unit_scale=True,
+        disable=not progress,
+    )
+    with bar, ExitStack() as stack:
+        files = {key: stack.enter_context((folder / table.file).open("ab")) for key, table in tables.items()}
+
+        def save() -> None:
+            for file in files.values():
+                file.flush()
+                os.fsync(file.fileno())
+            write_json(folder / PROGRESS, {"mark": mark, "examples": done})
+
+        saved = time.monotonic()
+        try:
+            while done < len(index):
+                positions = index.order[done : done + batch_size]
+                inputs = _batch(teacher, dataset, collate, positions)
+                rows = BatchRows(index, positions, inputs)
+                signals = teacher(inputs)
+                for key, table in tables.items():
+                    files[key].write(tensor_bytes(_select(signals, key, table, rows).to(DTYPES[table.dtype])))
+                done += len(positions)
+                bar.update(int(rows.attended.sum()))
+                if time.monotonic() - saved > FLUSH_SECONDS:
+                    save()
+                    saved = time.monotonic()
+        finally:
+            save()
+
+
+def _batch(teacher: Teacher, dataset: Examples, collate: Collate, positions: Tensor) -> dict[str, Tensor]:
+    batch = collate([dataset[position] for position in positions.tolist()])
+    return {name: value.to(teacher.model.device) for name, value in batch.items() if isinstance(value, Tensor)}
+
+
+def _select(signals: TeacherSignals, key: Key, table: Table, rows: BatchRows) -> Tensor:
+    """The rows that the table stores of one batch's signals, (rows, …), on the CPU."""
+    values = signals.logits if key is None else signals.features[key]
+    values = values.cpu() if table.per == "example" else values.cpu()[rows.kept(table.per)]
+    if not values.isfinite().all():
+        raise GeodistillError(
+            f"The teacher gives NaN or infinite values ({describe(key)}).",
+            "Check the teacher's weights, or set teacher.precision=float32.",
+        )
+    return values
+
+
+def _rotate(
+    folder: Path, spool: Table, final: Table, index: ExampleIndex, variance: float
+) -> tuple[Table, Tensor, CutBounds]:
+    """Write the spooled rows in their principal axes, cut; return their table, the axes and what the cut can cost."""
+    rows = spool.map(folder, index.rows(spool.per))
+    mean, covariance = mean_and_covariance(rows.split(_BLOCK))
+    axes = principal_axes(mean, covariance, variance)
+    table = replace(final, shape=(axes.shape[1],))
+    with (folder / table.file).open("wb") as file:
+        for block in rows.split(_BLOCK):
+            file.write(tensor_bytes((block @ axes.float()).to(DTYPES[table.dtype])))
+        file.flush()
+        os.fsync(file.fileno())
+    return table, axes.float().contiguous(), cut_bounds(covariance, axes)
+
+
+def _features(tables: Mapping[Key, Table]) -> dict[Key, Table]:
+    return {key: table for key, table in tables.items() if key is not None}

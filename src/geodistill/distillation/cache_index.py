@@ -1,0 +1,125 @@
+"""Which rows of a cache belong to which example, and where they go in a padded batch."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from geodistill.distillation.cache_format import RowsPer
+from geodistill.errors import GeodistillError
+
+Examples = Sequence[Mapping[str, Any]]
+Collate = Callable[[list[Mapping[str, Any]]], Mapping[str, Tensor]]
+
+# What the teacher may see of an example; labels are not among it.
+_TEACHER_INPUTS = ("input_ids", "attention_mask", "special_tokens_mask", "token_type_ids", "position_ids")
+
+
+class ExampleIndex:
+    """Where each example's rows lie, and a checksum of its tokens by which a batch of other data is recognised."""
+
+    def __init__(self, attended: Tensor, content: Tensor, checksum: Tensor) -> None:
+        self.attended, self.content, self.checksum = attended, content, checksum
+        self.order = attended.argsort(descending=True, stable=True)
+        self._counts = {"example": torch.ones_like(attended), "attended": attended, "content": content}
+        self.starts = {per: self._starts(counts) for per, counts in self._counts.items()}
+
+    def __len__(self) -> int:
+        return len(self.attended)
+
+    def _starts(self, counts: Tensor) -> Tensor:
+        starts = torch.empty_like(counts)
+        starts[self.order] = counts[self.order].cumsum(0) - counts[self.order]
+        return starts
+
+    def rows(self, per: RowsPer, examples: int | None = None) -> int:
+        """How many rows the first `examples` in the order of the tables have; all when absent."""
+        return int(self._counts[per][self.order[:examples]].sum())
+
+    def tensors(self) -> dict[str, Tensor]:
+        return {"attended": self.attended, "content": self.content, "checksum": self.checksum}
+
+
+class BatchRows:
+    """Which rows of the tables the examples of one padded batch are, and where they go in it."""
+
+    def __init__(self, index: ExampleIndex, positions: Tensor, inputs: Mapping[str, Tensor]) -> None:
+        ids = inputs["input_ids"].cpu()
+        mask = inputs.get("attention_mask")
+        self.index, self.positions = index, positions
+        self.attended = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask.cpu() != 0
+        self._special = inputs.get("special_tokens_mask")
+        rank = self.attended.cumsum(1) - 1
+        checksum = ((ids + 1) * _mix(rank) * self.attended).sum(1)
+        wrong = checksum != index.checksum[positions]
+        if wrong.any():
+            example = int(positions[wrong.int().argmax()])
+            raise GeodistillError(
+                f"The tokens of example {example} in the batch are not those that the teacher cache holds for it.",
+                "Give each example its position in the cached data as 'example_id', and read no other data from it.",
+            )
+
+    def kept(self, per: RowsPer) -> Tensor:
+        """The tokens (b, t) of the batch that have a row."""
+        if per == "attended":
+            return self.attended
+        if self._special is None:
+            raise GeodistillError(
+                "Leaving special tokens out needs the special-token mask, and the batch has none.",
+                "Tokenise with return_special_tokens_mask=True.",
+            )
+        kept = self.attended & (self._special.cpu() == 0)
+        if not torch.equal(kept.sum(1), self.index.content[self.positions]):
+            raise GeodistillError(
+                "The special-token mask of the batch differs from that of the cached data.",
+                "Use the same collator and tokenizer as when the cache was written.",
+            )
+        return kept
+
+    def gather(self, per: RowsPer, data: Mapping[Any, Tensor]) -> dict[Any, Tensor]:
+        """Read this batch's rows of every tensor of `data` (rows, …): (b, …), or (b, t, …) with zeros as padding."""
+        starts = self.index.starts[per][self.positions]
+        if per == "example":
+            return {key: rows.index_select(0, starts) for key, rows in data.items()}
+        kept = self.kept(per)
+        where = (starts.unsqueeze(1) + kept.cumsum(1) - 1).masked_fill_(~kept, 0).flatten()
+        padding = (~kept).flatten().nonzero().squeeze(1)
+        return {
+            key: rows.index_select(0, where).index_fill_(0, padding, 0).view(*kept.shape, *rows.shape[1:])
+            for key, rows in data.items()
+        }
+
+
+def scan(dataset: Examples) -> tuple[ExampleIndex, str]:
+    """Read every encoded example once: the index of them, and the SHA-256 of all that the teacher may see."""
+    digest = hashlib.sha256()
+    attended, content, checksum = (np.zeros(len(dataset), dtype=np.int64) for _ in range(3))
+    for position, example in enumerate(dataset):
+        if example.get("example_id", position) != position:
+            raise GeodistillError(
+                f"Example {position} of the data to be cached has the 'example_id' {example['example_id']}.",
+                "Number the encoded examples 0, 1, 2, … in the order of the data set.",
+            )
+        arrays = {name: np.asarray(example[name], dtype=np.int64) for name in _TEACHER_INPUTS if name in example}
+        for name, array in arrays.items():
+            digest.update(f"{name} {array.shape};".encode() + array.tobytes())
+        ids = arrays["input_ids"]
+        kept = arrays["attention_mask"] != 0 if "attention_mask" in arrays else np.ones_like(ids, dtype=bool)
+        special = arrays["special_tokens_mask"] != 0 if "special_tokens_mask" in arrays else np.zeros_like(kept)
+        attended[position] = kept.sum()
+        content[position] = (kept & ~special).sum()
+        checksum[position] = ((ids[kept] + 1) * _mix(np.arange(kept.sum()))).sum()
+    if len(dataset) == 0:
+        raise GeodistillError("There are no examples for the teacher to read.", "Give a data set that is not empty.")
+    index = ExampleIndex(torch.from_numpy(attended), torch.from_numpy(content), torch.from_numpy(checksum))
+    return index, digest.hexdigest()
+
+
+def _mix(rank: Any) -> Any:
+    # Weights below 2³¹ by position, so that a checksum notices two tokens changing places and never overflows.
+    return (rank * 2654435761 + 974593) % 2147483647
