@@ -1,0 +1,85 @@
+"""A learned linear map from student to teacher, and the squared error that it leaves."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from geodistill.geometry.distances import Normalize, or_one, or_zero
+from geodistill.geometry.moments import Kernels, Moments, frobenius_inner, square_sum
+from geodistill.geometry.rows import PairedRows
+from geodistill.losses.base import FeatureLoss
+
+
+class ProjectionLoss(FeatureLoss):
+    """Squared error between the teacher's rows T and the student's rows mapped by a learned matrix, SW + b.
+
+    - `normalize=True`: ‖SW/‖SW‖_F − T/‖T‖_F‖_F² of the centred rows, between 0 and 4, comparable with the other losses.
+    - `normalize=False`: the mean squared error ‖SW + b − T‖_F² / (n d_t).
+    - `normalize="rows"`: ‖SW + b − T‖_F² / n of rows of S and T scaled to unit length.
+
+    There is a bias b only without centring, which would cancel it. Zero loss does not mean that the student has the
+    teacher's geometry, since W may stretch it; `orthogonal=True` forbids that: W is then the orthonormal factor of the QR
+    decomposition of the learned matrix (WWᵀ = I when d_s ≤ d_t, WᵀW = I otherwise).
+    """
+
+    def __init__(
+        self,
+        student_width: int,
+        teacher_width: int,
+        *,
+        orthogonal: bool = False,
+        center: bool = True,
+        normalize: Normalize = True,
+        squared: bool = True,
+        global_batch: bool = False,
+    ) -> None:
+        super().__init__(center=center, normalize=normalize, squared=squared, global_batch=global_batch)
+        self.orthogonal = orthogonal
+        self.weight = nn.Parameter(torch.empty(student_width, teacher_width))
+        self.bias = None if center else nn.Parameter(torch.zeros(teacher_width))
+        nn.init.normal_(self.weight, std=1 / math.sqrt(student_width))
+
+    def local(self, rows: PairedRows) -> Moments:
+        return Moments.of(rows)
+
+    def projection(self) -> Tensor:
+        """The map W, (d_s, d_t), in float32 at least."""
+        weight = self.weight.to(torch.promote_types(self.weight.dtype, torch.float32))
+        return orthonormal(weight) if self.orthogonal else weight
+
+    def square(self, moments: Moments | Kernels) -> Tensor:
+        assert isinstance(moments, Moments) and moments.student_gram is not None
+        weight = self.projection().to(moments.cross.dtype)
+        mapped = frobenius_inner(moments.student_gram @ weight, weight)
+        agreement = frobenius_inner(moments.cross, weight)
+        teacher = moments.teacher_square
+        if self.bias is not None:
+            mean = moments.student_mean @ weight + self.bias.to(weight.dtype)
+            mapped = mapped + moments.count * square_sum(mean)
+            agreement = agreement + moments.count * (mean * moments.teacher_mean).sum()
+            teacher = teacher + moments.count * square_sum(moments.teacher_mean)
+        if self.normalize is True:
+            scale = or_one(mapped) * or_one(teacher)
+            square = mapped / or_one(mapped) + teacher / or_one(teacher) - 2 * agreement / scale.sqrt()
+        else:
+            entries = moments.count * (1 if self.normalize == "rows" else weight.shape[1])
+            square = (mapped + teacher - 2 * agreement) / or_one(entries)
+        return or_zero(square.clamp(min=0), moments)
+
+    def extra_repr(self) -> str:
+        student_width, teacher_width = self.weight.shape
+        return f"{student_width}, {teacher_width}, orthogonal={self.orthogonal}, {super().extra_repr()}"
+
+
+def orthonormal(matrix: Tensor) -> Tensor:
+    """The orthonormal factor Q of the QR decomposition of a matrix or, if it is wide, of its transpose; differentiable.
+
+    With R's diagonal made positive, Q depends smoothly on a matrix of full rank.
+    """
+    if matrix.shape[0] < matrix.shape[1]:
+        return orthonormal(matrix.mT).mT
+    q, r = torch.linalg.qr(matrix)
+    return q * torch.where(r.diagonal() < 0, -1.0, 1.0).to(q.dtype)
