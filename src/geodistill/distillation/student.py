@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
@@ -159,11 +160,12 @@ def _load(name: str, revision: str | None, teacher: PreTrainedModel, trust_remot
             "label2id": teacher.config.label2id,
             "ignore_mismatched_sizes": True,
         }
+    source = resolve_model(name)
     try:
         student = auto_class.from_pretrained(
-            resolve_model(name), revision=revision, trust_remote_code=trust_remote_code, dtype=torch.float32, **head
+            source, revision=revision, trust_remote_code=trust_remote_code, dtype=torch.float32, **head
         )
-    except OSError as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise GeodistillError(
             f"The student '{name}' cannot be loaded: {str(error).splitlines()[0]}",
             "Give a folder that save_pretrained wrote, a bundled model, or a hub name that can be reached.",
