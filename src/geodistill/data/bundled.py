@@ -89,8 +89,8 @@ def _labelled(rows: Iterable[tuple[str, str]]) -> Table:
 
 def _test_keys(table: Table, recipe: DataRecipe) -> list[str]:
     keys = [text_key(text) for text in table.columns["text"]]
-    shares = {"test": recipe.test_share, "validation": recipe.validation_share}
-    return [keys[index] for index in cut(keys, table.columns["label"], shares, recipe.seed)["test"]]
+    parts = cut(keys, table.columns["label"], {"test": recipe.test_share}, recipe.seed)
+    return [keys[index] for index in parts["test"]]
 
 
 def _questions() -> list[tuple[str, str]]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import sys
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
@@ -40,6 +41,8 @@ def cached(name: str, build: Callable[[Path], None]) -> Path:
         entry.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(entry.with_name(entry.name + ".lock")):
             if not is_whole(entry):  # another process may have built it while we waited
+                if entry.exists():
+                    print(f"The cached {entry} is damaged and is made again.", file=sys.stderr)
                 _build(entry, build)
     except OSError as error:
         raise GeodistillError(

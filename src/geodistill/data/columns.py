@@ -40,7 +40,7 @@ def find_columns(present: Iterable[str], recipe: DataRecipe) -> Columns:
         named = getattr(recipe, field)
         if named is not None and named not in names:
             raise GeodistillError(
-                f"There is no column '{named}'; the columns are {_listed(names)}.", f"Mend data.{field}."
+                f"There is no column '{named}'; the columns are {listed(names)}.", f"Mend data.{field}."
             )
     text, text_pair = recipe.text, recipe.text_pair
     if text is None and text_pair is None:
@@ -48,7 +48,7 @@ def find_columns(present: Iterable[str], recipe: DataRecipe) -> Columns:
     text = text or next((usual[name] for name in TEXTS if name in usual), None)
     if text is None:
         raise GeodistillError(
-            f"No text column is found by its usual names; the columns are {_listed(names)}.",
+            f"No text column is found by its usual names; the columns are {listed(names)}.",
             "Name it with data.text (and data.text_pair).",
         )
     if recipe.problem == "unlabelled":
@@ -56,11 +56,17 @@ def find_columns(present: Iterable[str], recipe: DataRecipe) -> Columns:
     label = recipe.label or next((usual[name] for name in LABELS if name in usual), None)
     if label is None and (recipe.problem != "auto" or recipe.metrics):
         raise GeodistillError(
-            f"No label column is found by its usual names; the columns are {_listed(names)}.",
+            f"No label column is found by its usual names; the columns are {listed(names)}.",
             "Name it with data.label, or ask for no metrics and set data.problem=unlabelled.",
+        )
+    chosen = [name for name in (text, text_pair, label) if name is not None]
+    if len(set(chosen)) < len(chosen):
+        raise GeodistillError(
+            f"One column is chosen twice, of text, pair and label: {listed(chosen)}.",
+            "Name another one with data.text, data.text_pair or data.label.",
         )
     return Columns(text, text_pair, label)
 
 
-def _listed(names: list[str]) -> str:
+def listed(names: Iterable[str]) -> str:
     return ", ".join(f"'{name}'" for name in names)

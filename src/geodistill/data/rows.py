@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from geodistill.data.columns import Columns
-from geodistill.data.labels import is_missing
+from geodistill.data.columns import Columns, listed
+from geodistill.data.labels import is_missing, label_name
 from geodistill.data.splits import text_key
 from geodistill.data.tables import Table
 from geodistill.errors import GeodistillError
@@ -43,22 +43,19 @@ class Rows:
 
 
 def has_labels(table: Table, label: str) -> bool:
-    """Unlabelled test splits lack the column, leave it empty, or fill it with −1."""
+    """Whether any label is there: unlabelled test splits lack the column, leave it empty, or fill it with −1."""
     values = [value for value in table.columns.get(label, []) if not is_missing(value)]
-    return any(str(value) != "-1" for value in values)
+    return any(label_name(value) != "-1" for value in values)
 
 
 def clean(table: Table, columns: Columns, part: str, notes: list[str]) -> Rows:
-    for name in (columns.text, columns.text_pair, columns.label):
-        if name is not None and name not in table.columns:
-            present = ", ".join(f"'{column}'" for column in table.columns)
-            raise GeodistillError(
-                f"The {part} split has no column '{name}'; its columns are {present}.",
-                "Give every split the same columns.",
-            )
-    texts = [_text(value) for value in table.columns[columns.text]]
-    pairs = [_text(value) for value in table.columns[columns.text_pair]] if columns.text_pair else None
-    labels = _named(table, columns.label) if columns.label else None
+    """The rows of a split that have all that they need; those that do not are counted in `notes`.
+
+    Raises GeodistillError for a column that is missing or holds lists or objects, and when no row is left.
+    """
+    texts = [_text(value) for value in _column(table, columns.text, part)]
+    pairs = [_text(value) for value in _column(table, columns.text_pair, part)] if columns.text_pair else None
+    labels = _named(table, columns.label, part) if columns.label else None
     with_text = [index for index, text in enumerate(texts) if text and (pairs is None or pairs[index])]
     kept = [index for index in with_text if labels is None or not is_missing(labels[index])]
     if dropped := len(texts) - len(with_text):
@@ -66,21 +63,38 @@ def clean(table: Table, columns: Columns, part: str, notes: list[str]) -> Rows:
     if dropped := len(with_text) - len(kept):
         notes.append(f"{dropped} of the {len(texts)} {part} rows have no label and were dropped.")
     if not kept:
+        lacking = "label" if with_text else "text"
         raise GeodistillError(
-            f"The {part} split is empty: of its {len(texts)} rows none has both a text and what else it needs.",
-            "Check data.text, data.text_pair and data.label.",
+            f"The {part} split is empty: none of its {len(texts)} rows has a {lacking}.",
+            f"Check the column '{columns.label if with_text else columns.text}', or name another with data.{lacking}.",
         )
     return Rows(list(range(len(texts))), texts, pairs, labels).take(kept)
 
 
+def _column(table: Table, name: str, part: str) -> list[Any]:
+    if name not in table.columns:
+        raise GeodistillError(
+            f"The {part} split has no column '{name}'; its columns are {listed(table.columns)}.",
+            "Give every split the same columns.",
+        )
+    values = table.columns[name]
+    nested = next((value for value in values if isinstance(value, list | dict)), None)
+    if nested is not None:
+        raise GeodistillError(
+            f"The column '{name}' of the {part} split holds a {type(nested).__name__}: {str(nested)[:60]}.",
+            "Give one text and one label a row.",
+        )
+    return values
+
+
 def _text(value: Any) -> str:
-    return "" if value is None else str(value).strip()
+    return "" if is_missing(value) else str(value).strip()
 
 
-def _named(table: Table, label: str) -> list[Any]:
+def _named(table: Table, label: str, part: str) -> list[Any]:
     """Labels by the names of their classes where the source knows them; −1 then means none."""
+    values = _column(table, label, part)
     names = table.class_names.get(label)
-    values = table.columns[label]
     if names is None:
         return values
     return [names[value] if value is not None and 0 <= value < len(names) else None for value in values]

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from datasets import load_dataset
+
 from geodistill.data.bundled import bundled_table
 from geodistill.data.tables import READERS, Table, from_dataset, read_table
 from geodistill.errors import GeodistillError, suggest
@@ -94,8 +96,6 @@ def _folder(folder: Path) -> Source:
 
 
 def _hub(name: str, configuration: str | None) -> Source:
-    from datasets import load_dataset
-
     try:
         loaded = load_dataset(name, configuration)
     except Exception as error:  # those of datasets, the hub client and its transport share no base of their own

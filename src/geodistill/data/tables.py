@@ -68,9 +68,12 @@ def _read_tsv(path: Path) -> Table:
 def _read_separated(path: Path, delimiter: str, quoting: int) -> Table:
     rows: list[list[str]] = []
     with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.reader(file, delimiter=delimiter, quoting=quoting)  # type: ignore[arg-type]
+        # strict: an unbalanced quotation mark is an error, not a field that swallows the rest of the file
+        reader = csv.reader(file, delimiter=delimiter, quoting=quoting, strict=True)  # type: ignore[arg-type]
         try:
             header = next(reader, [])
+            if repeated := {name for name in header if header.count(name) > 1}:
+                raise csv.Error(f"several columns are named '{min(repeated)}'")
             for row in reader:
                 if row and len(row) != len(header):
                     raise csv.Error(f"{len(row)} fields where the header has {len(header)}")

@@ -1,0 +1,232 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pytest
+
+from geodistill.data import sources
+from geodistill.data.examples import Examples, load_examples
+from geodistill.errors import GeodistillError
+from geodistill.recipe import DataRecipe
+
+
+def rows(count: int, start: int = 0, **more: Any) -> list[dict[str, Any]]:
+    return [{"text": f"text {i}", "label": i % 2, **more} for i in range(start, start + count)]
+
+
+def jsonl(path: Path, content: list[dict[str, Any]]) -> Path:
+    path.write_text("\n".join(json.dumps(row) for row in content))
+    return path
+
+
+def load(path: Path, **recipe: Any) -> Examples:
+    return load_examples(DataRecipe(source=str(path), **recipe))
+
+
+def sizes(examples: Examples) -> dict[str, int]:
+    return {name: len(split) for name, split in examples.splits.items()}
+
+
+def test_one_file_is_cut_in_three(tmp_path: Path) -> None:
+    examples = load(jsonl(tmp_path / "a.jsonl", rows(100)))
+    assert sizes(examples) == {"train": 70, "validation": 10, "test": 20}
+    assert examples.problem == "classification"
+    assert examples.label_names == ["0", "1"]
+    assert examples.metrics == ["accuracy", "macro_f1"]
+    assert examples.notes == []
+    for split in examples.splits.values():
+        assert set(split.column_names) == {"example_id", "text", "label"}
+        assert list(split["example_id"]) == list(range(len(split)))
+        assert sum(split["label"]) == len(split) // 2
+        assert all(int(row["text"].split()[1]) % 2 == row["label"] for row in split)
+    texts = [row["text"] for split in examples.splits.values() for row in split]
+    assert sorted(texts) == sorted(row["text"] for row in rows(100))
+
+
+def test_shares_and_seed(tmp_path: Path) -> None:
+    path = jsonl(tmp_path / "a.jsonl", rows(100))
+    first = load(path, validation_share=0.2, test_share=0.4)
+    assert sizes(first) == {"train": 40, "validation": 20, "test": 40}
+    assert load(path, validation_share=0.2, test_share=0.4).splits["test"].to_dict() == first.splits["test"].to_dict()
+    assert (
+        load(path, validation_share=0.2, test_share=0.4, seed=1).splits["test"]["text"] != first.splits["test"]["text"]
+    )
+
+
+def test_three_files_are_used_as_they_are(tmp_path: Path) -> None:
+    for name, start in (("train", 0), ("dev", 10), ("test", 20)):
+        jsonl(tmp_path / f"{name}.jsonl", rows(10, start))
+    examples = load(tmp_path)
+    assert sizes(examples) == {"train": 10, "validation": 10, "test": 10}
+    assert list(examples.splits["validation"]["text"]) == [f"text {i}" for i in range(10, 20)]
+    assert examples.notes == []
+
+
+def test_validation_is_cut_when_only_a_test_file_is_there(tmp_path: Path) -> None:
+    jsonl(tmp_path / "train.jsonl", rows(100))
+    jsonl(tmp_path / "test.jsonl", rows(10, 100))
+    assert sizes(load(tmp_path)) == {"train": 90, "validation": 10, "test": 10}
+
+
+@pytest.mark.parametrize("test_rows", [None, rows(10, 200, label=-1), [{"text": "a"}]])
+def test_validation_is_reported_on_when_no_labelled_test_is_there(tmp_path: Path, test_rows: list | None) -> None:
+    jsonl(tmp_path / "train.jsonl", rows(100))
+    jsonl(tmp_path / "validation.jsonl", rows(10, 100))
+    if test_rows:
+        jsonl(tmp_path / "test.jsonl", [{**row, **({"label": -1} if "label" in row else {})} for row in test_rows])
+    examples = load(tmp_path)
+    assert sizes(examples) == {"train": 90, "validation": 10, "test": 10}
+    assert list(examples.splits["test"]["text"]) == [f"text {i}" for i in range(100, 110)]
+    assert any("reported on as test" in note for note in examples.notes)
+    assert any("has no labels" in note for note in examples.notes) == (test_rows is not None)
+
+
+def test_asking_for_validation_as_test_tunes_on_another_part(tmp_path: Path) -> None:
+    for name, start in (("train", 0), ("validation", 100), ("test", 200)):
+        jsonl(tmp_path / f"{name}.jsonl", rows(100, start))
+    examples = load(tmp_path, test_split="validation")
+    assert list(examples.splits["test"]["text"]) == [f"text {i}" for i in range(100, 200)]
+    assert not set(examples.splits["validation"]["text"]) & set(examples.splits["test"]["text"])
+
+
+def test_formats_agree(tmp_path: Path) -> None:
+    content = [{"sentence1": f"a {i}", "sentence2": f"b {i}", "label": ["no", "yes"][i % 2]} for i in range(20)]
+    jsonl(tmp_path / "a.jsonl", content)
+    (tmp_path / "a.json").write_text(json.dumps(content))
+    for name, separator in (("a.csv", ","), ("a.tsv", "\t")):
+        lines = [separator.join(content[0]), *(separator.join(row.values()) for row in content)]
+        (tmp_path / name).write_text("\n".join(lines))
+    datasets.Dataset.from_list(content).to_parquet(tmp_path / "a.parquet")
+    loaded = [load(tmp_path / f"a.{suffix}") for suffix in ("jsonl", "json", "csv", "tsv", "parquet")]
+    assert len({examples.fingerprint for examples in loaded}) == 1
+    assert loaded[0].label_names == ["no", "yes"]
+    assert loaded[0].splits["train"].column_names == ["example_id", "text", "text_pair", "label"]
+
+
+def test_regression(tmp_path: Path) -> None:
+    examples = load(jsonl(tmp_path / "a.jsonl", [{"text": f"text {i}", "label": i / 4} for i in range(40)]))
+    assert examples.problem == "regression"
+    assert examples.label_names == []
+    assert examples.metrics == ["pearson", "spearman"]
+    assert isinstance(examples.splits["train"][0]["label"], float)
+
+
+def test_whole_numbers_as_regression_on_request(tmp_path: Path) -> None:
+    assert load(jsonl(tmp_path / "a.jsonl", rows(40)), problem="regression").problem == "regression"
+
+
+def test_unlabelled(tmp_path: Path) -> None:
+    path = jsonl(tmp_path / "a.jsonl", [{"text": f"text {i}"} for i in range(100)])
+    examples = load(path)
+    assert (examples.problem, examples.label_names, examples.metrics) == ("unlabelled", [], [])
+    assert sizes(examples) == {"train": 95, "validation": 5}
+    assert examples.splits["train"].column_names == ["example_id", "text"]
+
+
+def test_labels_are_left_out_on_request(tmp_path: Path) -> None:
+    examples = load(jsonl(tmp_path / "a.jsonl", rows(100)), problem="unlabelled")
+    assert "label" not in examples.splits["train"].column_names
+
+
+def test_limit(tmp_path: Path) -> None:
+    path = jsonl(tmp_path / "a.jsonl", rows(100))
+    whole, limited = load(path), load(path, limit=15)
+    assert sizes(limited) == {"train": 15, "validation": 10, "test": 15}
+    by_id = {row["example_id"]: row["text"] for row in whole.splits["train"]}
+    assert all(by_id[row["example_id"]] == row["text"] for row in limited.splits["train"])
+    assert limited.label_names == whole.label_names
+
+
+def test_ids_are_places_in_the_file_when_rows_are_dropped(tmp_path: Path) -> None:
+    jsonl(tmp_path / "train.jsonl", rows(20))
+    jsonl(tmp_path / "validation.jsonl", rows(20, 20))
+    jsonl(tmp_path / "test.jsonl", [{"text": "", "label": 0}, *rows(3, 40)])
+    examples = load(tmp_path)
+    assert list(examples.splits["test"]["example_id"]) == [1, 2, 3]
+    assert examples.notes == ["1 of the 4 test rows have an empty text and were dropped."]
+
+
+def test_metrics_of_the_recipe(tmp_path: Path) -> None:
+    path = jsonl(tmp_path / "a.jsonl", rows(40))
+    assert load(path, metrics=["matthews_correlation"]).metrics == ["matthews_correlation"]
+
+
+def test_fingerprint_follows_what_matters(tmp_path: Path) -> None:
+    path = jsonl(tmp_path / "a.jsonl", rows(100))
+    (tmp_path / "copy").mkdir()
+    copy = jsonl(tmp_path / "copy" / "b.jsonl", rows(100))
+    changed = jsonl(tmp_path / "c.jsonl", [*rows(99), {"text": "another", "label": 1}])
+    base = load(path).fingerprint
+    assert len(base) == 64
+    assert load(copy).fingerprint == base
+    others = [
+        load(changed),
+        load(path, seed=1),
+        load(path, limit=50),
+        load(path, max_length=64),
+        load(path, metrics=["f1"]),
+    ]
+    assert len({base, *(examples.fingerprint for examples in others)}) == 6
+
+
+def test_overlap_is_noted(tmp_path: Path) -> None:
+    jsonl(tmp_path / "train.jsonl", rows(20))
+    jsonl(tmp_path / "validation.jsonl", rows(20, 20))
+    jsonl(tmp_path / "test.jsonl", rows(10, 15))
+    assert load(tmp_path).notes == ["5 of the 10 test texts are in the training split as well."]
+
+
+def test_glue_from_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+    features = datasets.Features(
+        {
+            "sentence": datasets.Value("string"),
+            "label": datasets.ClassLabel(names=["unacceptable", "acceptable"]),
+            "idx": datasets.Value("int32"),
+        }
+    )
+
+    def split(start: int, count: int, label: int | None = None) -> datasets.Dataset:
+        numbers = range(start, start + count)
+        labels = [i % 2 if label is None else label for i in numbers]
+        columns = {"sentence": [f"text {i}" for i in numbers], "label": labels, "idx": list(range(count))}
+        return datasets.Dataset.from_dict(columns, features=features)
+
+    hub = datasets.DatasetDict(train=split(0, 100), validation=split(100, 20), test=split(200, 30, label=-1))
+    monkeypatch.setattr(sources, "load_dataset", lambda name, configuration: hub)
+    examples = load_examples(DataRecipe(source="glue/cola"))
+    assert sizes(examples) == {"train": 90, "validation": 10, "test": 20}
+    assert examples.label_names == ["unacceptable", "acceptable"]
+    assert examples.metrics == ["matthews_correlation"]
+    assert examples.splits["test"]["label"][:2] == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("splits", "recipe", "message"),
+    [
+        (
+            {"train": rows(20), "validation": rows(4, 20, other=1), "test": [{"text": "a", "label": 2}]},
+            {},
+            "test split has labels",
+        ),
+        (
+            {"train": rows(20), "validation": [{"text": "a", "label": 7}]},
+            {},
+            "validation split has labels that training lacks: '7'",
+        ),
+        ({"train": rows(20), "validation": [{"text": "a"}]}, {}, "validation split has no column 'label'"),
+        ({"train": rows(20), "test": [{"sentence": "a", "label": 1}]}, {}, "test split has no column 'text'"),
+        ({"train": rows(20)}, {"test_split": "held_out"}, "no split 'held_out'. Valid: train"),
+        ({"train": rows(20)}, {"test_split": "train"}, "asked for twice"),
+        ({"train": [{"text": "", "label": 1}]}, {}, "train split is empty"),
+        ({"train": rows(2)}, {}, "2 training rows are too few"),
+        ({"train": [{"text": "a", "label": 1}] * 9}, {}, "All training labels are the same"),
+    ],
+)
+def test_bad_data(tmp_path: Path, splits: dict[str, list], recipe: dict[str, Any], message: str) -> None:
+    for name, content in splits.items():
+        jsonl(tmp_path / f"{name}.jsonl", content)
+    with pytest.raises(GeodistillError, match=message):
+        load(tmp_path, **recipe)
