@@ -17,6 +17,10 @@ class GeodistillError(ValueError):
         self.problem = problem
         self.remedy = remedy
 
+    def __reduce__(self) -> tuple[type[GeodistillError], tuple[str, str]]:
+        # An exception is pickled by its args, which here are one sentence joined from two.
+        return type(self), (self.problem, self.remedy)
+
 
 def suggest(name: str, valid: Iterable[str]) -> str:
     """Name the valid spelling nearest to `name`, then list them all: the remedy for a typo."""

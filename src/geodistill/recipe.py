@@ -29,7 +29,9 @@ class DataRecipe(Section):
     text_pair: str | None = Field(None, description="column with the second sentence of a pair")
     label: str | None = Field(None, description="column with the label; found by its usual names when absent")
     problem: Literal["auto", "classification", "regression", "unlabelled"] = "auto"
-    metrics: list[str] | None = Field(None, description="reported metrics, the first is the main one; by task if absent")
+    metrics: list[str] | None = Field(
+        None, description="reported metrics, the first is the main one; by task if absent"
+    )
     train_split: str = "train"
     validation_split: str = "validation"
     test_split: str = "test"

@@ -1,0 +1,127 @@
+"""The command line: thin, each command one call into the package.
+
+What a command needs is imported inside it, so that `--help` does not wait for torch.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from geodistill.errors import GeodistillError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Distil a large transformer into a small one that keeps the shape of the teacher's feature space.",
+)
+
+RecipePath = Annotated[Path, typer.Argument(help="A YAML recipe; see docs/recipe.md.", show_default=False)]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(help="path=value over the recipe, such as training.epochs=3.", show_default=False),
+]
+Output = Annotated[Path | None, typer.Option(help="Folder of the run. [default: runs/NAME OF THE RECIPE]")]
+Fresh = Annotated[bool, typer.Option("--fresh", help="Start over, deleting what a run left in the folder.")]
+
+
+class DemoTask(str, Enum):
+    trec = "trec"
+    reviews = "reviews"
+
+
+@app.command()
+def demo(
+    overrides: Overrides = None,
+    task: Annotated[DemoTask, typer.Option(help="Questions in 6 classes, or movie sentiment.")] = DemoTask.trec,
+    output: Annotated[Path | None, typer.Option(help="Folder of the run. [default: runs/demo-TASK]")] = None,
+    fresh: Fresh = False,
+) -> None:
+    """Fine-tune a bundled teacher, distil it under several objectives with 3 seeds, and compare them."""
+    from geodistill.recipes import recipe_path
+
+    folder = output or Path("runs") / f"demo-{task.value}"
+    with recipe_path(f"demo-{task.value}") as path:
+        _compare(path, overrides or [], folder, fresh)
+
+
+@app.command()
+def train(
+    recipe: RecipePath,
+    overrides: Overrides = None,
+    output: Output = None,
+    fresh: Fresh = False,
+    onnx: Annotated[bool, typer.Option("--onnx", help="Write student/model.onnx as well, checked to 1e-4.")] = False,
+) -> None:
+    """Train one student as the recipe says, and write it with its measurements to a folder."""
+    from geodistill.recipe_file import load_recipe
+    from geodistill.studies.conclude import conclude_run
+    from geodistill.tasks.train import train as run
+
+    folder = output or Path("runs") / recipe.stem
+    results = run(load_recipe(recipe, overrides or []), folder, fresh=fresh, onnx=onnx)
+    if results:  # only the main process of several has any
+        typer.echo(conclude_run(folder, results))
+
+
+@app.command()
+def compare(recipe: RecipePath, overrides: Overrides = None, output: Output = None, fresh: Fresh = False) -> None:
+    """Train variants × seeds against one teacher, and say with a paired test which objective helped.
+
+    An override with commas is a sweep: objective.features.0.weight=0.1,1,10.
+    """
+    _compare(recipe, overrides or [], output or Path("runs") / recipe.stem, fresh)
+
+
+@app.command()
+def evaluate(
+    run: Annotated[Path, typer.Argument(help="The folder of a finished run.", show_default=False)],
+    overrides: Overrides = None,
+    split: Annotated[str, typer.Option(help="train, validation or test.")] = "test",
+) -> None:
+    """Score a run's student on a split, or on other data (data.source=FILE), and write predictions.jsonl."""
+    from geodistill.studies.conclude import describe_scores
+    from geodistill.tasks.evaluate import evaluate as score
+
+    typer.echo(describe_scores(score(run, overrides or [], split=split)))
+
+
+def _compare(recipe: Path, overrides: list[str], folder: Path, fresh: bool) -> None:
+    from geodistill.recipe_file import load_recipe
+    from geodistill.studies.compare import compare as run
+    from geodistill.studies.conclude import conclude_comparison
+    from geodistill.studies.plan import split_sweeps
+
+    plain, sweeps = split_sweeps(overrides)
+    checked = load_recipe(recipe, plain)
+    runs, teacher = run(checked, folder, sweeps=sweeps, fresh=fresh)
+    typer.echo(conclude_comparison(folder, checked, runs, teacher))
+
+
+def main() -> None:
+    """Run the command line. A user's mistake ends in two sentences and exit code 2, never in a traceback."""
+    # Worker processes inherit these: thread pools of a tokenizer beside ours only fight over the cores, and the
+    # advice that libraries print is for programmers, not for whoever runs a command.
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    warnings.filterwarnings("ignore", category=UserWarning)
+    try:
+        app()
+    except GeodistillError as error:
+        typer.echo(f"Error: {error}", err=True)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        typer.echo("Interrupted. Run the same command again to go on.", err=True)
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

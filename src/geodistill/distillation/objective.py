@@ -1,0 +1,157 @@
+"""The objective: label, logit and feature terms, each with its weight, over one batch.
+
+    loss = w_label · label loss + w_logits · T² KL(teacher ‖ student) + Σ w_i · feature loss i
+
+A feature term over several layer pairs is the mean over the pairs, so that its weight does not depend on how many
+there are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from geodistill.distillation.teacher import FeatureRequest, TeacherSignals
+from geodistill.errors import GeodistillError
+from geodistill.features import Point, feature_widths, layer_count, map_layers, select_rows
+from geodistill.losses import CKALoss, GramLoss, ProcrustesLoss, ProjectionLoss
+from geodistill.losses.logits import LogitLoss
+from geodistill.recipe import FeatureTerm, ObjectiveRecipe
+
+
+@dataclass(frozen=True)
+class ObjectiveOutput:
+    """The loss; each term before its weight, detached; each feature term's chance level, when it was asked for; and
+    how many feature terms had fewer than two rows to compare."""
+
+    loss: Tensor
+    terms: dict[str, Tensor]
+    chance: dict[str, Tensor]
+    starved: Tensor
+
+
+class FeatureMatch(nn.Module):
+    """One feature term: a loss for each of its layer pairs (a learned projection differs from pair to pair)."""
+
+    def __init__(self, term: FeatureTerm, student: PreTrainedModel, teacher: PreTrainedModel) -> None:
+        super().__init__()
+        self.weight, self.rows, self.special_tokens = term.weight, term.rows, term.special_tokens
+        self.pairs = resolve_pairs(term, student, teacher)
+        student_widths = feature_widths(student, [pair[0] for pair in self.pairs])
+        teacher_widths = feature_widths(teacher, [pair[1] for pair in self.pairs])
+        self.losses = nn.ModuleList(make_loss(term, student_widths[s], teacher_widths[t]) for s, t in self.pairs)
+        self.names = [f"{term.loss}_{s}_{t}" for s, t in self.pairs]
+
+    def request(self, teacher_point: Point) -> FeatureRequest:
+        return FeatureRequest(teacher_point, self.rows, self.special_tokens)
+
+
+class Objective(nn.Module):
+    """All terms of a recipe, bound to a student and a teacher.
+
+    `student_points` and `requests` say what has to be captured of the one and asked of the other. The models are read
+    for their layers and widths, and are not kept.
+
+    Raises GeodistillError for a layer out of range or a module path that does not exist.
+    """
+
+    def __init__(self, recipe: ObjectiveRecipe, *, student: PreTrainedModel, teacher: PreTrainedModel) -> None:
+        super().__init__()
+        self.label_weight = recipe.label.weight if recipe.label else None
+        self.logit_weight = recipe.logits.weight if recipe.logits else None
+        self.logit_loss = LogitLoss(recipe.logits.temperature) if recipe.logits else None
+        self.features = nn.ModuleList(FeatureMatch(term, student, teacher) for term in recipe.features)
+        self.student_points = list(dict.fromkeys(s for match in self._matches() for s, _ in match.pairs))
+        self.requests = list(dict.fromkeys(match.request(t) for match in self._matches() for _, t in match.pairs))
+
+    def forward(
+        self,
+        outputs: Any,
+        student_features: Mapping[Point, Tensor],
+        signals: TeacherSignals,
+        inputs: Mapping[str, Tensor],
+        *,
+        chance_seed: int | None = None,
+    ) -> ObjectiveOutput:
+        """Add up the terms of one batch; with `chance_seed`, also tell what unpaired rows would have given."""
+        loss = outputs.logits.new_zeros((), dtype=torch.float32)
+        terms: dict[str, Tensor] = {}
+        chance: dict[str, Tensor] = {}
+        starved = torch.zeros((), dtype=torch.long, device=loss.device)
+        if self.label_weight is not None:
+            if outputs.loss is None:
+                raise GeodistillError(
+                    "The objective has a label term, but the data has no labels.",
+                    "Leave objective.label out, or use labelled data.",
+                )
+            terms["label"] = outputs.loss
+            loss = loss + self.label_weight * outputs.loss
+        if self.logit_loss is not None and self.logit_weight is not None:
+            terms["logits"] = self.logit_loss(outputs.logits, signals.logits)
+            loss = loss + self.logit_weight * terms["logits"]
+        for number, match in enumerate(self._matches()):
+            total = torch.zeros_like(loss)
+            for (s, t), feature_loss, name in zip(match.pairs, match.losses, match.names, strict=True):
+                student, mask = select_rows(
+                    student_features[s],
+                    kind=match.rows,
+                    attention_mask=inputs.get("attention_mask"),
+                    special_tokens_mask=inputs.get("special_tokens_mask"),
+                    special_tokens=match.special_tokens,
+                )
+                teacher = signals.features[match.request(t)]
+                value = feature_loss(student, teacher, mask=mask)
+                key = name if name not in terms else f"{name}_{number}"
+                terms[key] = value
+                total = total + value / len(match.pairs)
+                starved = starved + ((mask.sum() if mask is not None else len(student)) < 2)
+                if chance_seed is not None:
+                    chance[key] = chance_loss(feature_loss, student, teacher, mask, chance_seed)
+            loss = loss + match.weight * total
+        return ObjectiveOutput(loss, {name: value.detach() for name, value in terms.items()}, chance, starved)
+
+    def _matches(self) -> list[FeatureMatch]:
+        return list(self.features)  # type: ignore[arg-type]  # an nn.ModuleList forgets what it holds
+
+
+def resolve_pairs(term: FeatureTerm, student: PreTrainedModel, teacher: PreTrainedModel) -> list[tuple[Point, Point]]:
+    """Return the term's (student point, teacher point) pairs: layers of a map, or module paths as they are."""
+    if not isinstance(term.layers, str) and term.layers and isinstance(term.layers[0][0], str):
+        return list(term.layers)
+    layers = map_layers(term.layers, layer_count(student.config), layer_count(teacher.config))  # type: ignore[arg-type]
+    return [(s, t) for s, t in layers]
+
+
+def make_loss(term: FeatureTerm, student_width: int, teacher_width: int) -> nn.Module:
+    """Make the loss that a term names."""
+    shared: dict[str, Any] = {
+        "center": term.center,
+        "normalize": term.normalize,
+        "global_batch": term.global_batch,
+    }
+    match term.loss:
+        case "procrustes":
+            return ProcrustesLoss(squared=term.squared, **shared)
+        case "gram":
+            return GramLoss(squared=term.squared, **shared)
+        case "cka":
+            return CKALoss(**shared)
+        case "projection":
+            return ProjectionLoss(student_width, teacher_width, orthogonal=term.orthogonal, **shared)
+
+
+@torch.no_grad()
+def chance_loss(loss: nn.Module, student: Tensor, teacher: Tensor, mask: Tensor | None, seed: int) -> Tensor:
+    """Return what the loss gives for rows of the same batch that are not paired: the teacher's rows shuffled."""
+    if mask is None:
+        student, teacher = student.flatten(0, -2), teacher.flatten(0, -2)
+    else:
+        student, teacher = student[mask], teacher[mask]
+    # An own generator: asking for the chance level must not change the course of the training.
+    order = torch.randperm(len(teacher), generator=torch.Generator().manual_seed(seed)).to(teacher.device)
+    return loss(student, teacher[order])

@@ -1,0 +1,43 @@
+"""Batches of like length, in an order that depends on the seed and the epoch alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch.utils.data import Sampler
+
+BATCHES_SORTED_TOGETHER = 50  # enough that a batch holds one length, few enough that its company changes by the epoch
+
+
+class LengthGroupedSampler(Sampler[int]):
+    """Shuffle, sort runs of fifty batches by length, cut them into batches, and shuffle the batches.
+
+    Little of a batch is then padding, and long and short batches come mixed. The order is drawn from (seed, epoch) and
+    from no global random state, so a resumed run sees the batches that an uninterrupted one would have seen, and all
+    ranks agree. A last batch that is not full stays last.
+
+    Args: `lengths` of the examples, `batch_size`, `seed`. The Trainer calls `set_epoch` before each epoch.
+    """
+
+    def __init__(self, lengths: Sequence[int], batch_size: int, seed: int) -> None:
+        self.lengths, self.batch_size, self.seed, self.epoch = lengths, batch_size, seed, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __iter__(self) -> Iterator[int]:
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
+        order = torch.randperm(len(self), generator=generator).tolist()
+        run = self.batch_size * BATCHES_SORTED_TOGETHER
+        grouped: list[int] = []
+        for start in range(0, len(order), run):
+            grouped += sorted(order[start : start + run], key=lambda index: self.lengths[index])
+        batches = [grouped[start : start + self.batch_size] for start in range(0, len(grouped), self.batch_size)]
+        ragged = batches.pop() if len(batches[-1]) < self.batch_size else []
+        for place in torch.randperm(len(batches), generator=generator).tolist():
+            yield from batches[place]
+        yield from ragged

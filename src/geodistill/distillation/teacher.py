@@ -1,0 +1,103 @@
+"""The teacher: what it is asked for, and how it answers while the student trains."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple, Protocol
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from geodistill.features import Capture, Point, select_rows
+
+
+class FeatureRequest(NamedTuple):
+    """Feature rows that an objective asks of the teacher: which layer or module, which rows of it."""
+
+    point: Point
+    rows: str
+    special_tokens: bool = True
+
+
+@dataclass(frozen=True)
+class TeacherSignals:
+    """What the teacher says of one batch: logits (b, …) and the rows of each request, (b, t, d) or (b, d)."""
+
+    logits: Tensor
+    features: dict[FeatureRequest, Tensor] = field(default_factory=dict)
+
+
+class SignalSource(Protocol):
+    """Where teacher signals come from: the model itself (`Teacher`) or what it wrote to disk (`TeacherCache`)."""
+
+    @property
+    def requests(self) -> Sequence[FeatureRequest]: ...
+
+    def __call__(self, inputs: Mapping[str, Tensor]) -> TeacherSignals: ...
+
+    def to(self, device: torch.device) -> Any: ...
+
+
+class Teacher:
+    """A teacher that runs beside the student: in eval mode, without gradients, in bfloat16 where that is faster.
+
+    It is no nn.Module on purpose: no trainer can move, wrap, save or train it by accident.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        requests: Sequence[FeatureRequest] = (),
+        *,
+        precision: Literal["auto", "float32", "bfloat16"] = "auto",
+    ) -> None:
+        self.model = model.eval().requires_grad_(False)
+        self.requests = list(dict.fromkeys(requests))
+        self.precision = precision
+        self._capture = Capture(model, [request.point for request in self.requests])
+
+    def to(self, device: torch.device) -> Teacher:
+        self.model.to(device)
+        return self
+
+    @torch.no_grad()
+    def __call__(self, inputs: Mapping[str, Tensor]) -> TeacherSignals:
+        device = inputs["input_ids"].device
+        bfloat16 = self.precision == "bfloat16" or (self.precision == "auto" and bfloat16_is_faster(device))
+        # An enclosing autocast of the student's must not decide the teacher's precision, so it is set either way.
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=bfloat16):
+            outputs, hidden = self._capture(**model_inputs(self.model, inputs))
+        features = {
+            request: select_rows(
+                hidden[request.point],
+                kind=request.rows,
+                attention_mask=inputs.get("attention_mask"),
+                special_tokens_mask=inputs.get("special_tokens_mask"),
+                special_tokens=request.special_tokens,
+            )[0]
+            for request in self.requests
+        }
+        return TeacherSignals(logits=outputs.logits.float(), features=features)
+
+
+def model_inputs(model: nn.Module, inputs: Mapping[str, Tensor], *, labels: bool = False) -> dict[str, Tensor]:
+    """Keep the inputs that a model's forward names; families differ (DistilBERT takes no token_type_ids).
+
+    Labels are left out unless asked for, so that a teacher computes no loss.
+    """
+    accepted = inspect.signature(model.forward).parameters
+    return {name: value for name, value in inputs.items() if name in accepted and (labels or name != "labels")}
+
+
+def bfloat16_is_faster(device: torch.device) -> bool:
+    """Tell whether the device multiplies bfloat16 in hardware; elsewhere autocast to it is slower than float32."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type == "cpu":
+        # Older releases of torch cannot tell, and then float32 is the safe answer.
+        capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+        return bool(capabilities.get("amx_bf16") or capabilities.get("avx512_bf16"))
+    return False

@@ -1,0 +1,161 @@
+"""From a YAML file and dotted overrides to a checked recipe, and from a mistake in either to a sentence.
+
+recipe = load_recipe("recipe.yaml", ["training.epochs=3", "objective.features.0.weight=5"])
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from copy import deepcopy
+from pathlib import Path
+from typing import Any, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from geodistill.errors import GeodistillError, suggest
+from geodistill.recipe import Recipe
+
+
+def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe file, lay the overrides over it, and check the whole.
+
+    Raises GeodistillError for a file that is missing or no YAML mapping, an unknown key (the nearest valid one is
+    named), a value of the wrong kind, and an override that is not of the form path=value.
+    """
+    content = read_yaml(Path(path))
+    for override in overrides:
+        dotted, value = split_override(override)
+        content = set_dotted(content, dotted, value)
+    return check_recipe(content, source=str(path))
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read one YAML mapping."""
+    if not path.is_file():
+        raise GeodistillError(f"There is no recipe file '{path}'.", "Give the path of a YAML recipe.")
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise GeodistillError(f"{path} is not valid YAML: {error}.", "Mend the file.") from error
+    if not isinstance(content, dict):
+        raise GeodistillError(f"{path} holds no mapping of keys.", "Start from a recipe in the documentation.")
+    return content
+
+
+def check_recipe(content: Mapping[str, Any], source: str = "the recipe") -> Recipe:
+    """Turn a mapping into a Recipe, or its first mistake into a GeodistillError."""
+    try:
+        return Recipe.model_validate(content)
+    except ValidationError as error:
+        raise explain(error, source) from None
+
+
+def split_override(override: str) -> tuple[str, Any]:
+    """Split `path=value`; the value is read as YAML, so numbers, lists, null and true mean what they look like."""
+    dotted, equals, text = override.partition("=")
+    if not equals or not dotted:
+        raise GeodistillError(f"'{override}' is no override.", "Write path=value, such as training.epochs=3.")
+    try:
+        # YAML 1.1 reads 1e-3 as a string, which nobody means.
+        return dotted, float(text) if _is_exponent(text) else yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise GeodistillError(f"The value of '{override}' is not valid YAML.", "Quote it.") from error
+
+
+def set_dotted(content: Mapping[str, Any], dotted: str, value: Any) -> dict[str, Any]:
+    """Return a copy with the value at a dotted path, where a number is a place in a list; sections appear as needed."""
+    result: dict[str, Any] = deepcopy(dict(content))
+    *path, last = dotted.split(".")
+    place: Any = result
+    for position, key in enumerate(path):
+        if isinstance(place, list):
+            place = place[_list_index(place, key, dotted)]
+        else:
+            if place.get(key) is None:
+                place[key] = {}
+            place = place[key]
+        if not isinstance(place, dict | list):
+            parent = ".".join(path[: position + 1])
+            raise GeodistillError(f"'{dotted}' leads into '{parent}', which is a single value.", f"Set '{parent}'.")
+    if isinstance(place, list):
+        place[_list_index(place, last, dotted)] = value
+    else:
+        place[last] = value
+    return result
+
+
+def merge(base: Mapping[str, Any], partial: Mapping[str, Any]) -> dict[str, Any]:
+    """Lay a partial recipe over another: sections are merged, everything else is replaced, an objective as a whole.
+
+    An objective is replaced because a term that the partial one does not name is meant to be off.
+    """
+    result = deepcopy(dict(base))
+    for key, value in partial.items():
+        old = result.get(key)
+        if isinstance(old, dict) and isinstance(value, Mapping) and key != "objective":
+            result[key] = merge(old, value)
+        else:
+            result[key] = deepcopy(value)
+    return result
+
+
+def explain(error: ValidationError, source: str) -> GeodistillError:
+    """Say the first mistake of a recipe in two sentences."""
+    first = error.errors()[0]
+    location = [part for part in first["loc"] if not _is_type_tag(part)]
+    dotted = ".".join(str(part) for part in location)
+    if first["type"] == "extra_forbidden":
+        section = ".".join(str(part) for part in location[:-1]) or "the top level"
+        return GeodistillError(
+            f"Unknown key '{dotted}' in {source}.",
+            f"In {section}: {suggest(str(location[-1]), _valid_keys(Recipe, location[:-1]))}",
+        )
+    if first["type"] == "literal_error":
+        choices = [choice.strip().strip("'") for choice in _expected(first).replace(" or ", ",").split(",")]
+        return GeodistillError(
+            f"'{first['input']}' is no valid value of '{dotted}' in {source}.", suggest(str(first["input"]), choices)
+        )
+    if first["type"] == "missing":
+        return GeodistillError(f"The key '{dotted}' is missing in {source}.", "Add it.")
+    message = first["msg"].removeprefix("Value error, ").rstrip(".")
+    return GeodistillError(f"'{dotted}' in {source} is not valid: {message}.", f"It was {first['input']!r}; mend it.")
+
+
+def _expected(error: Any) -> str:
+    return str(error.get("ctx", {}).get("expected", ""))
+
+
+def _valid_keys(model: type[BaseModel], path: Iterable[Any]) -> list[str]:
+    for part in path:
+        if isinstance(part, str) and part in model.model_fields:
+            model = _section(model.model_fields[part].annotation) or model
+    return list(model.model_fields)
+
+
+def _section(annotation: Any) -> type[BaseModel] | None:
+    """Find the recipe section within an annotation such as list[FeatureTerm] or LabelTerm | None."""
+    if isinstance(annotation, type) and get_origin(annotation) is None:
+        return annotation if issubclass(annotation, BaseModel) else None
+    return next((found for part in get_args(annotation) if (found := _section(part))), None)
+
+
+def _is_type_tag(part: Any) -> bool:
+    # For a union, pydantic adds the name of the member it tried to the path.
+    return isinstance(part, str) and any(mark in part for mark in "[(-")
+
+
+def _is_exponent(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return "e" in text.lower() and "inf" not in text.lower()
+
+
+def _list_index(place: list[Any], key: str, dotted: str) -> int:
+    if not key.isdigit() or int(key) >= len(place):
+        raise GeodistillError(
+            f"'{dotted}' asks for item '{key}' of a list of {len(place)}.", f"Use a number from 0 to {len(place) - 1}."
+        )
+    return int(key)

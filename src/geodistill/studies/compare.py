@@ -1,0 +1,182 @@
+"""`geodistill compare`: one teacher, many runs, one table."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from tqdm.auto import tqdm
+from transformers import AutoModelForSequenceClassification, PreTrainedModel
+
+from geodistill.data.examples import load_examples
+from geodistill.distillation.objective import resolve_pairs
+from geodistill.distillation.student import build_student
+from geodistill.distillation.teacher import FeatureRequest
+from geodistill.errors import GeodistillError
+from geodistill.recipe import Recipe
+from geodistill.studies.plan import Job, default_comparison, plan_jobs
+from geodistill.studies.table import RunResult, TeacherResult
+from geodistill.tasks.run_folder import (
+    RECIPE,
+    RESULTS,
+    claim_folder,
+    fingerprint_of,
+    read_json,
+    read_metrics,
+    write_json,
+    write_text,
+)
+from geodistill.tasks.teacher import TaughtTask, prepare_teacher, teacher_fingerprint
+from geodistill.tasks.train import describe_teacher, measure_latency, stages_of, train
+
+BAR = "{desc}: {percentage:3.0f}%|{bar}| {n:.1f}/{total_fmt} [{elapsed}<{remaining}]"
+MOST_JOBS = 4  # beyond, small students wait for memory bandwidth rather than cores
+
+
+def compare(
+    recipe: Recipe,
+    folder: Path,
+    *,
+    sweeps: Mapping[str, Sequence[Any]] | None = None,
+    fresh: bool = False,
+    progress: bool = True,
+) -> tuple[list[RunResult], TeacherResult]:
+    """Run every variant with every seed against one teacher, and return what each reached on the test split.
+
+    Finished runs in the folder are read, not repeated, so an interrupted comparison goes on and a variant may be added
+    to a finished one. Runs go side by side in processes of their own. The teacher is trained once and its signals are
+    kept on disk until the last run is done.
+
+    Raises GeodistillError for whatever the user can mend; a run that fails does not stop the others.
+    """
+    jobs = plan_jobs(recipe, folder, sweeps)
+    examples = load_examples(recipe.data)
+    identity = fingerprint_of("compare", teacher_fingerprint(recipe.teacher, examples), examples.fingerprint)
+    content = recipe.model_dump(mode="json")
+    if claim_folder(folder, content, identity, fresh=fresh):
+        write_text(folder / RECIPE, yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
+    taught = prepare_teacher(recipe.teacher, examples, recipe.data.max_length, folder / "teacher", progress=progress)
+    jobs = [_with_teacher(job, taught.folder) for job in jobs]
+
+    run_jobs(jobs, folder, collect_requests(jobs, taught.model), workers=_workers(recipe), progress=progress)
+
+    shutil.rmtree(folder / "cache", ignore_errors=True)
+    runs = _with_latency([read_run(job) for job in jobs], jobs, taught)
+    teacher = TeacherResult(**describe_teacher(taught))
+    write_json(folder / RESULTS, {"teacher": asdict(teacher), "runs": [asdict(run) for run in runs]})
+    return runs, teacher
+
+
+def run_jobs(
+    jobs: Sequence[Job],
+    folder: Path,
+    requests: Mapping[str, Sequence[FeatureRequest]],
+    *,
+    workers: int,
+    progress: bool,
+) -> None:
+    """Run the jobs in worker processes, each with its share of the cores, under one progress bar with the time left."""
+    threads = max(1, (os.cpu_count() or 1) // workers)
+    # Fresh processes: a fork of a process that has used several threads can hang in the first matrix product.
+    context = multiprocessing.get_context("spawn")
+    failures: list[tuple[Job, BaseException]] = []
+    with (
+        ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker, initargs=(threads,)) as pool,
+        tqdm(total=len(jobs), desc="runs", disable=not progress, bar_format=BAR) as bar,
+    ):
+        running: dict[Future[None], Job] = {pool.submit(_run_job, job, folder, requests): job for job in jobs}
+        try:
+            finished = 0
+            while running:
+                done, _ = wait(running, timeout=1.0, return_when=FIRST_COMPLETED)
+                for future in done:
+                    job = running.pop(future)
+                    finished += 1
+                    if error := future.exception():
+                        failures.append((job, error))
+                bar.n = round(finished + sum(_share_done(job) for job in running.values()), 2)
+                bar.refresh()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    if failures:
+        job, error = failures[0]
+        if not isinstance(error, GeodistillError):
+            raise error
+        raise GeodistillError(
+            f"{len(failures)} of {len(jobs)} runs failed; the first, '{job.variant}' with seed {job.seed}: "
+            f"{error.problem}",
+            f"{error.remedy} The other runs are kept: mend the recipe and run the same command again.",
+        )
+
+
+def collect_requests(jobs: Sequence[Job], teacher: PreTrainedModel) -> dict[str, list[FeatureRequest]]:
+    """Return, for each data section, all teacher rows that any job wants of it, so that one cache serves all."""
+    wanted: dict[str, dict[FeatureRequest, None]] = {}
+    for job in jobs:
+        student = build_student(job.recipe.student, teacher, seed=job.seed)
+        for stage in stages_of(job.recipe):
+            ours = wanted.setdefault(stage.data.model_dump_json(), {})
+            for term in stage.objective.features:
+                for _, point in resolve_pairs(term, student, teacher):
+                    ours[FeatureRequest(point, term.rows, term.special_tokens)] = None
+    return {data: list(requests) for data, requests in wanted.items()}
+
+
+def read_run(job: Job) -> RunResult:
+    """Read what a finished job wrote."""
+    results = read_json(job.folder / RESULTS)
+    names = ("metrics", "geometry", "training_seconds", "parameters", "megabytes", "latency_ms", "skipped_steps")
+    return RunResult(variant=job.variant, seed=job.seed, sweep=job.sweep, **{name: results[name] for name in names})
+
+
+def _start_worker(threads: int) -> None:
+    torch.set_num_threads(threads)
+    torch.set_flush_denormal(True)
+
+
+def _run_job(job: Job, folder: Path, requests: Mapping[str, Sequence[FeatureRequest]]) -> None:
+    # The folder is the comparison's own, so what another recipe left there is replaced.
+    train(job.recipe, job.folder, replace=True, shared=folder, requests=requests, progress=False)
+
+
+def _with_teacher(job: Job, teacher: str) -> Job:
+    given = job.recipe.teacher.model_copy(update={"model": teacher, "training": None})
+    return replace(job, recipe=job.recipe.model_copy(update={"teacher": given}))
+
+
+def _with_latency(runs: list[RunResult], jobs: Sequence[Job], taught: TaughtTask) -> list[RunResult]:
+    """Time each shape of student again, now that nothing runs beside it."""
+    latency: dict[str, float] = {}
+    for job in jobs:
+        shape = job.recipe.student.model_dump_json()
+        if shape not in latency:
+            student = AutoModelForSequenceClassification.from_pretrained(job.folder / "student")
+            latency[shape] = measure_latency(student, taught)
+    return [
+        replace(run, latency_ms=latency[job.recipe.student.model_dump_json()])
+        for run, job in zip(runs, jobs, strict=True)
+    ]
+
+
+def _workers(recipe: Recipe) -> int:
+    chosen = (recipe.compare or default_comparison(recipe)).jobs
+    if chosen is not None:
+        return chosen
+    return 1 if torch.accelerator.is_available() else min(MOST_JOBS, os.cpu_count() or 1)
+
+
+def _share_done(job: Job) -> float:
+    entries = read_metrics(job.folder)
+    if not entries:
+        return 0.0
+    names = [stage.name for stage in stages_of(job.recipe)]
+    return (names.index(entries[-1]["stage"]) + entries[-1]["done"]) / len(names)

@@ -1,0 +1,109 @@
+"""What a comparison will run: variants × sweep points × seeds, each a complete recipe with a folder of its own."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from geodistill.errors import GeodistillError, suggest
+from geodistill.recipe import CompareRecipe, Recipe
+from geodistill.recipe_file import check_recipe, merge, set_dotted, split_override
+from geodistill.tasks.run_folder import fingerprint_of
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run: a variant at a sweep point with a seed."""
+
+    variant: str
+    sweep: dict[str, Any]
+    seed: int
+    recipe: Recipe
+    folder: Path
+
+
+def split_sweeps(overrides: Sequence[str]) -> tuple[list[str], dict[str, list[Any]]]:
+    """Tell plain overrides from sweeps: `path=a,b,c` is a sweep over three values, a list in brackets is one value."""
+    plain, sweeps = [], {}
+    for override in overrides:
+        dotted, _, text = override.partition("=")
+        if "," in text and text.strip()[:1] not in ("[", "{", '"', "'"):
+            sweeps[dotted] = [split_override(f"{dotted}={value.strip()}")[1] for value in text.split(",")]
+        else:
+            plain.append(override)
+    return plain, sweeps
+
+
+def default_comparison(recipe: Recipe) -> CompareRecipe:
+    """Put plain fine-tuning and logits alone beside the recipe's own objective."""
+    logits = recipe.objective.logits.model_dump() if recipe.objective.logits else {}
+    return CompareRecipe(
+        baseline="KD",
+        variants={
+            "labels": {"objective": {"label": {}}},
+            "KD": {"objective": {"label": {}, "logits": logits}},
+            "recipe": {},
+        },
+    )
+
+
+def plan_jobs(recipe: Recipe, folder: Path, sweeps: Mapping[str, Sequence[Any]] | None = None) -> list[Job]:
+    """Return all runs, seed by seed, so that an interrupted comparison is a fair one of fewer seeds.
+
+    A sweep touches a variant only where the swept field's section is there: `objective.features.0.weight` leaves a
+    variant without feature terms as it is, and runs it once.
+
+    Raises GeodistillError for a baseline that is no variant, a variant that is no valid recipe, or a sweep that
+    touches none.
+    """
+    comparison = recipe.compare or default_comparison(recipe)
+    if comparison.baseline not in comparison.variants:
+        raise GeodistillError(
+            f"The baseline '{comparison.baseline}' is none of the variants.",
+            suggest(comparison.baseline, comparison.variants),
+        )
+    for path in [*(key for partial in comparison.variants.values() for key in partial), *(sweeps or {})]:
+        if path.split(".")[0] in ("data", "teacher", "compare"):
+            raise GeodistillError(
+                f"A comparison has one teacher and one data set, but '{path}' would change that between its runs.",
+                "Set it for the whole recipe, and make one comparison for each value.",
+            )
+    base = recipe.model_dump(mode="json", exclude={"compare"})
+    jobs, swept = [], set()
+    for seed, (name, partial) in itertools.product(comparison.seeds, comparison.variants.items()):
+        content = merge(base, partial)
+        touching = {path: values for path, values in (sweeps or {}).items() if _has_parent(content, path)}
+        swept |= set(touching)
+        for values in itertools.product(*touching.values()):
+            point = dict(zip(touching, values, strict=True))
+            full = content
+            for path, value in point.items():
+                full = set_dotted(full, path, value)
+            checked = check_recipe(set_dotted(full, "training.seed", seed), source=f"the variant '{name}'")
+            jobs.append(Job(name, point, seed, checked, folder / "runs" / _slug(name, point, seed)))
+    if untouched := set(sweeps or {}) - swept:
+        raise GeodistillError(
+            f"No variant has the swept field '{sorted(untouched)[0]}'.",
+            "Sweep a field that a variant sets, or add the variant.",
+        )
+    return jobs
+
+
+def _has_parent(content: Mapping[str, Any], dotted: str) -> bool:
+    place: Any = content
+    for key in dotted.split(".")[:-1]:
+        if isinstance(place, list):
+            place = place[int(key)] if key.isdigit() and int(key) < len(place) else None
+        else:
+            place = place.get(key) if isinstance(place, Mapping) else None
+    return isinstance(place, Mapping | list)
+
+
+def _slug(name: str, sweep: Mapping[str, Any], seed: int) -> str:
+    words = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+    # Different names can give the same words, so a few digits of the name and the sweep point tell them apart.
+    return f"{words}-{fingerprint_of(name, dict(sweep))[:6]}-seed{seed}"

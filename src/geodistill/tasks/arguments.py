@@ -1,0 +1,95 @@
+"""From the training section of a recipe to transformers.TrainingArguments."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm.auto import tqdm
+from transformers.trainer_callback import TrainerCallback, TrainerControl, TrainerState
+from transformers.training_args import TrainingArguments
+
+from geodistill.errors import GeodistillError, suggest
+from geodistill.recipe import TrainingRecipe
+
+
+def training_arguments(training: TrainingRecipe, folder: Path) -> TrainingArguments:
+    """Translate a training section; its `arguments` are passed through and win.
+
+    Batches hold examples of like length, so that little of a batch is padding.
+    Raises GeodistillError for an entry of `arguments` that TrainingArguments does not have or refuses.
+    """
+    known = [field.name for field in fields(TrainingArguments) if field.init]
+    for name in training.arguments:
+        if name not in known:
+            remedy = suggest(name, known).split(" Valid:")[0].rstrip(".")
+            raise GeodistillError(f"transformers.TrainingArguments has no field '{name}'.", f"{remedy}.")
+    settings: dict[str, Any] = {
+        "output_dir": str(folder),
+        "num_train_epochs": training.epochs,
+        "max_steps": training.max_steps,
+        "per_device_train_batch_size": training.batch_size,
+        "per_device_eval_batch_size": training.evaluation_batch_size,
+        "gradient_accumulation_steps": training.gradient_accumulation,
+        "learning_rate": training.learning_rate,
+        "weight_decay": training.weight_decay,
+        "warmup_steps": training.warmup,  # below 1 it is the share of all steps
+        "lr_scheduler_type": training.schedule,
+        "max_grad_norm": training.max_gradient_norm,
+        "bf16": training.bf16,
+        "seed": training.seed,
+        "logging_steps": training.logging_steps,
+        "eval_strategy": "epoch" if training.evaluate_each_epoch else "no",
+        "save_strategy": "steps" if training.save_steps else "no",
+        "save_steps": training.save_steps or 500,
+        "save_total_limit": 2,
+        "train_sampling_strategy": "group_by_length",
+        "dataloader_pin_memory": torch.cuda.is_available(),
+        "use_cpu": not torch.accelerator.is_available(),
+        "report_to": "none",
+        "disable_tqdm": True,  # StepBar below shows the progress
+    }
+    try:
+        return TrainingArguments(**{**settings, **training.arguments})
+    except (ValueError, TypeError, ImportError) as error:
+        message = str(error).splitlines()[0].rstrip(".")
+        raise GeodistillError(
+            f"The training settings are refused: {message}.", "Mend the 'training' section."
+        ) from error
+
+
+class StepBar(TrainerCallback):
+    """One progress bar over the steps of a training, with the time left and the latest loss."""
+
+    def __init__(self, title: str) -> None:
+        self.title = title
+        self.bar: tqdm[Any] | None = None
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if state.is_world_process_zero:
+            self.bar = tqdm(total=state.max_steps, initial=state.global_step, desc=self.title, unit="step")
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        if self.bar is not None:
+            self.bar.update(state.global_step - self.bar.n)
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if self.bar is not None and logs and "loss" in logs:
+            self.bar.set_postfix(loss=f"{logs['loss']:.4f}", refresh=False)
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if self.bar is not None:
+            self.bar.close()

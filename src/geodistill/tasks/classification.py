@@ -1,0 +1,197 @@
+"""Sentence and sentence-pair classification or regression: examples → batches, head, metric."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    DataCollatorWithPadding,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from geodistill.data.examples import Examples
+from geodistill.data.models import resolve_model
+from geodistill.distillation.teacher import model_inputs
+from geodistill.errors import GeodistillError
+from geodistill.tasks.metrics import compute_metrics
+
+EncodedExamples = list[dict[str, Any]]
+Collator = Callable[[list[Any]], dict[str, Any]]
+
+
+def load_tokenizer(name: str, *, revision: str | None = None, trust: bool = False) -> PreTrainedTokenizerBase:
+    """Load the tokenizer of a bundled model, a folder or a hub name."""
+    return _loaded(AutoTokenizer.from_pretrained, name, revision=revision, trust_remote_code=trust)
+
+
+def load_classifier(
+    name: str,
+    examples: Examples,
+    *,
+    new_head: bool,
+    revision: str | None = None,
+    trust: bool = False,
+) -> PreTrainedModel:
+    """Load a sequence classifier, with a new head for these examples or with the head that it has.
+
+    Raises GeodistillError when the model cannot be found, or, with `new_head=False`, when it has no trained head or
+    one for another number of labels.
+    """
+    if new_head:
+        return _loaded(
+            AutoModelForSequenceClassification.from_pretrained,
+            name,
+            revision=revision,
+            trust_remote_code=trust,
+            ignore_mismatched_sizes=True,
+            **head_settings(examples),
+        )
+    model, info = _loaded(
+        AutoModelForSequenceClassification.from_pretrained,
+        name,
+        revision=revision,
+        trust_remote_code=trust,
+        output_loading_info=True,
+    )
+    if examples.problem == "unlabelled":
+        return model
+    if info["missing_keys"]:
+        raise GeodistillError(
+            f"The teacher '{name}' has no trained head: {', '.join(sorted(info['missing_keys']))} would be random.",
+            "Give a fine-tuned teacher, or add teacher.training to fine-tune it on the data first.",
+        )
+    wanted = 1 if examples.problem == "regression" else len(examples.label_names)
+    if model.config.num_labels != wanted:
+        raise GeodistillError(
+            f"The teacher '{name}' has {model.config.num_labels} labels, the data {wanted}.",
+            "Use the teacher of this task, or add teacher.training to give it a new head.",
+        )
+    return model
+
+
+def head_settings(examples: Examples) -> dict[str, Any]:
+    """Return the config entries of a head for these examples."""
+    if examples.problem == "classification":
+        return {
+            "num_labels": len(examples.label_names),
+            "id2label": dict(enumerate(examples.label_names)),
+            "label2id": {name: number for number, name in enumerate(examples.label_names)},
+            "problem_type": "single_label_classification",
+        }
+    if examples.problem == "regression":
+        return {"num_labels": 1, "problem_type": "regression"}
+    return {}
+
+
+def label_order(model: PreTrainedModel, examples: Examples) -> list[int]:
+    """Return, for each label of the data, the model's number for it: by name where the names agree, else by place.
+
+    Empty for a regression and for unlabelled data.
+    """
+    known = {name.casefold(): int(number) for name, number in (model.config.label2id or {}).items()}
+    names = [name.casefold() for name in examples.label_names]
+    return [known[name] for name in names] if set(names) == set(known) else list(range(len(names)))
+
+
+def check_vocabularies(
+    student: PreTrainedTokenizerBase, teacher: PreTrainedTokenizerBase, student_name: str, teacher_name: str
+) -> None:
+    """Refuse a student that splits or numbers words otherwise than its teacher: their rows would not be paired."""
+    probe = "Geometry-aware distillation, 2025: naïve façade!"
+    if student.get_vocab() != teacher.get_vocab() or student(probe)["input_ids"] != teacher(probe)["input_ids"]:
+        raise GeodistillError(
+            f"The student '{student_name}' and the teacher '{teacher_name}' have different vocabularies.",
+            "Choose a student with the teacher's tokenizer, or a new one: student.width with student.layers.",
+        )
+
+
+def encode(
+    model: PreTrainedModel, examples: Examples, tokenizer: PreTrainedTokenizerBase, max_length: int
+) -> dict[str, EncodedExamples]:
+    """Tokenise every split once, up to what the model has positions for.
+
+    `example_id` is the place in the split, `labels` are numbered as the model numbers them.
+    """
+    order = label_order(model, examples)
+    length = min(max_length, position_limit(model))
+    encoded = {}
+    for name, split in examples.splits.items():
+        pairs = list(split["text_pair"]) if "text_pair" in split.column_names else None
+        tokens = tokenizer(
+            list(split["text"]), pairs, truncation=True, max_length=length, return_special_tokens_mask=True
+        )
+        columns = {key: tokens[key] for key in tokens}
+        if "label" in split.column_names:
+            labels = list(split["label"])
+            columns["labels"] = [order[label] for label in labels] if order else labels
+        columns["example_id"] = list(range(len(split)))
+        encoded[str(name)] = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+    return encoded
+
+
+def collator(tokenizer: PreTrainedTokenizerBase) -> Collator:
+    """Pad to the longest of a batch."""
+    return DataCollatorWithPadding(tokenizer)
+
+
+def batches(encoded: EncodedExamples, collate: Collator, batch_size: int) -> Iterator[Mapping[str, Tensor]]:
+    """Yield padded batches of examples of like length, longest first, so that memory runs out at once or not at all."""
+    order = sorted(range(len(encoded)), key=lambda i: len(encoded[i]["input_ids"]), reverse=True)
+    for start in range(0, len(order), batch_size):
+        yield collate([encoded[i] for i in order[start : start + batch_size]])
+
+
+@torch.no_grad()
+def predict(model: PreTrainedModel, encoded: EncodedExamples, collate: Collator, batch_size: int = 128) -> np.ndarray:
+    """Return the logits (n, labels), in the order of the examples."""
+    was_training = model.training
+    model.eval()
+    device = next(model.parameters()).device
+    logits: np.ndarray | None = None
+    for batch in batches(encoded, collate, batch_size):
+        inputs = {name: value.to(device) for name, value in model_inputs(model, batch).items()}
+        output = model(**inputs).logits.float().cpu().numpy()
+        logits = np.empty((len(encoded), output.shape[-1]), dtype=np.float32) if logits is None else logits
+        logits[batch["example_id"].numpy()] = output
+    model.train(was_training)
+    assert logits is not None, "a split is never empty"
+    return logits
+
+
+def score(logits: np.ndarray, encoded: EncodedExamples, examples: Examples) -> dict[str, float]:
+    """Return the metrics of the examples for logits (n, labels)."""
+    references = np.asarray([example["labels"] for example in encoded])
+    predictions = logits[:, 0] if examples.problem == "regression" else logits.argmax(axis=-1)
+    return compute_metrics(examples.metrics, predictions, references, problem=examples.problem)
+
+
+def position_limit(model: PreTrainedModel) -> int:
+    """Return how many tokens a model has positions for; RoBERTa's begin after the padding index."""
+    limit = getattr(model.config, "max_position_embeddings", None) or 10**9
+    offset = (model.config.pad_token_id or 0) + 1 if "roberta" in model.config.model_type else 0
+    return int(limit) - offset
+
+
+def _loaded(load: Callable[..., Any], name: str, **settings: Any) -> Any:
+    path = resolve_model(name)
+    if settings.get("revision") is None:
+        settings.pop("revision", None)
+    try:
+        return load(path, **settings)
+    except (OSError, ValueError, KeyError) as error:
+        remedy = (
+            "Look whether its files are whole; it needs config.json, weights in safetensors and a tokenizer."
+            if Path(path).is_dir()
+            else "Give a folder or the hub name of a model, and look whether the hub can be reached."
+        )
+        raise GeodistillError(f"The model '{name}' cannot be loaded: {str(error).splitlines()[0]}", remedy) from error

@@ -1,0 +1,62 @@
+"""How close a student's feature space is to its teacher's, on rows that neither was trained on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from geodistill.distillation.teacher import FeatureRequest, Teacher, model_inputs
+from geodistill.features import Capture, layer_count, map_layers, select_rows
+from geodistill.geometry import chance_level, cka, floor, gram_distance, procrustes_distance
+from geodistill.tasks.classification import Collator, EncodedExamples, batches
+
+MOST_EXAMPLES = 2000  # token rows of these are far more than any width, so more would cost time and change no digit
+
+
+@torch.no_grad()
+def measure_geometry(
+    student: PreTrainedModel, teacher: PreTrainedModel, encoded: EncodedExamples, collate: Collator
+) -> list[dict[str, Any]]:
+    """Return D_P², D_FG² and CKA of the uniformly paired layers, each beside its floor and its chance level.
+
+    All token rows of the (first 2,000) examples, centred and of unit Frobenius norm, in float32. The floor is the best
+    that a student of this width can reach on these rows (for CKA the highest); chance is what unpaired rows give.
+    """
+    student.eval()
+    pairs = map_layers("uniform", layer_count(student.config), layer_count(teacher.config))
+    requests = [FeatureRequest(t, "tokens") for _, t in pairs]
+    ask = Teacher(teacher, requests, precision="float32")
+    capture = Capture(student, [s for s, _ in pairs])
+    device = next(student.parameters()).device
+    student_rows: list[list[Tensor]] = [[] for _ in pairs]
+    teacher_rows: list[list[Tensor]] = [[] for _ in pairs]
+    for batch in batches(encoded[:MOST_EXAMPLES], collate, 64):
+        inputs = {name: value.to(device) for name, value in batch.items()}
+        signals = ask(inputs)
+        _, hidden = capture(**model_inputs(student, inputs))
+        for place, ((s, _), request) in enumerate(zip(pairs, requests, strict=True)):
+            rows, mask = select_rows(hidden[s], kind="tokens", attention_mask=inputs["attention_mask"])
+            assert mask is not None
+            student_rows[place].append(rows[mask])
+            teacher_rows[place].append(signals.features[request][mask])
+    return [
+        {"student_layer": s, "teacher_layer": t, "rows": "tokens", **compare_rows(torch.cat(s_rows), torch.cat(t_rows))}
+        for (s, t), s_rows, t_rows in zip(pairs, student_rows, teacher_rows, strict=True)
+    ]
+
+
+def compare_rows(student: Tensor, teacher: Tensor) -> dict[str, Any]:
+    """Return each measure of paired rows (n, d_s) and (n, d_t) beside its floor and chance level."""
+    best, chance = floor(teacher, student.shape[-1]), chance_level(student, teacher)
+    values = {
+        "procrustes": procrustes_distance(student, teacher, squared=True),
+        "gram": gram_distance(student, teacher, squared=True),
+        "cka": cka(student, teacher),
+    }
+    return {
+        name: {"value": float(value), "floor": float(getattr(best, name)), "chance": float(getattr(chance, name))}
+        for name, value in values.items()
+    }

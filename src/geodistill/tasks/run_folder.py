@@ -1,0 +1,151 @@
+"""The folder that a run writes: what it was made from, what it measured, and how to know it again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import shutil
+from collections.abc import Mapping
+from functools import lru_cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from transformers.trainer_callback import TrainerCallback, TrainerControl, TrainerState
+from transformers.training_args import TrainingArguments
+
+from geodistill.errors import GeodistillError
+
+RECIPE, ENVIRONMENT, METRICS, RESULTS = "recipe.yaml", "environment.json", "metrics.jsonl", "results.json"
+PACKAGES = ("geodistill", "torch", "transformers", "accelerate", "datasets", "tokenizers", "numpy", "scipy")
+
+
+def claim_folder(
+    folder: Path, recipe: Mapping[str, Any], fingerprint: str, *, fresh: bool = False, replace: bool = False
+) -> bool:
+    """Make a folder ours, and tell whether it already holds this very run, begun or finished.
+
+    `fresh` clears what any run wrote there, `replace` what another run did.
+    Raises GeodistillError when the folder holds another run, or other files.
+    """
+    marker = folder / ENVIRONMENT
+    if marker.is_file() and (fresh or (replace and read_json(marker).get("fingerprint") != fingerprint)):
+        clear_run(folder)
+    if marker.is_file():
+        if read_json(marker).get("fingerprint") == fingerprint:
+            return True
+        raise GeodistillError(
+            f"The folder '{folder}' holds another run, made from another recipe, data or teacher.",
+            "Choose another --output, or pass --fresh to start over there.",
+        )
+    if folder.is_dir() and any(path.name[0] != "." for path in folder.iterdir()):
+        raise GeodistillError(f"The folder '{folder}' is not empty and not a run.", "Choose another --output.")
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text(folder / RECIPE, yaml.safe_dump(dict(recipe), sort_keys=False, allow_unicode=True))
+    write_json(marker, {"fingerprint": fingerprint, **describe_environment()})
+    return False
+
+
+def clear_run(folder: Path) -> None:
+    """Delete what a run writes, and nothing else."""
+    for name in (RECIPE, METRICS, RESULTS, "report.html", "scores.svg", "predictions.jsonl"):
+        (folder / name).unlink(missing_ok=True)
+    for name in ("student", "checkpoints", "teacher", "cache", "runs"):
+        shutil.rmtree(folder / name, ignore_errors=True)
+    (folder / ENVIRONMENT).unlink(missing_ok=True)
+
+
+def describe_environment() -> dict[str, Any]:
+    """Return the versions and the machine that a result depends on."""
+    return {
+        "versions": {name: _version(name) for name in PACKAGES},
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "processor": torch.cpu.get_capabilities().get("cpu_name", platform.processor()),
+        "cores": os.cpu_count(),
+        "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+    }
+
+
+def fingerprint_of(*parts: Any) -> str:
+    """Return the SHA-256 of JSON-able parts, in hex."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
+
+
+@lru_cache(maxsize=16)
+def fingerprint_of_model(folder: str) -> str:
+    """Return the SHA-256 over the config, tokenizer and weights in a folder; for anything else, of its name."""
+    path = Path(folder)
+    if not path.is_dir():
+        return fingerprint_of(folder)
+    digest = hashlib.sha256()
+    wanted = (".safetensors", ".json", ".txt", ".model", ".bin")
+    for file in sorted(file for file in path.iterdir() if file.suffix in wanted):
+        digest.update(file.name.encode())
+        with file.open("rb") as stream:
+            while block := stream.read(1 << 22):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON file of a run; a damaged one is an error that names it."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise GeodistillError(f"{path} cannot be read: {error}.", "Delete it, or pass --fresh.") from error
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    part.write_text(text, encoding="utf-8")
+    part.replace(path)
+
+
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    """Read metrics.jsonl; a last line that an interruption cut short is left out."""
+    path = folder / METRICS
+    entries = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
+        try:
+            entries.append(json.loads(line))
+        except ValueError:
+            continue
+    return entries
+
+
+class MetricsFile(TrainerCallback):
+    """Append every log entry to metrics.jsonl as training goes, with its stage and the share of the stage done."""
+
+    def __init__(self, folder: Path, stage: str) -> None:
+        self.path, self.stage = folder / METRICS, stage
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: Mapping[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if state.is_world_process_zero and logs:
+            done = state.global_step / max(1, state.max_steps)
+            entry = {"stage": self.stage, "step": state.global_step, "done": round(done, 4), **logs}
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(entry) + "\n")
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

@@ -1,0 +1,124 @@
+"""The teacher of a run: loaded as it is, or fine-tuned on the data first and kept in the run folder."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from accelerate import PartialState
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
+
+from geodistill.data.examples import Examples
+from geodistill.data.models import resolve_model
+from geodistill.distillation.trainer import last_checkpoint
+from geodistill.errors import GeodistillError
+from geodistill.recipe import TeacherRecipe
+from geodistill.tasks.arguments import StepBar, training_arguments
+from geodistill.tasks.classification import (
+    EncodedExamples,
+    collator,
+    encode,
+    load_classifier,
+    load_tokenizer,
+    predict,
+    score,
+)
+from geodistill.tasks.run_folder import MetricsFile, fingerprint_of, fingerprint_of_model, read_json, write_json
+
+TEACHER_FILE = "teacher.json"
+
+
+@dataclass(frozen=True)
+class TaughtTask:
+    """A teacher that is ready, with the data as it reads them."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    examples: Examples
+    encoded: dict[str, EncodedExamples]
+    metrics: dict[str, float]
+    training_seconds: float | None
+    folder: str
+    """Where the teacher's files are: a folder, or a hub name."""
+
+
+def teacher_fingerprint(recipe: TeacherRecipe, examples: Examples) -> str:
+    """Identify a teacher by its weights and, when it is fine-tuned first, by how and on what."""
+    training = recipe.training.model_dump() if recipe.training else None
+    return fingerprint_of(fingerprint_of_model(resolve_model(recipe.model)), training, examples.fingerprint)
+
+
+def prepare_teacher(
+    recipe: TeacherRecipe, examples: Examples, max_length: int, folder: Path, *, progress: bool = True
+) -> TaughtTask:
+    """Load the teacher, fine-tuning it first when the recipe says so, and score it on the test split.
+
+    What is fine-tuned is kept in `folder` and used again by whatever has the same fingerprint.
+    """
+    fingerprint = teacher_fingerprint(recipe, examples)
+    if recipe.training is not None:
+        with PartialState().main_process_first():
+            found = (folder / TEACHER_FILE).is_file() and read_json(folder / TEACHER_FILE)["fingerprint"] == fingerprint
+        if not found:
+            fine_tune(recipe, examples, max_length, folder, fingerprint, progress=progress)
+    name = str(folder) if recipe.training is not None else recipe.model
+    trust = recipe.trust_remote_code
+    revision = None if recipe.training is not None else recipe.revision
+    model = load_classifier(name, examples, new_head=False, revision=revision, trust=trust)
+    tokenizer = load_tokenizer(name, revision=revision, trust=trust)
+    encoded = encode(model, examples, tokenizer, max_length)
+    record = read_json(Path(name) / TEACHER_FILE) if (Path(name) / TEACHER_FILE).is_file() else {}
+    if record.get("data") == examples.fingerprint:
+        metrics = record["metrics"]
+    else:
+        metrics = score_teacher(model, tokenizer, examples, encoded)
+    return TaughtTask(model, tokenizer, examples, encoded, metrics, record.get("training_seconds"), name)
+
+
+def fine_tune(
+    recipe: TeacherRecipe, examples: Examples, max_length: int, folder: Path, fingerprint: str, *, progress: bool
+) -> None:
+    """Fine-tune a classifier on the train split with the plain Trainer; the last epoch is kept."""
+    assert recipe.training is not None
+    if examples.problem == "unlabelled":
+        raise GeodistillError(
+            "A teacher cannot be fine-tuned on data without labels.", "Leave teacher.training out, or use other data."
+        )
+    trust = recipe.trust_remote_code
+    model = load_classifier(recipe.model, examples, new_head=True, revision=recipe.revision, trust=trust)
+    tokenizer = load_tokenizer(recipe.model, revision=recipe.revision, trust=trust)
+    encoded = encode(model, examples, tokenizer, max_length)
+    folder.mkdir(parents=True, exist_ok=True)
+    trainer = Trainer(
+        model=model,
+        args=training_arguments(recipe.training, folder / "checkpoints"),
+        train_dataset=encoded["train"],
+        eval_dataset=encoded["validation"],
+        data_collator=collator(tokenizer),
+        callbacks=[MetricsFile(folder, "teacher"), *([StepBar("teacher")] if progress else [])],
+    )
+    started = time.perf_counter()
+    checkpoint = last_checkpoint(folder / "checkpoints")
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    seconds = time.perf_counter() - started
+    if PartialState().is_main_process:
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        metrics = score_teacher(model, tokenizer, examples, encoded)
+        record: dict[str, Any] = {"metrics": metrics, "training_seconds": seconds, "data": examples.fingerprint}
+        write_json(folder / TEACHER_FILE, {"fingerprint": fingerprint, **record})
+    PartialState().wait_for_everyone()
+
+
+def score_teacher(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    examples: Examples,
+    encoded: dict[str, EncodedExamples],
+) -> dict[str, float]:
+    """Return the teacher's metrics on the test split; none when the data has no labels."""
+    if examples.problem == "unlabelled":
+        return {}
+    return score(predict(model, encoded["test"], collator(tokenizer)), encoded["test"], examples)

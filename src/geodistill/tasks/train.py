@@ -1,0 +1,216 @@
+"""One run, from a recipe to a folder: read this file top to bottom to know what `geodistill train` does."""
+
+from __future__ import annotations
+
+import shutil
+import statistics
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from transformers import PreTrainedModel, set_seed
+
+from geodistill.data.examples import load_examples
+from geodistill.distillation.cache import prepare_cache
+from geodistill.distillation.export import export_student
+from geodistill.distillation.objective import Objective
+from geodistill.distillation.student import build_student, count_parameters, size_in_megabytes
+from geodistill.distillation.teacher import FeatureRequest, SignalSource, Teacher, model_inputs
+from geodistill.distillation.trainer import DistillationTrainer, last_checkpoint
+from geodistill.recipe import Recipe, StageRecipe
+from geodistill.tasks.arguments import StepBar, training_arguments
+from geodistill.tasks.classification import check_vocabularies, collator, encode, load_tokenizer, predict, score
+from geodistill.tasks.held_out import measure_geometry
+from geodistill.tasks.run_folder import RESULTS, MetricsFile, claim_folder, fingerprint_of, read_json, write_json
+from geodistill.tasks.teacher import TaughtTask, prepare_teacher, teacher_fingerprint
+
+TASK_STAGE = "task"
+
+
+def train(
+    recipe: Recipe,
+    folder: Path,
+    *,
+    fresh: bool = False,
+    replace: bool = False,
+    onnx: bool = False,
+    shared: Path | None = None,
+    requests: Mapping[str, Sequence[FeatureRequest]] | None = None,
+    progress: bool = True,
+) -> dict[str, Any]:
+    """Train one student, measure it on the test split after its last epoch, and write the run folder.
+
+    A run that is finished is read, not repeated; one that was interrupted goes on from its newest checkpoint.
+    `fresh` starts over, `replace` does so only where the folder holds another run. `shared` is where the teacher and
+    its cached signals are kept, the run folder by default; `requests` are, by data section, the rows that other runs
+    want of the same cache.
+
+    Returns what it writes to results.json. Raises GeodistillError for whatever the user can mend.
+    """
+    shared = shared or folder
+    examples = load_examples(recipe.data)
+    fingerprint = run_fingerprint(recipe, teacher_fingerprint(recipe.teacher, examples), examples.fingerprint)
+    content = recipe.model_dump(mode="json", exclude={"compare"})
+    with PartialState().main_process_first():
+        main = PartialState().is_main_process
+        known = claim_folder(folder, content, fingerprint, fresh=fresh and main, replace=replace and main)
+    if known and (folder / RESULTS).is_file():
+        return read_json(folder / RESULTS)
+
+    taught = prepare_teacher(recipe.teacher, examples, recipe.data.max_length, shared / "teacher", progress=progress)
+    check_student_tokenizer(recipe, taught)
+    set_seed(recipe.training.seed)
+    student = build_student(
+        recipe.student, taught.model, seed=recipe.training.seed, trust_remote_code=recipe.teacher.trust_remote_code
+    )
+
+    started = time.perf_counter()
+    skipped = starved = 0
+    for stage in stages_of(recipe):
+        wanted = (requests or {}).get(stage.data.model_dump_json(), ())
+        trainer = train_stage(stage, recipe, student, taught, folder, shared / "cache", wanted, progress)
+        skipped += trainer.skipped_steps
+        starved += trainer.starved_terms
+    seconds = time.perf_counter() - started
+
+    results: dict[str, Any] = {}
+    if PartialState().is_main_process:
+        student.cpu().eval()
+        results = {
+            "fingerprint": fingerprint,
+            "seed": recipe.training.seed,
+            "epoch": "last",
+            "split": "test",
+            **measure_student(student, taught),
+            "teacher": describe_teacher(taught),
+            "training_seconds": seconds,
+            "skipped_steps": skipped,
+            "starved_terms": starved,
+            "notes": examples.notes,
+        }
+        results["onnx_difference"] = export_student(student, taught.tokenizer, folder / "student", onnx=onnx)
+        write_json(folder / RESULTS, results)
+        if shared == folder:
+            shutil.rmtree(folder / "cache", ignore_errors=True)
+    PartialState().wait_for_everyone()
+    return results
+
+
+def stages_of(recipe: Recipe) -> list[StageRecipe]:
+    """Return the recipe's stages in order, the task itself last."""
+    task = StageRecipe(name=TASK_STAGE, data=recipe.data, objective=recipe.objective, training=recipe.training)
+    return [*recipe.stages, task]
+
+
+def run_fingerprint(recipe: Recipe, teacher: str, data: str) -> str:
+    """Identify a run by all that its result depends on: the recipe, the data's rows, and the teacher."""
+    content = recipe.model_dump(mode="json", exclude={"compare": True, "teacher": {"cache", "cache_limit_gb"}})
+    # A fine-tuned teacher is known by its fingerprint, wherever its folder is.
+    content["teacher"].pop("model")
+    return fingerprint_of(content, teacher, data)
+
+
+def train_stage(
+    stage: StageRecipe,
+    recipe: Recipe,
+    student: PreTrainedModel,
+    taught: TaughtTask,
+    folder: Path,
+    cache: Path,
+    requests: Sequence[FeatureRequest],
+    progress: bool,
+) -> DistillationTrainer:
+    """Train the student through one stage, going on from the stage's newest checkpoint if there is one."""
+    if stage.name == TASK_STAGE:
+        examples, encoded = taught.examples, taught.encoded
+    else:
+        examples = load_examples(stage.data)
+        encoded = encode(taught.model, examples, taught.tokenizer, stage.data.max_length)
+    objective = Objective(stage.objective, student=student, teacher=taught.model)
+    wanted = sorted({*objective.requests, *requests}, key=str)
+    online = Teacher(taught.model, wanted, precision=recipe.teacher.precision)
+    teacher: SignalSource = online
+    collate = collator(taught.tokenizer)
+    if recipe.teacher.cache:
+        with PartialState().main_process_first():
+            teacher = prepare_cache(
+                cache / fingerprint_of(examples.fingerprint, wanted)[:12],
+                online,
+                taught.tokenizer,
+                encoded["train"],
+                collate,
+                dtype=recipe.teacher.cache_dtype,
+                limit_bytes=int(recipe.teacher.cache_limit_gb * 1e9),
+                progress=progress,
+            )
+    checkpoints = folder / "checkpoints" / stage.name
+    training = stage.training.model_copy(update={"seed": recipe.training.seed})
+    trainer = DistillationTrainer(
+        model=student,
+        teacher=teacher,
+        objective=objective,
+        args=training_arguments(training, checkpoints),
+        train_dataset=encoded["train"],
+        eval_dataset=encoded["validation"],
+        data_collator=collate,
+        compute_metrics=None
+        if examples.problem == "unlabelled"
+        else lambda result: score(result.predictions, encoded["validation"], examples),
+        callbacks=[MetricsFile(folder, stage.name), *([StepBar(stage.name)] if progress else [])],
+    )
+    checkpoint = last_checkpoint(checkpoints)
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    return trainer
+
+
+def check_student_tokenizer(recipe: Recipe, taught: TaughtTask) -> None:
+    """Refuse a pretrained student whose tokenizer is not the teacher's."""
+    if recipe.student.model is not None:
+        trust = recipe.teacher.trust_remote_code
+        own = load_tokenizer(recipe.student.model, revision=recipe.student.revision, trust=trust)
+        check_vocabularies(own, taught.tokenizer, recipe.student.model, taught.folder)
+
+
+def measure_student(student: PreTrainedModel, taught: TaughtTask) -> dict[str, Any]:
+    """Return the student's metrics and geometry on the test split, its size and its speed."""
+    collate = collator(taught.tokenizer)
+    split = "validation" if taught.examples.problem == "unlabelled" else "test"
+    encoded = taught.encoded[split]
+    labelled = taught.examples.problem != "unlabelled"
+    return {
+        "metrics": score(predict(student, encoded, collate), encoded, taught.examples) if labelled else {},
+        "geometry": measure_geometry(student, taught.model.cpu(), encoded, collate),
+        "parameters": count_parameters(student),
+        "megabytes": size_in_megabytes(student),
+        "latency_ms": measure_latency(student, taught),
+    }
+
+
+def describe_teacher(taught: TaughtTask) -> dict[str, Any]:
+    """Return the teacher's metrics on the test split, its size and its speed."""
+    return {
+        "name": taught.folder,
+        "metrics": taught.metrics,
+        "parameters": count_parameters(taught.model),
+        "megabytes": size_in_megabytes(taught.model),
+        "latency_ms": measure_latency(taught.model, taught),
+        "training_seconds": taught.training_seconds,
+    }
+
+
+@torch.no_grad()
+def measure_latency(model: PreTrainedModel, taught: TaughtTask, repeats: int = 30) -> float:
+    """Return the median milliseconds for one example on the CPU, one at a time, over the first examples."""
+    model.eval()
+    collate = collator(taught.tokenizer)
+    examples = taught.encoded["validation"][:repeats]
+    times = []
+    for example in [*examples[:5], *examples]:  # the first five warm up
+        inputs = model_inputs(model, collate([example]))
+        started = time.perf_counter()
+        model(**inputs)
+        times.append((time.perf_counter() - started) * 1000)
+    return statistics.median(times[5:] or times)
