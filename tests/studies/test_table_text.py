@@ -71,6 +71,7 @@ def test_columns_that_say_nothing_are_left_out(rows: list[Row], make_run: Any) -
 def test_the_legend_says_how_it_was_done(rows: list[Row]) -> None:
     text = " ".join(legend(rows))
     assert "last epoch" in text and "not used to choose" in text
+    assert "corrected for 1 test." in " ".join(legend(rows[:3]))
     assert "from KD" in text and "corrected for 2 tests" in text and "below 0.25" in text and "percentile" in text
     assert "student layer 2 against teacher layer 6" in text and "Floor" in text and "Chance" in text
 

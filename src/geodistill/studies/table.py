@@ -103,10 +103,15 @@ def reached(value: float, floor: float, chance: float) -> float | None:
     return (chance - value) / span if span and math.isfinite(span) else None
 
 
-def run_names(runs: Sequence[RunResult]) -> list[str]:
-    """A name for each run: variant, sweep point, seed. These are the keys of a report's training curves."""
+def point_names(runs: Sequence[RunResult]) -> list[str]:
+    """For each run the name of its row: the variant and the sweep point."""
     short = _short_paths(runs)
-    return [f"{_point_name(run, short)}, seed {run.seed}" for run in runs]
+    return [_point_name(run, short) for run in runs]
+
+
+def run_names(runs: Sequence[RunResult]) -> list[str]:
+    """For each run its own name: variant, sweep point, seed. These are the keys of a report's training curves."""
+    return [f"{name}, seed {run.seed}" for name, run in zip(point_names(runs), runs, strict=True)]
 
 
 def build_table(

@@ -134,8 +134,8 @@ def legend(rows: Sequence[Row]) -> list[str]:
         few = min(comparison.n for comparison in made)
         kinds = " or ".join(sorted({str(comparison.bootstrap_method) for comparison in made}))
         lines.append(
-            f"p and interval: paired t test, two-sided. p Holm: the same, corrected for {len(made)} tests. "
-            f"Wilcoxon: exact signed-rank p, zeros dropped; with {few} seeds it cannot be below "
+            f"p and interval: paired t test, two-sided. p Holm: the same, corrected for {_several(len(made), 'test')}. "
+            f"Wilcoxon: exact signed-rank p, zeros dropped; with {_several(few, 'seed')} it cannot be below "
             f"{minimum_wilcoxon_p(few):.2g}. bootstrap: {kinds} interval, too narrow when seeds are few."
         )
     notes = {row.name: comparison.note for row, comparison in compared if comparison.note}
@@ -235,6 +235,10 @@ def _geometry(row: Row, measure: str) -> str:
     if found is None:
         return "" if row.role == "teacher" else ABSENT
     return f"{found.value.mean:.3f} ({found.floor:.2f}, {found.chance:.2f})"
+
+
+def _several(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def _sentence(text: str | None) -> str:
