@@ -91,6 +91,7 @@ def test_the_legend_names_what_is_amiss(runs: list[RunResult], make_run: Any) ->
     rows = build_table([*swept, *broken, odd], baseline="KD", main_metric="accuracy", teacher=None)
     text = "\n".join(legend(rows))
     assert "No baseline at the sweep point of odd, b=1." in text
+    assert "to choose on the test split" in text and "not used to choose" not in text
     assert "No test was made: a score is not finite." in text
     assert "nan, b=2: 2 of 3 seeds have a partner." in text
     assert "not finite" in line_of(print_table(rows), "nan") and "–" in line_of(print_table(rows), "odd")

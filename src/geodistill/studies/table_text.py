@@ -19,6 +19,7 @@ from geodistill.studies.table import MEASURES, Row
 MEASURE_NAMES = {"procrustes": "D_P²", "gram": "D_FG²", "cka": "CKA"}
 ABSENT = "–"
 SIGNIFICANT = 0.05
+SWEPT = "Every sweep point is shown; to pick the best of them from this table is to choose on the test split."
 
 
 @dataclass(frozen=True)
@@ -119,9 +120,10 @@ def legend(rows: Sequence[Row]) -> list[str]:
     if not rows:
         return []
     metric = one_line(rows[0].metric)
+    swept = any(row.sweep for row in rows)
     lines = [
         f"{metric} × 100 on the test split after the last epoch: mean ± sample deviation over the seeds. "
-        "The test split was not used to choose anything."
+        + (SWEPT if swept else "The test split was not used to choose anything.")
     ]
     compared = [(row, row.comparison) for row in rows if row.comparison]
     against = list(dict.fromkeys(row.against for row, _ in compared))
