@@ -13,9 +13,10 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from geodistill.distillation.cache_build import Key, describe, discard, say, write_cache
+from geodistill.distillation.cache_build import discard, write_cache
 from geodistill.distillation.cache_format import (
     AXES,
+    DTYPES,
     INDEX,
     CacheDtype,
     RowsPer,
@@ -26,9 +27,10 @@ from geodistill.distillation.cache_format import (
     verify_files,
 )
 from geodistill.distillation.cache_index import BatchRows, Collate, ExampleIndex, Examples, scan
+from geodistill.distillation.cache_plan import Key, describe, say
 from geodistill.distillation.rotation import CutBounds
 from geodistill.distillation.teacher import FeatureRequest, Teacher, TeacherSignals
-from geodistill.errors import GeodistillError
+from geodistill.errors import GeodistillError, suggest
 
 
 class TeacherCache:
@@ -119,6 +121,12 @@ def prepare_cache(
     Raises GeodistillError when the cache would exceed `limit_bytes` or the disk, when one that is there is damaged, or
     when the teacher gives NaN or infinite values.
     """
+    if dtype not in DTYPES:
+        raise GeodistillError(f"A teacher cache cannot be kept in '{dtype}'.", suggest(dtype, DTYPES))
+    if variance is not None and not 0 < variance <= 1:
+        raise GeodistillError(
+            f"The share of the variance that a rotated cache keeps is {variance}.", "Give a share above 0 and up to 1."
+        )
     index, data = scan(dataset)
     fingerprint = fingerprint_teacher(teacher, tokenizer, data, dtype, variance)
     with _locked(folder, progress):

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
-import shutil
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -26,7 +23,6 @@ from geodistill.distillation.cache_format import (
     MANIFEST,
     PROGRESS,
     CacheDtype,
-    RowsPer,
     Table,
     request_to_json,
     tensor_bytes,
@@ -34,16 +30,14 @@ from geodistill.distillation.cache_format import (
     write_manifest,
 )
 from geodistill.distillation.cache_index import BatchRows, Collate, ExampleIndex, Examples
+from geodistill.distillation.cache_plan import Key, check_space, describe, make_batch, plan_cache, say
 from geodistill.distillation.rotation import CutBounds, cut_bounds, mean_and_covariance, principal_axes
-from geodistill.distillation.teacher import FeatureRequest, Teacher, TeacherSignals
+from geodistill.distillation.teacher import Teacher, TeacherSignals
 from geodistill.errors import GeodistillError
 
 # How often what was written is forced to the disk and counted as done: the most that a power cut can cost.
 FLUSH_SECONDS = 5.0
 _BLOCK = 16384
-
-Key = FeatureRequest | None
-"""A table of the cache: a feature request's, or the logits' (None)."""
 
 
 def write_cache(
@@ -64,26 +58,22 @@ def write_cache(
 
     The caller holds the folder's lock. See `prepare_cache` for the arguments and errors.
     """
-    final = _plan_tables(teacher, dataset, collate, index, dtype)
-    # A rotation is known only when all rows are: until then they wait unrotated, in full precision.
-    spool = {
-        key: table if key is None else replace(table, file=f"spool-{number}.bin", dtype="float32")
-        for number, (key, table) in enumerate(final.items())
-    }
-    written = final if variance is None else spool
-    needed = estimate_bytes(final, index) + (0 if variance is None else estimate_bytes(_features(spool), index))
-    _check_space(folder, teacher, index, needed, limit_bytes, rotated=variance is not None, progress=progress)
+    plan = plan_cache(teacher, dataset, collate, index, dtype, rotated=variance is not None)
+    check_space(folder, plan, index, limit_bytes, progress)
 
-    mark = {"fingerprint": fingerprint, "tables": [[repr(key), asdict(table)] for key, table in written.items()]}
-    done = _resume(folder, mark, written, index)
+    mark = {"fingerprint": fingerprint, "tables": [[repr(key), asdict(table)] for key, table in plan.written.items()]}
+    done = _resume(folder, mark, plan.written, index)
     if 0 < done < len(index):
         say(f"Going on with the teacher cache at example {done:,} of {len(index):,}.", progress)
-    _run_teacher(folder, teacher, dataset, collate, index, written, mark, done, batch_size, progress)
+    _run_teacher(folder, teacher, dataset, collate, index, plan.written, mark, done, batch_size, progress)
 
+    final = dict(plan.final)
     axes: dict[str, Tensor] = {}
     bounds: dict[Key, CutBounds] = {}
     if variance is not None:
-        for key, table in _features(spool).items():
+        for key, table in plan.written.items():
+            if key is None:
+                continue
             final[key], axes[final[key].file], bounds[key] = _rotate(folder, table, final[key], index, variance)
             say(
                 f"Rotated cache, {describe(key)}: width {table.shape[0]} → {final[key].shape[0]}, {bounds[key]}.",
@@ -100,13 +90,8 @@ def write_cache(
         for key, table in final.items()
     ]
     files = [table.file for table in final.values()] + [INDEX] + ([AXES] if axes else [])
-    write_manifest(folder, {"fingerprint": fingerprint, "entries": entries, "byteorder": sys.byteorder}, files)
+    write_manifest(folder, {"fingerprint": fingerprint, "entries": entries}, files)
     discard(folder, keep=[MANIFEST, *files])
-
-
-def estimate_bytes(tables: Mapping[Key, Table], index: ExampleIndex) -> int:
-    """The size of the tables on disk for all examples of the index."""
-    return sum(table.row_bytes * index.rows(table.per) for table in tables.values())
 
 
 def discard(folder: Path, keep: Sequence[str] = ()) -> None:
@@ -121,75 +106,6 @@ def discard(folder: Path, keep: Sequence[str] = ()) -> None:
             (folder / name).unlink(missing_ok=True)
 
 
-def say(message: str, progress: bool) -> None:
-    """Tell the user beside the progress bar, or the log where no bar is wanted."""
-    if progress:
-        tqdm.write(message, file=sys.stderr)
-    else:
-        logging.getLogger(__name__).info(message)
-
-
-def describe(key: Key) -> str:
-    return "logits" if key is None else f"{key.rows} of layer {key.point}"
-
-
-def _plan_tables(
-    teacher: Teacher, dataset: Examples, collate: Collate, index: ExampleIndex, dtype: CacheDtype
-) -> dict[Key, Table]:
-    """Ask the teacher about the shortest example, to learn the shapes of its answers."""
-    positions = index.order[-1:]
-    inputs = _batch(teacher, dataset, collate, positions)
-    signals = teacher(inputs)
-    tables: dict[Key, Table] = {None: _logits_table(signals.logits, inputs["input_ids"].shape[1])}
-    for number, request in enumerate(teacher.requests):
-        per: RowsPer = "example"
-        if request.rows == "tokens":
-            per = "attended" if request.special_tokens else "content"
-        width = signals.features[request].shape[-1]
-        tables[request] = Table(f"features-{number}.bin", dtype, (width,), per)
-        if index.rows(per) == 0:
-            raise GeodistillError(
-                f"No example has a token for the rows '{request.rows}'.", "Check the texts, or keep special tokens."
-            )
-    return tables
-
-
-def _logits_table(logits: Tensor, tokens: int) -> Table:
-    # Float32 whatever the features are: there are few of them, and a KL divergence of confident logits feels rounding.
-    if logits.ndim == 2:
-        return Table(LOGITS, "float32", tuple(logits.shape[1:]), "example")
-    if logits.ndim == 3 and logits.shape[1] == tokens:
-        return Table(LOGITS, "float32", tuple(logits.shape[2:]), "attended")
-    raise GeodistillError(
-        f"The teacher's logits have shape {tuple(logits.shape)}, neither (examples, labels) nor (examples, tokens, …).",
-        "Set teacher.cache=false for this teacher.",
-    )
-
-
-def _check_space(
-    folder: Path, teacher: Teacher, index: ExampleIndex, needed: int, limit: int, *, rotated: bool, progress: bool
-) -> None:
-    size = f"{_gigabytes(needed)} for {len(index):,} examples and {len(teacher.requests)} kinds of rows"
-    while_rotating = " at most, until the rows are rotated and cut" if rotated else ""
-    remedy = "Ask for fewer layers, raise teacher.cache_limit_gb, or set teacher.cache=false."
-    if needed > limit:
-        raise GeodistillError(
-            f"The teacher cache would take {size}{while_rotating}, more than its limit of {_gigabytes(limit)}.", remedy
-        )
-    there = sum(path.stat().st_size for path in folder.glob("*.bin"))
-    free = shutil.disk_usage(folder).free + there
-    if needed > free:
-        raise GeodistillError(
-            f"The teacher cache would take {size}{while_rotating}, and {folder} has room for {_gigabytes(free)}.",
-            remedy,
-        )
-    say(f"Teacher cache: {size}{while_rotating}, in {folder} (limit {_gigabytes(limit)}).", progress)
-
-
-def _gigabytes(count: int) -> str:
-    return f"{count / 1e9:.2f} GB" if count >= 1e8 else f"{count / 1e6:.2f} MB"
-
-
 def _resume(folder: Path, mark: Mapping[str, Any], tables: Mapping[Key, Table], index: ExampleIndex) -> int:
     """Return how many examples an interrupted writer of the same cache finished, and cut its files to these."""
     done = 0
@@ -201,7 +117,7 @@ def _resume(folder: Path, mark: Mapping[str, Any], tables: Mapping[Key, Table], 
         }
         if progress["mark"] == json.loads(json.dumps(mark)) and all(p.stat().st_size >= s for p, s in sizes.items()):
             done = progress["examples"]
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError):
         pass  # nothing there that could be gone on with
     if done:
         for path, size in sizes.items():
@@ -246,7 +162,7 @@ def _run_teacher(
         try:
             while done < len(index):
                 positions = index.order[done : done + batch_size]
-                inputs = _batch(teacher, dataset, collate, positions)
+                inputs = make_batch(teacher, dataset, collate, positions)
                 rows = BatchRows(index, positions, inputs)
                 signals = teacher(inputs)
                 for key, table in tables.items():
@@ -258,11 +174,6 @@ def _run_teacher(
                     saved = time.monotonic()
         finally:
             save()
-
-
-def _batch(teacher: Teacher, dataset: Examples, collate: Collate, positions: Tensor) -> dict[str, Tensor]:
-    batch = collate([dataset[position] for position in positions.tolist()])
-    return {name: value.to(teacher.model.device) for name, value in batch.items() if isinstance(value, Tensor)}
 
 
 def _select(signals: TeacherSignals, key: Key, table: Table, rows: BatchRows) -> Tensor:
@@ -291,7 +202,3 @@ def _rotate(
         file.flush()
         os.fsync(file.fileno())
     return table, axes.float().contiguous(), cut_bounds(covariance, axes)
-
-
-def _features(tables: Mapping[Key, Table]) -> dict[Key, Table]:
-    return {key: table for key, table in tables.items() if key is not None}

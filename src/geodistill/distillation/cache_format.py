@@ -12,6 +12,7 @@ import hashlib
 import json
 import math
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -74,7 +75,7 @@ def fingerprint_teacher(
     }
     device = teacher.model.device
     bfloat16 = teacher.precision == "bfloat16" or (teacher.precision == "auto" and bfloat16_is_faster(device))
-    settings = [FORMAT, type(teacher.model).__name__, config, bfloat16, data, dtype, variance]
+    settings = [FORMAT, sys.byteorder, type(teacher.model).__name__, config, bfloat16, data, dtype, variance]
     digest.update(json.dumps(settings, sort_keys=True, default=str).encode())
     for name, tensor in teacher.model.state_dict().items():
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())

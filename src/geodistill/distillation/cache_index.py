@@ -41,6 +41,10 @@ class ExampleIndex:
         """How many rows the first `examples` in the order of the tables have; all when absent."""
         return int(self._counts[per][self.order[:examples]].sum())
 
+    @property
+    def bytes(self) -> int:
+        return sum(tensor.nbytes for tensor in self.tensors().values())
+
     def tensors(self) -> dict[str, Tensor]:
         return {"attended": self.attended, "content": self.content, "checksum": self.checksum}
 

@@ -1,0 +1,138 @@
+"""What a teacher cache will hold and how much disk that takes, before anything is written."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import sys
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+from torch import Tensor
+from tqdm import tqdm
+
+from geodistill.distillation.cache_format import LOGITS, CacheDtype, RowsPer, Table
+from geodistill.distillation.cache_index import Collate, ExampleIndex, Examples
+from geodistill.distillation.teacher import FeatureRequest, Teacher
+from geodistill.errors import GeodistillError
+
+Key = FeatureRequest | None
+"""A table of the cache: a feature request's, or the logits' (None)."""
+
+
+class Plan(NamedTuple):
+    """The tables that the teacher's pass writes, those that are left in the end, and the bytes they take together.
+
+    They are the same without a rotation. A rotation is known only when all rows are, so until then these wait as they
+    came from the teacher, in float32; `final` has them at full width, for the rank is not known before either.
+    """
+
+    written: dict[Key, Table]
+    final: dict[Key, Table]
+    bytes: int
+
+
+def plan_cache(
+    teacher: Teacher, dataset: Examples, collate: Collate, index: ExampleIndex, dtype: CacheDtype, rotated: bool
+) -> Plan:
+    """Plan a cache by asking the teacher about the shortest example, which tells the shapes of its answers.
+
+    Raises GeodistillError for logits of an unknown shape, or rows that no example has.
+    """
+    final = _plan_tables(teacher, dataset, collate, index, dtype)
+    size = estimate_bytes(final, index)
+    if not rotated:
+        return Plan(final, final, size)
+    waiting: dict[Key, Table] = {
+        key: replace(table, file=f"spool-{number}.bin", dtype="float32")
+        for number, (key, table) in enumerate(final.items())
+        if key is not None
+    }
+    axes = sum(4 * table.shape[0] ** 2 for table in waiting.values())
+    written = {key: waiting.get(key, table) for key, table in final.items()}
+    return Plan(written, final, size + axes + sum(_size(table, index) for table in waiting.values()))
+
+
+def estimate_bytes(tables: Mapping[Key, Table], index: ExampleIndex) -> int:
+    """The size on disk of the tables and of the index, for all examples of the index."""
+    return sum(_size(table, index) for table in tables.values()) + index.bytes
+
+
+def _size(table: Table, index: ExampleIndex) -> int:
+    return table.row_bytes * index.rows(table.per)
+
+
+def check_space(folder: Path, plan: Plan, index: ExampleIndex, limit: int, progress: bool) -> None:
+    """Say what the cache will take; raises GeodistillError if that is over the limit or more than the disk has."""
+    rotating = plan.written != plan.final
+    size = (
+        f"{'at most ' if rotating else ''}{_readable(plan.bytes)} for {len(index):,} examples and "
+        f"{len(plan.final) - 1} kinds of feature rows{' until these are rotated and cut' if rotating else ''}"
+    )
+    there = sum(path.stat().st_size for path in folder.glob("*.bin"))
+    free = shutil.disk_usage(folder).free + there
+    for allowed, whose in [(limit, "its limit is"), (free, f"{folder} has room for")]:
+        if plan.bytes > allowed:
+            raise GeodistillError(
+                f"The teacher cache would take {size}, and {whose} {_readable(allowed)}.",
+                "Ask for fewer layers, raise teacher.cache_limit_gb, or set teacher.cache=false.",
+            )
+    say(f"Teacher cache: {size}, in {folder} (limit {_readable(limit)}).", progress)
+
+
+def _readable(count: int) -> str:
+    return f"{count / 1e9:.2f} GB" if count >= 1e8 else f"{count / 1e6:.2f} MB"
+
+
+def _plan_tables(
+    teacher: Teacher, dataset: Examples, collate: Collate, index: ExampleIndex, dtype: CacheDtype
+) -> dict[Key, Table]:
+    positions = index.order[-1:]
+    inputs = make_batch(teacher, dataset, collate, positions)
+    signals = teacher(inputs)
+    tables: dict[Key, Table] = {None: _logits_table(signals.logits, inputs["input_ids"].shape[1])}
+    for number, request in enumerate(teacher.requests):
+        per: RowsPer = "example"
+        if request.rows == "tokens":
+            per = "attended" if request.special_tokens else "content"
+        width = signals.features[request].shape[-1]
+        tables[request] = Table(f"features-{number}.bin", dtype, (width,), per)
+        if index.rows(per) == 0:
+            raise GeodistillError(
+                f"No example has a token for the rows '{request.rows}'.", "Check the texts, or keep special tokens."
+            )
+    return tables
+
+
+def _logits_table(logits: Tensor, tokens: int) -> Table:
+    # Float32 whatever the features are: there are few of them, and a KL divergence of confident logits feels rounding.
+    if logits.ndim == 2:
+        return Table(LOGITS, "float32", tuple(logits.shape[1:]), "example")
+    if logits.ndim == 3 and logits.shape[1] == tokens:
+        return Table(LOGITS, "float32", tuple(logits.shape[2:]), "attended")
+    raise GeodistillError(
+        f"The teacher's logits have shape {tuple(logits.shape)}, neither (examples, labels) nor (examples, tokens, …).",
+        "Set teacher.cache=false for this teacher.",
+    )
+
+
+def make_batch(teacher: Teacher, dataset: Examples, collate: Collate, positions: Tensor) -> dict[str, Tensor]:
+    """Collate the examples at these positions, on the teacher's device."""
+    batch = collate([dataset[position] for position in positions.tolist()])
+    return {name: value.to(teacher.model.device) for name, value in batch.items() if isinstance(value, Tensor)}
+
+
+def say(message: str, progress: bool) -> None:
+    """Tell the user beside the progress bar, or the log where no bar is wanted."""
+    if progress:
+        tqdm.write(message, file=sys.stderr)
+    else:
+        logging.getLogger(__name__).info(message)
+
+
+def describe(key: Key) -> str:
+    if key is None:
+        return "logits"
+    return f"{key.rows}{'' if key.special_tokens else ' without special tokens'} of {key.point}"

@@ -1,0 +1,310 @@
+from __future__ import annotations
+
+from itertools import chain
+
+import pytest
+import torch
+from transformers import (
+    LlamaConfig,
+    LlamaForSequenceClassification,
+    RobertaConfig,
+    RobertaForSequenceClassification,
+    RobertaForTokenClassification,
+)
+
+from geodistill import geometry
+from geodistill.distillation.cache import cache_fingerprint, open_cache
+from geodistill.distillation.cache_format import MANIFEST
+from geodistill.distillation.teacher import FeatureRequest, Teacher
+from geodistill.errors import GeodistillError
+
+POSITIONS = [17, 3, 29, 0, 8, 3]  # in no order, and one of them twice
+
+
+@pytest.fixture
+def cache(lesson, tmp_path):
+    return lesson.prepare(tmp_path / "cache")
+
+
+def reopen(lesson, folder, requests=None, **settings):
+    settings = {"dtype": "float32", **settings}
+    fingerprint = cache_fingerprint(lesson.teacher(), lesson.tokenizer, lesson.dataset, **settings)
+    return open_cache(folder, fingerprint=fingerprint, requests=lesson.requests if requests is None else requests)
+
+
+@pytest.mark.parametrize("length", [None, 25])
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_it_answers_like_the_teacher_however_the_batch_is_padded(lesson, cache, side, length):
+    batch = lesson.batch(POSITIONS, side, length)
+    expected, found = lesson.teacher()(batch), cache(batch)
+    assert list(found.features) == list(lesson.requests)
+    # RoBERTa's head reads the first position, so its own logits are right only with the padding on the right.
+    logits = lesson.teacher()(lesson.batch(POSITIONS)).logits
+    torch.testing.assert_close(found.logits, logits, atol=1e-6, rtol=0)
+    for request in lesson.requests:
+        torch.testing.assert_close(found.features[request], expected.features[request], atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_it_answers_like_a_decoder(lesson, tmp_path, side):
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+    lesson.model = LlamaForSequenceClassification(LlamaConfig(vocab_size=40, pad_token_id=0, num_labels=3, **sizes))
+    requests = [FeatureRequest(-1, "tokens", special_tokens=False), FeatureRequest(1, "last")]
+    batch = lesson.batch(POSITIONS, side)
+    expected, found = lesson.teacher(requests)(batch), lesson.prepare(tmp_path, lesson.teacher(requests))(batch)
+    torch.testing.assert_close(found.logits, expected.logits, atol=1e-6, rtol=0)
+    for request in requests:
+        torch.testing.assert_close(found.features[request], expected.features[request], atol=1e-6, rtol=0)
+
+
+def test_a_batch_without_a_mask_is_attended_everywhere(lesson, cache):
+    alike = [row for row, example in enumerate(lesson.dataset) if len(example["input_ids"]) == 7]
+    assert len(alike) > 1
+    batch = lesson.batch(alike)
+    expected = cache(batch)
+    del batch["attention_mask"]
+    assert torch.equal(cache(batch).features[lesson.requests[0]], expected.features[lesson.requests[0]])
+
+
+def test_bfloat16_answers_are_the_teachers_rounded(lesson, tmp_path):
+    cache = lesson.prepare(tmp_path, dtype="bfloat16")
+    batch = lesson.batch(POSITIONS)
+    expected, found = lesson.teacher()(batch), cache(batch)
+    assert found.logits.dtype == torch.float32
+    torch.testing.assert_close(found.logits, expected.logits, atol=1e-6, rtol=0)
+    for request in lesson.requests:
+        assert found.features[request].dtype == torch.bfloat16
+        # Half a unit in the last of 8 bits; the absolute part is the rounding of the two forward passes.
+        torch.testing.assert_close(found.features[request].float(), expected.features[request], atol=1e-6, rtol=2.0**-8)
+
+
+def test_answers_may_be_changed_without_changing_the_cache(lesson, cache):
+    batch = lesson.batch(POSITIONS)
+    first = cache(batch)
+    kept = {request: rows.clone() for request, rows in first.features.items()}
+    for rows in [first.logits, *first.features.values()]:
+        rows.fill_(7.0)
+    for request, rows in cache(batch).features.items():
+        assert torch.equal(rows, kept[request])
+
+
+def test_logits_of_tokens(lesson, tmp_path):
+    torch.manual_seed(1)
+    lesson.model = RobertaForTokenClassification(lesson.model.config)
+    cache = lesson.prepare(tmp_path, lesson.teacher(lesson.requests[:1]))
+    for side in ("right", "left"):
+        batch = lesson.batch(POSITIONS, side)
+        attended = batch["attention_mask"].bool()
+        expected, found = lesson.teacher(lesson.requests[:1])(batch), cache(batch)
+        assert found.logits.shape == expected.logits.shape
+        torch.testing.assert_close(found.logits[attended], expected.logits[attended], atol=1e-6, rtol=0)
+        assert not found.logits[~attended].any()
+
+
+def test_logits_alone_and_of_a_regression(lesson, tmp_path):
+    lesson.model = RobertaForSequenceClassification(
+        RobertaConfig(**{**lesson.model.config.to_dict(), "id2label": {0: "score"}, "label2id": {"score": 0}})
+    )
+    cache = lesson.prepare(tmp_path, lesson.teacher([]))
+    batch = lesson.batch(POSITIONS)
+    found = cache(batch)
+    assert found.logits.shape == (len(POSITIONS), 1) and found.features == {}
+    torch.testing.assert_close(found.logits, lesson.teacher([])(batch).logits, atol=1e-6, rtol=0)
+
+
+def test_the_teacher_runs_once(lesson, tmp_path):
+    first = lesson.teacher()
+    lesson.prepare(tmp_path, first)
+    probe, *batches = first.shown
+    assert len(probe) == 1
+    assert sorted(chain(*batches)) == list(range(len(lesson.dataset)))
+    again = lesson.teacher()
+    cache = lesson.prepare(tmp_path, again, batch_size=7)
+    assert again.shown == [] and len(cache) == len(lesson.dataset)
+
+
+def test_fresh_starts_over(lesson, tmp_path):
+    lesson.prepare(tmp_path)
+    again = lesson.teacher()
+    lesson.prepare(tmp_path, again, fresh=True)
+    assert sorted(chain(*again.shown[1:])) == list(range(len(lesson.dataset)))
+
+
+def test_some_of_its_requests(lesson, cache, tmp_path):
+    some = reopen(lesson, tmp_path / "cache", lesson.requests[3:5])
+    batch = lesson.batch(POSITIONS)
+    assert list(some(batch).features) == some.requests == list(lesson.requests[3:5])
+    assert torch.equal(some(batch).features[lesson.requests[3]], cache(batch).features[lesson.requests[3]])
+    assert some.widths == {request: 16 for request in some.requests}
+
+
+def test_a_request_it_lacks_is_refused_and_prepared_beside_the_others(lesson, tmp_path):
+    lesson.prepare(tmp_path, lesson.teacher(lesson.requests[:1]))
+    with pytest.raises(GeodistillError, match=r"does not hold cls of 1; it holds logits, tokens of -1\. Write it anew"):
+        reopen(lesson, tmp_path, lesson.requests[2:3])
+    lesson.prepare(tmp_path, lesson.teacher(lesson.requests[2:3]))
+    both = reopen(lesson, tmp_path, [lesson.requests[0], lesson.requests[2]])
+    batch = lesson.batch(POSITIONS)
+    expected = lesson.teacher()(batch)
+    for request, rows in both(batch).features.items():
+        torch.testing.assert_close(rows, expected.features[request], atol=1e-6, rtol=0)
+
+
+def test_batches_of_other_data_are_refused(lesson, cache):
+    batch = lesson.batch(POSITIONS)
+    with pytest.raises(GeodistillError, match=r"tokens of example 3 in the batch.*'example_id'"):
+        cache({**batch, **swapped(batch)})
+    with pytest.raises(GeodistillError, match=r"no 'example_id'.*remove_unused_columns=False"):
+        cache({name: value for name, value in batch.items() if name != "example_id"})
+    for stranger in (-1, len(cache)):
+        with pytest.raises(GeodistillError, match=r"the teacher cache holds 30\."):
+            cache({**batch, "example_id": batch["example_id"].index_fill(0, torch.tensor([2]), stranger)})
+
+
+def swapped(batch):
+    """The same tokens, but for two in the second sentence that have changed places."""
+    ids = batch["input_ids"].clone()
+    ids[1, 1], ids[1, 2] = batch["input_ids"][1, 2], batch["input_ids"][1, 1]
+    assert not torch.equal(ids, batch["input_ids"])
+    return {"input_ids": ids}
+
+
+@pytest.mark.parametrize("name", ["logits.bin", "features-0.bin", "features-5.bin", "examples.safetensors", MANIFEST])
+@pytest.mark.parametrize("damage", ["flipped", "cut", "emptied", "removed"])
+def test_a_damaged_cache_is_refused(lesson, cache, tmp_path, name, damage):
+    path = tmp_path / "cache" / name
+    content = bytearray(path.read_bytes())
+    if damage == "flipped":
+        content[len(content) // 2] ^= 4
+    path.unlink()
+    if damage != "removed":
+        path.write_bytes({"flipped": content, "cut": content[:-1], "emptied": b""}[damage])
+    if (name, damage) == (MANIFEST, "removed"):
+        with pytest.raises(GeodistillError, match="no finished teacher cache"):
+            reopen(lesson, tmp_path / "cache")
+        return
+    for opened in (reopen, lambda lesson, folder: lesson.prepare(folder)):
+        with pytest.raises(GeodistillError, match=r"is damaged: .*Delete the folder, or start over with --fresh\."):
+            opened(lesson, tmp_path / "cache")
+    lesson.prepare(tmp_path / "cache", fresh=True)
+    reopen(lesson, tmp_path / "cache")
+
+
+def test_a_changed_setting_makes_it_stale(lesson, cache, tmp_path):
+    for settings in ({"dtype": "bfloat16"}, {"variance": 0.9}):
+        with pytest.raises(GeodistillError, match="is stale"):
+            reopen(lesson, tmp_path / "cache", **settings)
+
+
+def test_changed_weights_make_it_stale_and_it_is_written_anew(lesson, cache, tmp_path):
+    batch = lesson.batch(POSITIONS)
+    before = cache(batch).logits
+    with torch.no_grad():
+        lesson.model.classifier.out_proj.bias[0] += 1
+    with pytest.raises(GeodistillError, match="is stale"):
+        reopen(lesson, tmp_path / "cache")
+    after = lesson.prepare(tmp_path / "cache")(batch).logits
+    torch.testing.assert_close(after, before + torch.tensor([1.0, 0.0, 0.0]), atol=1e-6, rtol=0)
+    # Whoever still has the old one open goes on reading it whole.
+    assert torch.equal(cache(batch).logits, before)
+
+
+def test_changed_data_is_written_anew(lesson, cache, tmp_path):
+    lesson.dataset = lesson.encode(20, seed=1)
+    assert len(lesson.prepare(tmp_path / "cache")) == 20
+
+
+def test_what_else_lies_in_the_folder_is_left_alone(lesson, tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    lesson.prepare(tmp_path)
+    lesson.prepare(tmp_path, fresh=True)
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+def test_wrong_settings(lesson, tmp_path):
+    with pytest.raises(GeodistillError, match=r"kept in 'bfloat'\. Did you mean 'bfloat16'\?"):
+        lesson.prepare(tmp_path, dtype="bfloat")
+    for variance in (0.0, 1.5):
+        with pytest.raises(GeodistillError, match="above 0 and up to 1"):
+            lesson.prepare(tmp_path, variance=variance)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(GeodistillError, match="cannot be written"):
+        lesson.prepare(tmp_path / "file")
+
+
+class TestRotated:
+    @pytest.fixture
+    def narrow(self, lesson):
+        """A teacher whose features have few directions of any weight, and a mean far from zero."""
+        with torch.no_grad():
+            scale = 2.0 ** -torch.arange(16)
+            for layer in lesson.model.roberta.encoder.layer:
+                layer.output.LayerNorm.weight.copy_(scale)
+                layer.output.LayerNorm.bias.copy_(torch.randn(16))
+        return lesson
+
+    def test_it_is_the_teachers_rows_rotated_and_cut(self, narrow, tmp_path):
+        cache = narrow.prepare(tmp_path, variance=0.99)
+        batch = narrow.batch(POSITIONS)
+        expected, found = narrow.teacher()(batch), cache(batch)
+        torch.testing.assert_close(found.logits, expected.logits, atol=1e-6, rtol=0)
+        assert cache.widths[narrow.requests[0]] < 8
+        for request in narrow.requests:
+            axes = cache.axes[request]
+            assert axes.shape == (16, cache.widths[request])
+            torch.testing.assert_close(axes.T @ axes, torch.eye(axes.shape[1]), atol=1e-6, rtol=0)
+            torch.testing.assert_close(found.features[request], expected.features[request] @ axes, atol=2e-6, rtol=0)
+            assert 0.99 <= cache.bounds[request].share <= 1
+        assert {path.name for path in tmp_path.glob("spool*")} == set()
+
+    @pytest.mark.parametrize("center", [True, False])
+    def test_distances_change_by_no_more_than_the_bound(self, narrow, tmp_path, center):
+        cache = narrow.prepare(tmp_path, variance=0.9)
+        batch = narrow.batch(range(len(narrow.dataset)))
+        expected, found = narrow.teacher()(batch), cache(batch)
+        generator = torch.Generator().manual_seed(0)
+        for request in narrow.requests:
+            before, after = expected.features[request].double(), found.features[request].double()
+            bound = cache.bounds[request]
+            mask = before.abs().sum(-1) > 0
+            directions = [torch.randn(16, 5, generator=generator).double(), torch.eye(16).double()[:, 12:]]
+            for student in [before @ direction for direction in directions] + [before]:
+                options = {"mask": mask, "center": center}
+                for distance, limit in (
+                    (geometry.procrustes_distance, bound.procrustes),
+                    (geometry.gram_distance, bound.gram),
+                    (geometry.cka, bound.cka),
+                ):
+                    change = (distance(student, before, **options) - distance(student, after, **options)).abs()
+                    assert change <= limit + 1e-4  # what is stored is float32
+
+    def test_all_of_the_variance_changes_nothing(self, lesson, tmp_path):
+        cache = lesson.prepare(tmp_path, variance=1.0)
+        batch = lesson.batch(range(len(lesson.dataset)))
+        request = lesson.requests[0]
+        before, after = lesson.teacher()(batch).features[request], cache(batch).features[request]
+        student = torch.randn(*before.shape[:2], 4, generator=torch.Generator().manual_seed(0))
+        mask = batch["attention_mask"]
+        for distance in (geometry.procrustes_distance, geometry.gram_distance, geometry.cka):
+            torch.testing.assert_close(
+                distance(student, before, mask=mask), distance(student, after, mask=mask), atol=1e-5, rtol=0
+            )
+        assert cache.bounds[request].procrustes_squared < 1e-6
+
+    def test_it_stays_open_to_some_requests_and_to_damage_control(self, narrow, tmp_path):
+        narrow.prepare(tmp_path, variance=0.9)
+        some = reopen(narrow, tmp_path, narrow.requests[1:2], variance=0.9)
+        assert list(some.axes) == list(some.bounds) == list(narrow.requests[1:2])
+        path = tmp_path / "axes.safetensors"
+        path.write_bytes(path.read_bytes()[:-1] + b"\x01")
+        with pytest.raises(GeodistillError, match=r"axes\.safetensors"):
+            reopen(narrow, tmp_path, variance=0.9)
+
+
+def test_the_precision_of_the_teacher_counts(lesson, tmp_path):
+    def fingerprint(precision):
+        teacher = Teacher(lesson.model, precision=precision)
+        return cache_fingerprint(teacher, lesson.tokenizer, lesson.dataset)
+
+    assert fingerprint("float32") != fingerprint("bfloat16")
+    assert fingerprint("auto") in (fingerprint("float32"), fingerprint("bfloat16"))

@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from geodistill.distillation.cache_index import BatchRows, scan
+from geodistill.errors import GeodistillError
+
+
+def example(length, first=5):
+    return {
+        "input_ids": [2, *range(first, first + length), 3],
+        "attention_mask": [1] * (length + 2),
+        "special_tokens_mask": [1, *[0] * length, 1],
+    }
+
+
+def pad(examples, side):
+    width = max(len(entry["input_ids"]) for entry in examples) + 1
+    columns = {name: [] for name in examples[0]}
+    for entry in examples:
+        for name, values in entry.items():
+            filling = [1 if name == "special_tokens_mask" else 0] * (width - len(values))
+            columns[name].append(values + filling if side == "right" else filling + values)
+    return {name: torch.tensor(values) for name, values in columns.items()}
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.integers(0, 6), min_size=1, max_size=8), st.sampled_from(["left", "right"]), st.data())
+def test_gather_puts_each_row_where_its_token_is(lengths, side, data):
+    dataset = [example(length) for length in lengths]
+    positions = data.draw(st.lists(st.integers(0, len(dataset) - 1), min_size=1, max_size=5))
+    index, _ = scan(dataset)
+    inputs = pad([dataset[position] for position in positions], side)
+    batch = BatchRows(index, torch.tensor(positions), inputs)
+    for per in ("attended", "content", "example"):
+        if index.rows(per) == 0:
+            continue
+        # Row k of the table is the k-th of all rows in the order of the tables: number it k + 1, and 0 means padding.
+        table = torch.arange(1, index.rows(per) + 1).unsqueeze(1)
+        found = batch.gather(per, {"rows": table})["rows"].squeeze(-1)
+        counts = {"attended": [n + 2 for n in lengths], "content": lengths, "example": [1] * len(lengths)}[per]
+        order = sorted(range(len(lengths)), key=lambda row: -lengths[row])
+        first = {row: 1 + sum(counts[before] for before in order[: order.index(row)]) for row in order}
+        numbers = [list(range(first[row], first[row] + counts[row])) for row in positions]
+        if per == "example":
+            assert found.tolist() == [row[0] for row in numbers]
+            continue
+        kept = inputs["attention_mask"] == 1
+        if per == "content":
+            kept &= inputs["special_tokens_mask"] == 0
+        assert [row[mask].tolist() for row, mask in zip(found, kept, strict=True)] == numbers
+        assert not found[~kept].any()
+
+
+def test_the_longest_examples_come_first():
+    index, _ = scan([example(2), example(5), example(2), example(0)])
+    assert index.order.tolist() == [1, 0, 2, 3]
+    assert [index.rows("attended", count) for count in range(5)] == [0, 7, 11, 15, 17]
+    assert index.rows("attended") == 17 and index.rows("content") == 9 and index.rows("example", 3) == 3
+
+
+@pytest.mark.parametrize("change", ["token", "order", "longer", "shorter"])
+def test_other_tokens_are_noticed(change):
+    dataset = [example(4), example(4, first=9)]
+    index, _ = scan(dataset)
+    ids, mask = torch.tensor(dataset[1]["input_ids"]), torch.ones(1, 6, dtype=torch.long)
+    if change == "token":
+        ids[3] += 1
+    elif change == "order":
+        ids[[2, 3]] = ids[[3, 2]]
+    elif change == "longer":
+        ids, mask = torch.cat([ids, torch.tensor([0])]), torch.ones(1, 7, dtype=torch.long)
+    else:
+        mask[0, -1] = 0
+    inputs = {"input_ids": ids.unsqueeze(0), "attention_mask": mask}
+    with pytest.raises(GeodistillError, match="tokens of example 1"):
+        BatchRows(index, torch.tensor([1]), inputs)
+
+
+def test_a_special_token_mask_that_is_missing_or_another_is_refused():
+    dataset = [example(4)]
+    index, _ = scan(dataset)
+    inputs = pad(dataset, "right")
+    without = {name: value for name, value in inputs.items() if name != "special_tokens_mask"}
+    with pytest.raises(GeodistillError, match="return_special_tokens_mask=True"):
+        BatchRows(index, torch.tensor([0]), without).kept("content")
+    with pytest.raises(GeodistillError, match="special-token mask of the batch differs"):
+        BatchRows(index, torch.tensor([0]), {**inputs, "special_tokens_mask": torch.ones(1, 7)}).kept("content")
+
+
+def test_scan_knows_the_data_by_what_the_teacher_sees():
+    dataset = [{**example(2), "example_id": 0, "labels": 1}, {**example(3), "example_id": 1, "labels": 0}]
+    digest = scan(dataset)[1]
+    assert scan([{**entry, "labels": 7} for entry in dataset])[1] == digest
+    assert scan(dataset[:1])[1] != digest
+    for name, value in [("input_ids", 9), ("attention_mask", 0), ("special_tokens_mask", 0), ("token_type_ids", 1)]:
+        changed = {**dataset[1], name: [value, *dataset[1].get(name, dataset[1]["input_ids"])[1:]]}
+        assert scan([dataset[0], changed])[1] != digest
+
+
+def test_scan_refuses_what_cannot_be_cached():
+    with pytest.raises(GeodistillError, match="no examples"):
+        scan([])
+    with pytest.raises(GeodistillError, match="Example 1 of the data to be cached has the 'example_id' 0"):
+        scan([{**example(2), "example_id": 0}, {**example(2), "example_id": 0}])
