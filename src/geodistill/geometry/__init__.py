@@ -12,8 +12,10 @@ from geodistill.geometry.reference import (
     participation_ratio,
     variance_spectrum,
 )
+from geodistill.geometry.rows import FeatureRows, prepare_teacher
 
 __all__ = [
+    "FeatureRows",
     "Geometry",
     "Kernels",
     "Moments",
@@ -25,6 +27,7 @@ __all__ = [
     "measure",
     "nuclear_norm",
     "participation_ratio",
+    "prepare_teacher",
     "procrustes_distance",
     "variance_spectrum",
 ]

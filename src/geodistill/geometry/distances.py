@@ -1,11 +1,12 @@
 """Distances between paired feature clouds that no rotation can change: Procrustes, Gram and CKA.
 
-S (n, d_s) are the student's rows and T (n, d_t) the teacher's, by default centred and divided by their Frobenius norms.
-Each distance is a short function of their second moments: of `Moments` or, for few rows, of `Kernels`.
+S (n, d_s) are the student's rows and T (n, d_t) the teacher's. Each distance is a short function of their second
+moments: of `Moments` or, when rows are few, of `Kernels`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -14,51 +15,98 @@ from torch import Tensor
 from geodistill.errors import GeodistillError
 from geodistill.geometry.moments import Kernels, Moments
 from geodistill.geometry.nuclear import nuclear_norm
-from geodistill.geometry.rows import PairedRows, full_precision, pair_rows, unit_rows
+from geodistill.geometry.rows import FeatureRows, PairedRows, full_precision, or_one, pair_rows, unit_rows
 
 Normalize = bool | Literal["rows"]
+
+# A float32 sum of squares is good to about 1e-7 of its size, so a D² below this share of ‖S‖² + ‖T‖² has lost digits.
+SMALL = 1e-3
 
 
 def procrustes_distance(
     student: Tensor,
-    teacher: Tensor,
+    teacher: Tensor | FeatureRows,
     *,
     mask: Tensor | None = None,
     center: bool = True,
     normalize: Normalize = True,
     squared: bool = False,
 ) -> Tensor:
+    """The Procrustes distance: how far the student stays from the teacher after the best rotation.
+
+        D_P = min_Q ‖T − SQ‖_F,    D_P² = ‖S‖_F² + ‖T‖_F² − 2‖SᵀT‖_*
+
+    over orthogonal Q, the narrower side padded with zeros; ‖·‖_* is the nuclear norm.
+
+    Args:
+        student: (…, d_s), any floating dtype; receives the gradient 2(S − TWᵀ), with W the polar factor of SᵀT.
+        teacher: (…, d_t), the same inputs; never receives a gradient. Or the result of `prepare_teacher`.
+        mask: (…), the rows that count, boolean, or weights that are not negative; the others may hold anything.
+        center: subtract the mean row of each side.
+        normalize: True divides each side by its Frobenius norm, after centring. "rows" scales each row to unit length,
+            before centring, and divides the whole by the root of the number of rows. False leaves the scale alone.
+        squared: return D_P², which is smooth at zero; the gradient of D_P at zero is taken to be zero.
+
+    Returns a scalar in float32 (float64 for float64 features): D_P² lies in [0, 2] under `normalize=True`. With fewer
+    than two rows it is a zero that can be differentiated; NaN or infinite features give NaN.
+    Raises GeodistillError when shapes do not fit.
+
+    Reference: arXiv 2509.25253; Schönemann (1966), A generalized solution of the orthogonal Procrustes problem.
+    """
     rows = select(student, teacher, mask, normalize)
-    return finish(procrustes_square(Moments.of(rows, grams=False), center, normalize), squared, rows.dtype)
+    return _measure(lambda each: procrustes_square(procrustes_moments(each, center), center, normalize), rows, squared)
 
 
 def gram_distance(
     student: Tensor,
-    teacher: Tensor,
+    teacher: Tensor | FeatureRows,
     *,
     mask: Tensor | None = None,
     center: bool = True,
     normalize: Normalize = True,
     squared: bool = False,
 ) -> Tensor:
+    """The distance of the feature Gram matrices: how much the inner products between rows differ.
+
+        D_FG = ‖SSᵀ − TTᵀ‖_F,    D_FG² = ‖SᵀS‖_F² + ‖TᵀT‖_F² − 2‖SᵀT‖_F²
+
+    It is zero exactly when the Procrustes distance is. The gradient of D_FG² is 4(S·SᵀS − T·TᵀS). Arguments, result and
+    errors as in `procrustes_distance`; D_FG² lies in [0, 2] under `normalize=True`.
+
+    Reference: arXiv 2509.25253.
+    """
     rows = select(student, teacher, mask, normalize)
-    return finish(gram_square(side(rows, center), center, normalize), squared, rows.dtype)
+    return _measure(lambda each: gram_square(cheaper_side(each, center), center, normalize), rows, squared)
 
 
 def cka(
     student: Tensor,
-    teacher: Tensor,
+    teacher: Tensor | FeatureRows,
     *,
     mask: Tensor | None = None,
     center: bool = True,
     normalize: Normalize = True,
     debiased: bool = False,
 ) -> Tensor:
+    """Linear centred kernel alignment, a similarity in [0, 1]: 1 when the Grams are equal up to scale.
+
+        CKA = ‖SᵀT‖_F² / (‖SᵀS‖_F ‖TᵀT‖_F)
+
+    Arguments, result and errors as in `procrustes_distance`; scale does not matter, so `normalize` only tells "rows"
+    from the rest. `debiased=True` replaces the three products by unbiased estimates of the Hilbert–Schmidt independence
+    criterion, so that unrelated features of any number of rows give 0 on average (and can give less than 0); it needs
+    four rows, centres by nature, and takes any non-zero weight for one.
+
+    References: Kornblith et al. (2019), Similarity of neural network representations revisited; debiased: Song et al.
+    (2012), Feature selection via dependence maximization, eq. 5, and Nguyen, Raghu, Kornblith (2021).
+    """
     rows = select(student, teacher, mask, normalize)
-    return similarity(side(rows, center), center).to(rows.dtype)
+    with full_precision(student.device):
+        value = debiased_similarity(rows) if debiased else similarity(cheaper_side(rows, center), center)
+    return value.to(rows.dtype)
 
 
-def select(student: Tensor, teacher: Tensor, mask: Tensor | None, normalize: Normalize) -> PairedRows:
+def select(student: Tensor, teacher: Tensor | FeatureRows, mask: Tensor | None, normalize: Normalize) -> PairedRows:
     """Features to rows, of unit length if so asked."""
     if normalize not in (True, False, "rows"):
         raise GeodistillError(f"Unknown normalisation {normalize!r}.", "Valid: True, False, 'rows'.")
@@ -66,41 +114,91 @@ def select(student: Tensor, teacher: Tensor, mask: Tensor | None, normalize: Nor
     return unit_rows(rows) if normalize == "rows" else rows
 
 
-def side(rows: PairedRows, center: bool) -> Moments | Kernels:
-    """The cheaper side: n × n while rows are fewer than columns, d × d after."""
+def cheaper_side(rows: PairedRows, center: bool) -> Moments | Kernels:
+    """Second moments on the side that costs less: the one place that chooses."""
+    return Kernels.of(rows, center=center) if prefer_kernels(*rows.shape, rows.teacher.prepared) else Moments.of(rows)
+
+
+def prefer_kernels(n: int, student_width: int, teacher_width: int, teacher_prepared: bool = False) -> bool:
+    """Whether n × n kernels cost less than d × d moments, forward and backward, of the Gram distance or CKA.
+
+    Counted in multiply-adds, plus the passes over the matrices that come out. Never for n > d_s + d_t.
+    """
+    passes = 512  # what reading and writing one entry about ten times costs, in multiply-adds
+    teacher = 0 if teacher_prepared else teacher_width
+    kernels = n * n * (2 * student_width + teacher + passes)
+    moments = n * (2 * student_width * (student_width + teacher_width) + teacher * teacher_width)
+    moments += passes * (student_width * (student_width + teacher_width) + teacher_width * teacher_width // 3)
+    return 0 < n < student_width + teacher_width and kernels < moments
+
+
+def procrustes_moments(rows: PairedRows, center: bool) -> Moments:
+    """The moments that the Procrustes distance needs, with a teacher of more columns than rows rotated into n."""
     n, student_width, teacher_width = rows.shape
-    return Kernels.of(rows, center=center) if n < student_width + teacher_width else Moments.of(rows)
+    if 0 < n < teacher_width and n <= student_width:
+        rows = PairedRows(rows.student, rows.teacher.compact(center))
+    return Moments.of(rows, student_gram=False, teacher_gram=False)
 
 
-def procrustes_square(moments: Moments, center: bool = True, normalize: Normalize = True) -> Tensor:
-    """D_P² = ‖S‖² + ‖T‖² − 2‖SᵀT‖_* as a float64 scalar."""
-    moments = moments.centered() if center else moments.about_origin()
-    student_scale, teacher_scale = scales(moments, normalize)
-    squares = moments.student_square / student_scale + moments.teacher_square / teacher_scale
-    nuclear = nuclear_norm(moments.cross) / (student_scale.sqrt() * teacher_scale.sqrt())
-    return or_zero((squares - 2 * nuclear).clamp(min=0), moments)
+def procrustes_square(moments: Moments, center: bool, normalize: Normalize) -> tuple[Tensor, Tensor]:
+    """D_P² and ‖S‖_F² + ‖T‖_F², of which D_P² is a part: float64 scalars."""
+    moments = moments if center else moments.about_origin()
+    student, teacher = scales(moments, normalize)
+    whole = moments.student_square / student + moments.teacher_square / teacher
+    shared = 2 * nuclear_norm(moments.cross) / (student.sqrt() * teacher.sqrt())
+    return or_zero((whole - shared).clamp(min=0), moments), whole
 
 
-def gram_square(moments: Moments | Kernels, center: bool = True, normalize: Normalize = True) -> Tensor:
-    """D_FG² = ‖SᵀS‖² + ‖TᵀT‖² − 2‖SᵀT‖² (Frobenius norms) as a float64 scalar."""
-    if isinstance(moments, Moments):
-        moments = moments.centered() if center else moments.about_origin()
-    student_scale, teacher_scale = scales(moments, normalize)
-    student, teacher, cross = moments.gram_squares()
-    squares = student / student_scale.square() + teacher / teacher_scale.square()
-    return or_zero((squares - 2 * cross / (student_scale * teacher_scale)).clamp(min=0), moments)
+def gram_square(moments: Moments | Kernels, center: bool, normalize: Normalize) -> tuple[Tensor, Tensor]:
+    """D_FG² and ‖SᵀS‖_F² + ‖TᵀT‖_F², of which D_FG² is a part: float64 scalars."""
+    if isinstance(moments, Moments) and not center:
+        moments = moments.about_origin()
+    student, teacher = scales(moments, normalize)
+    student_gram, teacher_gram, cross = moments.gram_squares()
+    whole = student_gram / student.square() + teacher_gram / teacher.square()
+    return or_zero((whole - 2 * cross / (student * teacher)).clamp(min=0), moments), whole
 
 
-def similarity(moments: Moments | Kernels, center: bool = True) -> Tensor:
-    """CKA = ‖SᵀT‖² / (‖SᵀS‖ ‖TᵀT‖) (Frobenius norms) as a float64 scalar."""
-    if isinstance(moments, Moments):
-        moments = moments.centered() if center else moments.about_origin()
+def similarity(moments: Moments | Kernels, center: bool) -> Tensor:
+    """CKA, a float64 scalar; zero when one side is a single point."""
+    if isinstance(moments, Moments) and not center:
+        moments = moments.about_origin()
     student, teacher, cross = moments.gram_squares()
     return or_zero(cross / (or_one(student).sqrt() * or_one(teacher).sqrt()), moments)
 
 
+def debiased_similarity(rows: PairedRows) -> Tensor:
+    """CKA of unbiased estimates, a float64 scalar; zero with fewer than four rows.
+
+    Of centred rows, with a_i = ‖s_i‖² and b_i = ‖t_i‖² the diagonals of the kernels K and L, set to zero there:
+    n(n − 3) HSIC(K, L) = ‖SᵀT‖² − Σ a b + Σa Σb / ((n − 1)(n − 2)) − 2 Σ a b / (n − 2).
+    """
+    if rows.weights is not None:
+        ones = (rows.weights != 0).to(rows.dtype)
+        rows = PairedRows(rows.student, FeatureRows(rows.teacher.values, ones, rows.dtype))
+    moments = cheaper_side(rows, center=True)
+    wide, n = moments.count.dtype, moments.rows
+    student = rows.student.to(rows.dtype)
+    if rows.weights is not None:
+        student = torch.where(rows.weights.unsqueeze(1) == 0, 0, student)
+    student = student - student.sum(0) / or_one(n).to(rows.dtype)
+    a, b = (torch.linalg.vecdot(x, x).to(wide) for x in (student, rows.teacher.block(slice(None))))
+    if rows.weights is not None:
+        a = torch.where(rows.weights == 0, 0, a)
+
+    def unbiased(product: Tensor, x: Tensor, y: Tensor) -> Tensor:
+        diagonal = (x * y).sum()
+        return product - diagonal + x.sum() * y.sum() / ((n - 1) * (n - 2)) - 2 * diagonal / (n - 2)
+
+    student_gram, teacher_gram, cross = moments.gram_squares()
+    enough = n >= 4
+    n = torch.where(enough, n, 4)
+    scale = (unbiased(student_gram, a, a) * unbiased(teacher_gram, b, b)).clamp(min=0).sqrt()
+    return torch.where(enough, unbiased(cross, a, b) / or_one(scale), 0)
+
+
 def scales(moments: Moments | Kernels, normalize: Normalize) -> tuple[Tensor, Tensor]:
-    """What the squares of both sides are divided by: their own sums, the count for unit rows, or nothing."""
+    """What the squares of the two sides are divided by: their own sums, the count for unit rows, or one."""
     if normalize is True:
         return or_one(moments.student_square), or_one(moments.teacher_square)
     scale = or_one(moments.count) if normalize == "rows" else torch.ones_like(moments.count)
@@ -108,16 +206,22 @@ def scales(moments: Moments | Kernels, normalize: Normalize) -> tuple[Tensor, Te
 
 
 def or_zero(value: Tensor, moments: Moments | Kernels) -> Tensor:
-    """A zero that can be differentiated when fewer than two rows count: one point has no shape."""
+    """A zero that can be differentiated when fewer than two rows count: a single point has no shape."""
     return torch.where(moments.rows < 2, 0, value)
 
 
-def finish(square: Tensor, squared: bool, dtype: torch.dtype) -> Tensor:
-    """D² or D, in the features' dtype; the subgradient of D at zero is zero."""
-    if squared:
-        return square.to(dtype)
-    return torch.where(square == 0, 0, torch.where(square == 0, 1, square).sqrt()).to(dtype)
+def root(square: Tensor, whole: Tensor, dtype: torch.dtype) -> Tensor:
+    """D from D² of products in `dtype`; zero, with a gradient of zero, where D² is below their rounding."""
+    resolved = ~(square <= 8 * torch.finfo(dtype).eps * whole)  # written so that NaN stays NaN
+    return torch.where(resolved, torch.where(resolved, square, 1).sqrt(), 0)
 
 
-def or_one(value: Tensor) -> Tensor:
-    return torch.where(value == 0, 1, value)
+def _measure(distance: Callable[[PairedRows], tuple[Tensor, Tensor]], rows: PairedRows, squared: bool) -> Tensor:
+    """A distance in the features' dtype, from float64 products when it turns out to be small."""
+    dtype = rows.dtype
+    with full_precision(rows.student.device):
+        square, whole = distance(rows)
+        if dtype == torch.float32 and square.dtype == torch.float64 and square < SMALL * whole:
+            dtype = torch.float64
+            square, whole = distance(rows.to(dtype))
+    return (square if squared else root(square, whole, dtype)).to(rows.dtype)

@@ -8,21 +8,36 @@ import torch
 from torch import Tensor
 
 from geodistill.errors import GeodistillError
-from geodistill.geometry.distances import cka, gram_distance, procrustes_distance
-from geodistill.geometry.rows import pair_rows
+from geodistill.geometry.distances import (
+    cheaper_side,
+    cka,
+    gram_distance,
+    gram_square,
+    procrustes_distance,
+    procrustes_moments,
+    procrustes_square,
+    similarity,
+)
+from geodistill.geometry.moments import Moments
+from geodistill.geometry.rows import FeatureRows, full_precision, or_one, pair_rows, prepare_teacher, wide_dtype
 
 
 @dataclass(frozen=True)
 class Geometry:
-    """The three measures side by side: D_P², D_FG² (centred, unit Frobenius norm) and CKA."""
+    """The three measures side by side: D_P² and D_FG², in [0, 2], lower is closer; CKA, in [0, 1], higher is closer."""
 
     procrustes: float
     gram: float
     cka: float
 
 
-def measure(student: Tensor, teacher: Tensor, *, mask: Tensor | None = None, center: bool = True) -> Geometry:
-    """D_P², D_FG² and CKA of features (…, d_s) and (…, d_t) of unit Frobenius norm, as plain numbers."""
+def measure(
+    student: Tensor, teacher: Tensor | FeatureRows, *, mask: Tensor | None = None, center: bool = True
+) -> Geometry:
+    """D_P² and D_FG² of features (…, d_s) and (…, d_t) of unit Frobenius norm, and their CKA, as plain numbers.
+
+    Raises GeodistillError when shapes do not fit.
+    """
     student = student.detach()
     return Geometry(
         procrustes_distance(student, teacher, mask=mask, center=center, squared=True).item(),
@@ -32,26 +47,24 @@ def measure(student: Tensor, teacher: Tensor, *, mask: Tensor | None = None, cen
 
 
 def floor(teacher: Tensor, width: int, *, mask: Tensor | None = None, center: bool = True) -> Geometry:
-    """The lowest D_P² and D_FG² and the highest CKA that any student of `width` can reach.
+    """The lowest D_P² and D_FG² and the highest CKA that any student of `width` can reach on features (…, d_t).
 
-    With λ_1 ≥ λ_2 ≥ … the eigenvalues of TTᵀ, which sum to one under unit Frobenius norm, k = min(width, number of
-    rows), ρ = Σ_{i≤k} λ_i and τ = 1 − ρ:
+    With λ_1 ≥ λ_2 ≥ … the eigenvalues of TTᵀ, which sum to one under unit Frobenius norm, k = `width`, ρ = Σ_{i≤k} λ_i
+    and τ = 1 − ρ:
 
-        D_P² ≥ 2 − 2√ρ      D_FG² ≥ τ²/k + Σ_{i>k} λ_i²      CKA ≤ (Σ_{i≤k} λ_i² / Σ λ_i²)^½
+        D_P² ≥ 2 − 2√ρ        D_FG² ≥ τ²/k + Σ_{i>k} λ_i²        CKA ≤ (Σ_{i≤k} λ_i² / Σ λ_i²)^½
 
-    The three bounds are reached by different students: the principal components of T with their spectrum scaled,
-    shifted and left as it is.
+    Different students reach the three: the leading principal components of T with their spectrum scaled, shifted, and
+    left as it is. Raises GeodistillError for a width below one.
     """
-    spectrum = variance_spectrum(teacher, mask=mask, center=center)
     if width < 1:
         raise GeodistillError(f"A student of width {width} has no features.", "Give a width of at least 1.")
+    spectrum = variance_spectrum(teacher, mask=mask, center=center)
     kept, lost = spectrum[:width], spectrum[width:]
-    if spectrum.sum() == 0:
-        return Geometry(0.0, 0.0, 0.0)
     missing = lost.sum()
-    procrustes = 2 - 2 * (1 - missing).sqrt()
-    gram = missing.square() / len(kept) + lost.square().sum()
-    return Geometry(procrustes.item(), gram.item(), (kept.square().sum() / spectrum.square().sum()).sqrt().item())
+    gram = missing.square() / width + lost.square().sum()
+    best = (kept.square().sum() / or_one(spectrum.square().sum())).sqrt()
+    return Geometry((2 * missing / (1 + (1 - missing).sqrt())).item(), gram.item(), best.item())
 
 
 def chance_level(
@@ -63,57 +76,63 @@ def chance_level(
     permutations: int = 10,
     seed: int = 0,
 ) -> Geometry:
-    """What unpaired rows give: the mean of each measure over random permutations of the student's rows.
+    """What unpaired rows give: the mean of D_P², D_FG² and CKA over random orders of the student's rows.
 
-    Rows are permuted among those that the mask keeps. Few rows make any two clouds look alike; a distance that is not
-    well below this one says nothing.
+    Rows are permuted among those that the mask keeps, the same way for the same seed. Few rows make any two clouds look
+    alike: a distance that is not well below this one says nothing about the pairing.
+    Raises GeodistillError when shapes do not fit or `permutations` is below one.
     """
-    rows = pair_rows(student.detach(), teacher, mask)
-    kept = slice(None) if rows.weights is None else rows.weights != 0
-    s, t = rows.student[kept], rows.teacher[kept]
-    weights = None if rows.weights is None else rows.weights[kept]
+    if permutations < 1:
+        raise GeodistillError("Chance was to be averaged over no permutation.", "Give permutations of at least 1.")
+    pair = pair_rows(student.detach(), teacher, mask)
+    kept = slice(None) if pair.weights is None else pair.weights != 0
+    s, t = pair.student[kept], pair.teacher.values[kept]
+    prepared = prepare_teacher(t, None if pair.weights is None else pair.weights[kept])
     generator = torch.Generator().manual_seed(seed)
-    drawn = [
-        measure(s[torch.randperm(len(s), generator=generator).to(s.device)], t, mask=weights, center=center)
-        for _ in range(permutations)
-    ]
-    return Geometry(
-        sum(each.procrustes for each in drawn) / permutations,
-        sum(each.gram for each in drawn) / permutations,
-        sum(each.cka for each in drawn) / permutations,
-    )
+    draws = torch.zeros(3, dtype=wide_dtype(s.device), device=s.device)
+    for _ in range(permutations):
+        rows = pair_rows(s[torch.randperm(len(s), generator=generator).to(s.device)], prepared)
+        side = cheaper_side(rows, center)
+        moments = side if isinstance(side, Moments) else procrustes_moments(rows, center)
+        squares = procrustes_square(moments, center, True)[0], gram_square(side, center, True)[0]
+        draws += torch.stack([*squares, similarity(side, center)])
+    return Geometry(*(draws / permutations).tolist())
 
 
 def variance_spectrum(features: Tensor, *, mask: Tensor | None = None, center: bool = True) -> Tensor:
-    """The eigenvalues of XXᵀ of features X of unit Frobenius norm, largest first: float64, min(n, d) of them, sum 1.
+    """The shares of the variance along the principal directions of features X (…, d): min(n, d) numbers, float64.
 
-    They are the shares of the variance along the principal directions; all zero for a cloud that is a single point.
+    They are the eigenvalues of XXᵀ for X of unit Frobenius norm, largest first, and sum to one; all are zero for a
+    cloud that is a single point, and NaN for features that are not finite.
     """
-    rows = pair_rows(features.detach(), features, mask)
-    wide = rows.teacher.double()
-    if rows.weights is not None:
-        kept = rows.weights != 0
-        wide, weights = wide[kept], rows.weights[kept].double().unsqueeze(1)
-    else:
-        weights = torch.ones_like(wide[:, :1])
-    if center:
-        wide = wide - (weights * wide).sum(0) / weights.sum().clamp(min=torch.finfo(wide.dtype).tiny)
-    wide = wide * weights.sqrt()
-    squares = torch.linalg.svdvals(wide).square()
-    return squares / torch.where(squares.sum() == 0, 1, squares.sum())
+    rows = prepare_teacher(features, mask)
+    rows = FeatureRows(rows.values, rows.weights, wide_dtype(features.device))
+    with full_precision(features.device):
+        if len(rows) < rows.width:
+            gram = rows.kernel(center)
+        else:
+            gram = rows.gram if center else rows.gram + rows.counts[1] * torch.outer(rows.mean, rows.mean)
+    peak = gram.abs().amax() if gram.numel() else gram.sum()
+    if not peak.isfinite():
+        return torch.full_like(gram[0], torch.nan)
+    spectrum = torch.linalg.eigvalsh(gram / or_one(peak)).flip(0).clamp(min=0)
+    return spectrum / or_one(spectrum.sum())
 
 
 def effective_rank(features: Tensor, *, mask: Tensor | None = None, center: bool = True) -> float:
-    """exp(−Σ p_i ln p_i) with p_i = σ_i / Σ σ_j the normalised singular values of the features (…, d).
+    """exp(−Σ p_i ln p_i), with p_i = σ_i / Σ σ_j the normalised singular values of features (…, d).
 
-    Between 1 (a line) and min(n, d) (an even spectrum). Roy & Vetterli (2007), The effective rank.
+    Between 1 (a line) and min(n, d) (equal singular values). Roy & Vetterli (2007), The effective rank.
     """
     sigma = variance_spectrum(features, mask=mask, center=center).sqrt()
-    shares = sigma[sigma > 0] / sigma.sum()
-    return torch.exp(-(shares * shares.log()).sum()).item()
+    shares = sigma / or_one(sigma.sum())
+    return torch.exp(-torch.xlogy(shares, shares).sum()).item()
 
 
 def participation_ratio(features: Tensor, *, mask: Tensor | None = None, center: bool = True) -> float:
-    """(Σ λ_i)² / Σ λ_i² of the eigenvalues of the features' covariance: how many directions share the variance."""
+    """(Σ λ_i)² / Σ λ_i² of the eigenvalues λ of the covariance of features (…, d).
+
+    Between 1 (a line) and min(n, d) (an even spectrum): how many directions share the variance.
+    """
     spectrum = variance_spectrum(features, mask=mask, center=center)
-    return (1 / spectrum.square().sum()).item()
+    return (spectrum.sum().square() / or_one(spectrum.square().sum())).item()

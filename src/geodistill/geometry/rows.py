@@ -1,75 +1,206 @@
 """From features of any shape to rows: what both sides of a pair share before anything is computed.
 
 A mask is a weight: a row of weight w counts w times, and a row of weight zero is as if it were not there, whatever it
-holds. A block is a run of consecutive rows, small enough that no full copy of the features is ever made.
+holds. Long features are worked through in blocks of rows, so that no full copy of them is ever made.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from geodistill.errors import GeodistillError
 
-BLOCK_ELEMENTS = 2**22  # of both sides together: 16 MiB in float32, which stays in a CPU's last cache
+BLOCK_ELEMENTS = 2**22  # 16 MiB in float32, which stays in a CPU's last cache
 
 
-class PairedRows(NamedTuple):
-    """The same n inputs seen by both models: rows (n, d_s) and (n, d_t), and their weights (n,) when masked."""
+class FeatureRows:
+    """The rows of one model: values (n, d) of any dtype, weights (n,) or None, and the dtype of products.
+
+    What is computed from them is kept: a teacher that is met again and again is prepared once (`prepare_teacher`).
+    """
+
+    def __init__(self, values: Tensor, weights: Tensor | None, dtype: torch.dtype, prepared: bool = False) -> None:
+        self.values = values
+        self.weights = weights
+        self.dtype = dtype
+        self.prepared = prepared
+        self._kernels: dict[bool, Tensor] = {}
+        self._compact: dict[bool, FeatureRows] = {}
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    @property
+    def width(self) -> int:
+        return self.values.shape[1]
+
+    @cached_property
+    def counts(self) -> tuple[Tensor, Tensor]:
+        """How many rows have a non-zero weight, and the sum of the weights, in float64."""
+        wide = wide_dtype(self.values.device)
+        if self.weights is None:
+            n = torch.full((), len(self), dtype=wide, device=self.values.device)
+            return n, n.clone()
+        return (self.weights != 0).sum().to(wide), self.weights.sum(dtype=wide)
+
+    @cached_property
+    def root_weights(self) -> Tensor | None:
+        return None if self.weights is None else self.weights.sqrt()
+
+    @cached_property
+    def mean(self) -> Tensor:
+        """The weighted mean row (d,), summed in float64 from block to block; zero when no row counts."""
+        count = self.counts[1]
+        total = torch.zeros(self.width, dtype=count.dtype, device=self.values.device)
+        for part in self.parts():
+            total += weigh(self.values[part].to(self.dtype), part_of(self.weights, part)).sum(0)
+        return (total / or_one(count)).to(self.dtype)
+
+    @cached_property
+    def square(self) -> Tensor:
+        """Σ w ‖x − mean‖², float64."""
+        total = torch.zeros_like(self.counts[1])
+        for part in self.parts():
+            total += square_sum(self.block(part))
+        return total
+
+    @cached_property
+    def gram(self) -> Tensor:
+        """Σ w (x − mean)(x − mean)ᵀ, (d, d)."""
+        gram = torch.zeros(self.width, self.width, dtype=self.dtype, device=self.values.device)
+        for part in self.parts():
+            block = self.block(part)
+            gram.addmm_(block.mT, block)
+        return gram
+
+    def kernel(self, center: bool) -> Tensor:
+        """XXᵀ, (n, n), of rows scaled by the roots of their weights."""
+        if center not in self._kernels:
+            rows = self.block(slice(None), center)
+            self._kernels[center] = rows @ rows.mT
+        return self._kernels[center]
+
+    def compact(self, center: bool) -> FeatureRows:
+        """The same cloud, rotated into n dimensions: the n × n factor L of X = LQ.
+
+        For n < d. The mean is taken off first, which changes nothing for whoever centres and saves digits.
+        """
+        if center not in self._compact:
+            ones = None if self.weights is None else (self.weights != 0).to(self.dtype)
+            values = weigh(self.values.to(self.dtype) - self.mean if center else self.values.to(self.dtype), ones)
+            factor = torch.linalg.qr(values.mT, mode="r").R.mT
+            self._compact[center] = FeatureRows(factor, self.weights, self.dtype, self.prepared)
+        return self._compact[center]
+
+    def block(self, part: slice, center: bool = True) -> Tensor:
+        """Some of the rows, less the mean if so asked, scaled by the roots of their weights."""
+        values = self.values[part].to(self.dtype)
+        return weigh(values - self.mean if center else values, part_of(self.root_weights, part))
+
+    def beside(self, values: Tensor) -> FeatureRows:
+        """Another model's values for the same rows."""
+        rows = FeatureRows(values, self.weights, self.dtype)
+        rows.counts, rows.root_weights = self.counts, self.root_weights
+        return rows
+
+    def parts(self, other_width: int = 0) -> Iterator[slice]:
+        """Slices of consecutive rows, each of about BLOCK_ELEMENTS elements of both sides together."""
+        length = max(256, BLOCK_ELEMENTS // max(1, self.width + other_width))
+        return (slice(start, min(start + length, len(self))) for start in range(0, len(self), length))
+
+
+@dataclass(frozen=True)
+class PairedRows:
+    """The same n inputs seen by both models. The student's values (n, d_s) may carry a graph, the teacher's never."""
 
     student: Tensor
-    teacher: Tensor
-    weights: Tensor | None
+    teacher: FeatureRows
 
     @property
     def dtype(self) -> torch.dtype:
-        """The dtype of every product: float64 when a side has it, otherwise float32."""
-        wide = torch.promote_types(self.student.dtype, self.teacher.dtype)
-        return torch.promote_types(wide, torch.float32)
+        return self.teacher.dtype
+
+    @property
+    def weights(self) -> Tensor | None:
+        return self.teacher.weights
 
     @property
     def shape(self) -> tuple[int, int, int]:
         """(n, d_s, d_t)."""
-        return (*self.student.shape, self.teacher.shape[1])
+        return (*self.student.shape, self.teacher.width)
+
+    def to(self, dtype: torch.dtype) -> PairedRows:
+        """The same rows, with products in another dtype."""
+        return PairedRows(self.student, FeatureRows(self.teacher.values, self.weights, dtype))
 
 
-def pair_rows(student: Tensor, teacher: Tensor, mask: Tensor | None = None) -> PairedRows:
-    """Flatten features (…, d_s) and (…, d_t) and a mask (…) to rows. The teacher is cut from its graph.
+def prepare_teacher(teacher: Tensor, mask: Tensor | None = None) -> FeatureRows:
+    """Prepare teacher features (…, d_t) and their mask (…) for being compared with many students, or many times.
 
-    Raises GeodistillError when the leading dimensions of the three differ, or features are not floating point.
+    Every distance and loss takes the result in place of the teacher's tensor (and then no mask). What depends on the
+    teacher alone, such as TᵀT, is computed when first needed and kept; so is a reference to the features themselves.
     """
-    for side, features in (("student", student), ("teacher", teacher)):
-        if features.dim() < 2 or not features.is_floating_point():
-            raise GeodistillError(
-                f"The {side}'s features are {features.dtype} of shape {tuple(features.shape)}.",
-                "Give floating-point features with rows before the feature dimension: (…, width).",
-            )
-    if student.shape[:-1] != teacher.shape[:-1]:
+    _check_features("teacher", teacher)
+    if mask is not None and mask.shape != teacher.shape[:-1]:
         raise GeodistillError(
-            f"Student {tuple(student.shape)} and teacher {tuple(teacher.shape)} do not have the same rows.",
-            "Every dimension but the last must agree: the same inputs through both models.",
-        )
-    if mask is not None and mask.shape != student.shape[:-1]:
-        raise GeodistillError(
-            f"The mask {tuple(mask.shape)} does not fit features {tuple(student.shape)}.",
+            f"The mask {tuple(mask.shape)} does not fit features {tuple(teacher.shape)}.",
             "A mask has the features' dimensions without the last one.",
         )
-    weights = None
-    if mask is not None:
-        exact = torch.promote_types(student.dtype, torch.float32)
-        weights = mask.detach().reshape(-1).to(device=student.device, dtype=exact)
-    return PairedRows(student.flatten(0, -2), teacher.detach().flatten(0, -2), weights)
+    dtype = torch.promote_types(teacher.dtype, torch.float32)
+    weights = None if mask is None else mask.detach().reshape(-1).to(device=teacher.device, dtype=dtype)
+    return FeatureRows(teacher.detach().flatten(0, -2), weights, dtype, prepared=True)
 
 
-def blocks(rows: PairedRows) -> Iterator[slice]:
-    """Consecutive slices of the rows, each of about BLOCK_ELEMENTS elements on both sides together."""
-    n, student_width, teacher_width = rows.shape
-    length = max(256, BLOCK_ELEMENTS // max(1, student_width + teacher_width))
-    return (slice(start, min(start + length, n)) for start in range(0, n, length))
+def pair_rows(student: Tensor, teacher: Tensor | FeatureRows, mask: Tensor | None = None) -> PairedRows:
+    """Flatten features (…, d_s) and (…, d_t) and a mask (…) to rows. The teacher is cut from its graph.
+
+    Products are taken in float64 when either side has it, in float32 otherwise.
+    Raises GeodistillError when the leading dimensions of the three differ, or features are not floating point.
+    """
+    _check_features("student", student)
+    if isinstance(teacher, FeatureRows):
+        if mask is not None:
+            raise GeodistillError(
+                "A prepared teacher came with another mask.", "Give the mask to `prepare_teacher`, and only there."
+            )
+        if len(teacher) != student.shape[:-1].numel():
+            raise GeodistillError(
+                f"Student {tuple(student.shape)} does not have the {len(teacher)} rows of the prepared teacher.",
+                "Give the student's features of the same inputs, unmasked rows and masked ones.",
+            )
+        rows = teacher
+    else:
+        if student.shape[:-1] != teacher.shape[:-1]:
+            raise GeodistillError(
+                f"Student {tuple(student.shape)} and teacher {tuple(teacher.shape)} do not have the same rows.",
+                "Every dimension but the last must agree: the same inputs through both models.",
+            )
+        rows = prepare_teacher(teacher, mask)
+        rows.prepared = False
+    dtype = torch.promote_types(rows.dtype, student.dtype)
+    pair = PairedRows(student.flatten(0, -2), rows)
+    return pair if dtype == rows.dtype else pair.to(dtype)
+
+
+def unit_rows(rows: PairedRows) -> PairedRows:
+    """Scale each row of both sides to unit length; a zero row stays zero, a row of weight zero becomes zero."""
+
+    def unit(values: Tensor) -> Tensor:
+        values = values.to(rows.dtype)
+        if rows.weights is not None:
+            values = torch.where(rows.weights.unsqueeze(1) == 0, 0, values)
+        peak = values.detach().abs().amax(1, keepdim=True)
+        values = values / or_one(peak)  # so that no square under- or overflows
+        return values / torch.where(peak == 0, 1, torch.linalg.vecdot(values, values).unsqueeze(1)).sqrt()
+
+    return PairedRows(unit(rows.student), FeatureRows(unit(rows.teacher.values), rows.weights, rows.dtype))
 
 
 def weigh(block: Tensor, weights: Tensor | None) -> Tensor:
@@ -78,6 +209,20 @@ def weigh(block: Tensor, weights: Tensor | None) -> Tensor:
         return block
     weights = weights.unsqueeze(1)
     return torch.where(weights == 0, 0, block * weights)
+
+
+def part_of(weights: Tensor | None, part: slice) -> Tensor | None:
+    return None if weights is None else weights[part]
+
+
+def square_sum(values: Tensor) -> Tensor:
+    """Σ x² in float64: each row in float32, whose error is small, the sum of the rows in float64."""
+    return torch.linalg.vecdot(values, values).sum(dtype=wide_dtype(values.device))
+
+
+def or_one(value: Tensor) -> Tensor:
+    """A divisor: one in place of zero. NaN stays NaN."""
+    return torch.where(value == 0, 1, value)
 
 
 def full_precision(device: torch.device) -> AbstractContextManager[Any]:
@@ -90,19 +235,9 @@ def wide_dtype(device: torch.device) -> torch.dtype:
     return torch.float32 if device.type == "mps" else torch.float64
 
 
-def part_of(weights: Tensor | None, part: slice) -> Tensor | None:
-    return None if weights is None else weights[part]
-
-
-def unit_rows(rows: PairedRows) -> PairedRows:
-    """Scale each row of both sides to unit length; a zero row stays zero, a row of weight zero becomes zero."""
-
-    def unit(values: Tensor) -> Tensor:
-        values = values.to(rows.dtype)
-        if rows.weights is not None:
-            values = torch.where(rows.weights.unsqueeze(1) == 0, 0, values)
-        peak = values.detach().abs().amax(1, keepdim=True)
-        values = values / torch.where(peak == 0, 1, peak)  # so that no square under- or overflows
-        return values / torch.where(peak == 0, 1, values.square().sum(1, keepdim=True)).sqrt()
-
-    return PairedRows(unit(rows.student), unit(rows.teacher), rows.weights)
+def _check_features(side: str, features: Tensor) -> None:
+    if features.dim() < 2 or not features.is_floating_point():
+        raise GeodistillError(
+            f"The {side}'s features are {features.dtype} of shape {tuple(features.shape)}.",
+            "Give floating-point features with rows before the feature dimension: (…, width).",
+        )

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from geodistill.geometry.distances import Normalize, finish, select, side
+from geodistill.geometry.distances import Normalize, cheaper_side, root, select
 from geodistill.geometry.moments import Kernels, Moments
-from geodistill.geometry.rows import PairedRows, full_precision
-from geodistill.losses.distributed import agree_on_shape, gather_is_cheaper, gather_rows, sum_moments, world_size
+from geodistill.geometry.rows import FeatureRows, PairedRows, full_precision
+from geodistill.losses.distributed import agree_on_rows, gather_is_cheaper, gather_rows, sum_moments, world_size
 
 
 class FeatureLoss(nn.Module):
@@ -17,13 +17,20 @@ class FeatureLoss(nn.Module):
 
     Args, all by keyword:
         center: subtract the mean row of each side.
-        normalize: True divides each side by its Frobenius norm; "rows" scales each row to unit length before centring,
-            and divides by the root of the number of rows; False leaves the scale alone.
-        squared: D² (smooth at zero) rather than D.
-        global_batch: with several ranks running, the loss of the whole batch over all of them.
+        normalize: True divides each side by its Frobenius norm, after centring. "rows" scales each row to unit length,
+            before centring, and divides the whole by the root of the number of rows. False leaves the scale alone.
+        squared: D², smooth at zero, rather than D.
+        global_batch: with several ranks running, the loss of the whole batch over all of them, and its exact gradient
+            once gradients are averaged over ranks.
+
+    Called with features of any floating dtype and any number of leading dimensions; the teacher, which may be the
+    result of `prepare_teacher`, receives no gradient. Returns a float32 scalar (float64 for float64 features), whatever
+    autocast says; a zero that can be differentiated when fewer than two rows count; NaN when a row that counts is not
+    finite. Raises GeodistillError when shapes do not fit.
     """
 
-    grams = True  # whether SᵀS and TᵀT are needed beside SᵀT
+    student_gram = True  # whether SᵀS and TᵀT are needed beside SᵀT
+    teacher_gram = True
 
     def __init__(
         self,
@@ -39,29 +46,40 @@ class FeatureLoss(nn.Module):
         self.squared = squared
         self.global_batch = global_batch
 
-    def forward(self, student: Tensor, teacher: Tensor, mask: Tensor | None = None) -> Tensor:
+    def forward(self, student: Tensor, teacher: Tensor | FeatureRows, mask: Tensor | None = None) -> Tensor:
         rows = select(student, teacher, mask, self.normalize)
         with full_precision(student.device):
             return self.from_moments(self.summarize(rows)).to(rows.dtype)
 
-    def summarize(self, rows: PairedRows) -> Moments | Kernels:
-        """Second moments of the batch, of all ranks' batches when the loss is global."""
-        if not self.global_batch or world_size() == 1:
-            return self.local(rows)
-        rows, sizes = agree_on_shape(rows)
-        if gather_is_cheaper(sum(sizes), *rows.shape[1:]):
-            return self.local(gather_rows(rows, sizes))
-        return sum_moments(Moments.of(rows, grams=self.grams))
-
-    def local(self, rows: PairedRows) -> Moments | Kernels:
-        return side(rows, self.center)
-
     def from_moments(self, moments: Moments | Kernels) -> Tensor:
         """The loss as a function of second moments, a float64 scalar."""
-        return finish(self.square(moments), self.squared, moments.count.dtype)
+        square, whole = self.square(moments)
+        return square if self.squared else root(square, whole, moments.product_dtype)
 
-    def square(self, moments: Moments | Kernels) -> Tensor:
+    def square(self, moments: Moments | Kernels) -> tuple[Tensor, Tensor]:
+        """D² and the sum that it is a part of, whose rounding bounds what can be told from zero; float64 scalars."""
         raise NotImplementedError
 
+    def moments(self, student: Tensor, teacher: Tensor | FeatureRows, mask: Tensor | None = None) -> Moments:
+        """The second moments of this process's rows, which add up over batches: `loss.from_moments(a + b)`."""
+        return self.local_moments(select(student, teacher, mask, self.normalize))
+
+    def local_moments(self, rows: PairedRows) -> Moments:
+        return Moments.of(rows, student_gram=self.student_gram, teacher_gram=self.teacher_gram)
+
+    def cheaper_moments(self, rows: PairedRows) -> Moments | Kernels:
+        """Second moments of one process, on the side that costs less."""
+        return cheaper_side(rows, self.center)
+
+    def summarize(self, rows: PairedRows) -> Moments | Kernels:
+        """Second moments of the batch, or of all ranks' batches together."""
+        if not self.global_batch or world_size() == 1:
+            return self.cheaper_moments(rows)
+        rows, sizes = agree_on_rows(rows)
+        if gather_is_cheaper(sum(sizes), *rows.shape[1:], self.student_gram, self.teacher_gram):
+            return self.cheaper_moments(gather_rows(rows, sizes))
+        return sum_moments(self.local_moments(rows))
+
     def extra_repr(self) -> str:
-        return f"center={self.center}, normalize={self.normalize!r}, squared={self.squared}, global_batch={self.global_batch}"
+        options = ("center", "normalize", "squared", "global_batch")
+        return ", ".join(f"{name}={getattr(self, name)!r}" for name in options)

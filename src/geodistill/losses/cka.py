@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from geodistill.geometry.distances import or_zero, similarity
@@ -10,5 +11,16 @@ from geodistill.losses.base import FeatureLoss
 
 
 class CKALoss(FeatureLoss):
-    def square(self, moments: Moments | Kernels) -> Tensor:
-        return or_zero((1 - similarity(moments, self.center)).clamp(min=0), moments)
+    """1 − CKA, with CKA = ‖SᵀT‖_F² / (‖SᵀS‖_F ‖TᵀT‖_F): between 0 and 1, and blind to scale.
+
+    Half the squared distance of the two kernels once each has unit Frobenius norm. `squared=False` gives √(1 − CKA);
+    `normalize` only tells "rows" from the rest. Options and errors: see `FeatureLoss`.
+
+    Reference: Kornblith et al. (2019), Similarity of neural network representations revisited.
+
+        loss = CKALoss()(student_hidden, teacher_hidden, mask=attention_mask)
+    """
+
+    def square(self, moments: Moments | Kernels) -> tuple[Tensor, Tensor]:
+        value = similarity(moments, self.center)
+        return or_zero((1 - value).clamp(min=0), moments), torch.ones_like(value)

@@ -3,15 +3,14 @@
 Two ways, chosen by what they send: rows are gathered while they are few (sample side), moments are summed when rows are
 many (feature side). Either way every rank then holds the same loss, and its gradient reaches the rank's own rows.
 
-The backward pass sends nothing. The loss is the same function on every rank, so the sum over ranks of the gradients of a
-shared quantity is the number of ranks times the own one; that factor is exactly what the averaging of gradients in
-DistributedDataParallel and FSDP takes out again. The trained gradient is therefore the one of a single process that sees
-the whole batch, provided that all ranks give the loss the same weight.
+The backward pass sends nothing. The loss is the same function on every rank, so the sum over ranks of the gradients of
+a shared quantity is the number of ranks times the own one; that factor is exactly what the averaging of gradients in
+DistributedDataParallel and FSDP takes out again. The trained gradient is therefore the one of a single process that
+sees the whole batch, provided that all ranks give the loss the same weight.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -20,7 +19,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from geodistill.geometry.moments import Moments
-from geodistill.geometry.rows import PairedRows
+from geodistill.geometry.rows import FeatureRows, PairedRows
 
 
 def world_size() -> int:
@@ -28,28 +27,32 @@ def world_size() -> int:
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
-def gather_is_cheaper(n: int, student_width: int, teacher_width: int) -> bool:
-    """Whether sending n rows of both sides costs less than sending their d × d second moments."""
-    return n < student_width + teacher_width
+def gather_is_cheaper(n: int, student_width: int, teacher_width: int, student_gram: bool, teacher_gram: bool) -> bool:
+    """Whether gathering all n rows of both sides sends less than summing their second moments.
+
+    The one place that chooses. Per rank, a ring gathers with one passage of the whole and sums with two.
+    """
+    moments = student_width * (teacher_width + student_gram * student_width) + teacher_gram * teacher_width**2
+    return n * (student_width + teacher_width) < 2 * moments
 
 
-def gather_rows(rows: PairedRows, sizes: list[int]) -> PairedRows:
-    """All ranks' rows, in the order of the ranks; the student's gradient returns to its own rank."""
-    weights = None
-    if rows.weights is not None:
-        weights = _Gather.apply(rows.weights.unsqueeze(1), sizes).squeeze(1)
-    return PairedRows(_Gather.apply(rows.student, sizes), _Gather.apply(rows.teacher, sizes), weights)
-
-
-def agree_on_shape(rows: PairedRows) -> tuple[PairedRows, list[int]]:
+def agree_on_rows(rows: PairedRows) -> tuple[PairedRows, list[int]]:
     """Every rank's number of rows. A rank without a mask gets one of ones when another rank has a mask."""
     own = torch.tensor([len(rows.student), rows.weights is not None], device=rows.student.device)
     shapes = [torch.empty_like(own) for _ in range(world_size())]
     dist.all_gather(shapes, own)
     sizes, masked = torch.stack(shapes).T.tolist()
     if any(masked) and rows.weights is None:
-        rows = rows._replace(weights=torch.ones(len(rows.student), dtype=rows.dtype, device=rows.student.device))
+        ones = torch.ones(len(rows.student), dtype=rows.dtype, device=rows.student.device)
+        rows = PairedRows(rows.student, FeatureRows(rows.teacher.values, ones, rows.dtype))
     return rows, sizes
+
+
+def gather_rows(rows: PairedRows, sizes: list[int]) -> PairedRows:
+    """All ranks' rows, in the order of the ranks; the student's gradient returns to its own rank."""
+    weights = None if rows.weights is None else _Gather.apply(rows.weights.unsqueeze(1), sizes).squeeze(1)
+    teacher = FeatureRows(_Gather.apply(rows.teacher.values, sizes), weights, rows.dtype)
+    return PairedRows(_Gather.apply(rows.student, sizes), teacher)
 
 
 def sum_moments(moments: Moments) -> Moments:
@@ -63,12 +66,15 @@ def sum_moments(moments: Moments) -> Moments:
     # Held fixed here: about the mean of the whole, second moments do not change to first order with that mean.
     own = moments.about(student_mean.detach(), teacher_mean.detach())
     squares = _AllReduce.apply(torch.stack([own.student_square, own.teacher_square]))
-    matrices = [own.cross] if own.student_gram is None else [own.cross, own.student_gram, own.teacher_gram]
+    matrices = [matrix for matrix in (own.cross, own.student_gram, own.teacher_gram) if matrix is not None]
     flat = _AllReduce.apply(torch.cat([matrix.flatten() for matrix in matrices]))
-    summed = [part.view_as(matrix) for part, matrix in zip(flat.split([m.numel() for m in matrices]), matrices)]
-    cross, *grams = summed
+    parts = iter(flat.split([matrix.numel() for matrix in matrices]))
+    cross = next(parts).view_as(own.cross)
+    student_gram, teacher_gram = (
+        None if matrix is None else next(parts).view_as(matrix) for matrix in (own.student_gram, own.teacher_gram)
+    )
     return Moments(
-        kept[0], total[0], student_mean, teacher_mean, squares[0], squares[1], cross, *(grams or [None, None])
+        kept[0], total[0], student_mean, teacher_mean, squares[0], squares[1], cross, student_gram, teacher_gram
     )
 
 
@@ -96,7 +102,7 @@ class _Gather(torch.autograd.Function):
         dist.all_gather(shards, padded)
         start = sum(sizes[: dist.get_rank()])
         ctx.own = slice(start, start + len(shard))
-        return torch.cat([each[:size] for each, size in zip(shards, sizes)])
+        return torch.cat([each[:size] for each, size in zip(shards, sizes, strict=True)])
 
     @staticmethod
     @once_differentiable

@@ -10,5 +10,15 @@ from geodistill.losses.base import FeatureLoss
 
 
 class GramLoss(FeatureLoss):
-    def square(self, moments: Moments | Kernels) -> Tensor:
+    """D_FG² = ‖SSᵀ − TTᵀ‖_F² = ‖SᵀS‖_F² + ‖TᵀT‖_F² − 2‖SᵀT‖_F²: by how much the inner products between rows differ.
+
+    Between 0 and 2 by default, and zero exactly when the Procrustes distance is. The gradient is 4(S·SᵀS − T·TᵀS).
+    Options and errors: see `FeatureLoss`.
+
+    Reference: arXiv 2509.25253.
+
+        loss = GramLoss()(student_hidden, teacher_hidden, mask=attention_mask)
+    """
+
+    def square(self, moments: Moments | Kernels) -> tuple[Tensor, Tensor]:
         return gram_square(moments, self.center, self.normalize)

@@ -4,18 +4,28 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from geodistill.geometry.distances import procrustes_square
+from geodistill.geometry.distances import procrustes_moments, procrustes_square
 from geodistill.geometry.moments import Kernels, Moments
 from geodistill.geometry.rows import PairedRows
 from geodistill.losses.base import FeatureLoss
 
 
 class ProcrustesLoss(FeatureLoss):
-    grams = False
+    """D_P² = min_Q ‖T − SQ‖_F² = ‖S‖_F² + ‖T‖_F² − 2‖SᵀT‖_* over orthogonal Q, the narrower side padded with zeros.
 
-    def local(self, rows: PairedRows) -> Moments:
-        return Moments.of(rows, grams=False)
+    What stays of the difference between two clouds after the best rotation: between 0 and 2 by default. The gradient is
+    2(S − TWᵀ), with W the polar factor of SᵀT; the rotation may be held fixed. Options and errors: see `FeatureLoss`.
 
-    def square(self, moments: Moments | Kernels) -> Tensor:
+    Reference: arXiv 2509.25253.
+
+        loss = ProcrustesLoss()(student_hidden, teacher_hidden, mask=attention_mask)
+    """
+
+    student_gram = teacher_gram = False
+
+    def cheaper_moments(self, rows: PairedRows) -> Moments:
+        return procrustes_moments(rows, self.center)
+
+    def square(self, moments: Moments | Kernels) -> tuple[Tensor, Tensor]:
         assert isinstance(moments, Moments)
         return procrustes_square(moments, self.center, self.normalize)

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from geodistill.geometry.distances import Normalize, or_one, or_zero
-from geodistill.geometry.moments import Kernels, Moments, frobenius_inner, square_sum
-from geodistill.geometry.rows import PairedRows
+from geodistill.geometry.frobenius import frobenius_inner
+from geodistill.geometry.moments import Kernels, Moments
+from geodistill.geometry.rows import PairedRows, square_sum
 from geodistill.losses.base import FeatureLoss
 
 
@@ -21,9 +22,11 @@ class ProjectionLoss(FeatureLoss):
     - `normalize="rows"`: ‖SW + b − T‖_F² / n of rows of S and T scaled to unit length.
 
     There is a bias b only without centring, which would cancel it. Zero loss does not mean that the student has the
-    teacher's geometry, since W may stretch it; `orthogonal=True` forbids that: W is then the orthonormal factor of the QR
-    decomposition of the learned matrix (WWᵀ = I when d_s ≤ d_t, WᵀW = I otherwise).
+    teacher's geometry, since W may stretch it. `orthogonal=True` forbids that: W is then the orthonormal factor of the
+    QR decomposition of the learned matrix (WWᵀ = I when d_s ≤ d_t, WᵀW = I otherwise).
     """
+
+    teacher_gram = False
 
     def __init__(
         self,
@@ -42,32 +45,33 @@ class ProjectionLoss(FeatureLoss):
         self.bias = None if center else nn.Parameter(torch.zeros(teacher_width))
         nn.init.normal_(self.weight, std=1 / math.sqrt(student_width))
 
-    def local(self, rows: PairedRows) -> Moments:
-        return Moments.of(rows)
+    def cheaper_moments(self, rows: PairedRows) -> Moments:
+        return self.local_moments(rows)
 
     def projection(self) -> Tensor:
         """The map W, (d_s, d_t), in float32 at least."""
         weight = self.weight.to(torch.promote_types(self.weight.dtype, torch.float32))
         return orthonormal(weight) if self.orthogonal else weight
 
-    def square(self, moments: Moments | Kernels) -> Tensor:
+    def square(self, moments: Moments | Kernels) -> tuple[Tensor, Tensor]:
         assert isinstance(moments, Moments) and moments.student_gram is not None
         weight = self.projection().to(moments.cross.dtype)
-        mapped = frobenius_inner(moments.student_gram @ weight, weight)
-        agreement = frobenius_inner(moments.cross, weight)
+        mapped = frobenius_inner(moments.student_gram @ weight, weight)  # ‖SW‖²
+        shared = frobenius_inner(moments.cross, weight)  # ⟨SW, T⟩
         teacher = moments.teacher_square
         if self.bias is not None:
             mean = moments.student_mean @ weight + self.bias.to(weight.dtype)
             mapped = mapped + moments.count * square_sum(mean)
-            agreement = agreement + moments.count * (mean * moments.teacher_mean).sum()
+            shared = shared + moments.count * (mean * moments.teacher_mean).sum()
             teacher = teacher + moments.count * square_sum(moments.teacher_mean)
         if self.normalize is True:
-            scale = or_one(mapped) * or_one(teacher)
-            square = mapped / or_one(mapped) + teacher / or_one(teacher) - 2 * agreement / scale.sqrt()
+            student_scale, teacher_scale = or_one(mapped), or_one(teacher)
         else:
-            entries = moments.count * (1 if self.normalize == "rows" else weight.shape[1])
-            square = (mapped + teacher - 2 * agreement) / or_one(entries)
-        return or_zero(square.clamp(min=0), moments)
+            student_scale = or_one(moments.count * (1 if self.normalize == "rows" else weight.shape[1]))
+            teacher_scale = student_scale
+        whole = mapped / student_scale + teacher / teacher_scale
+        shared = shared / (student_scale.sqrt() * teacher_scale.sqrt())
+        return or_zero((whole - 2 * shared).clamp(min=0), moments), whole
 
     def extra_repr(self) -> str:
         student_width, teacher_width = self.weight.shape
