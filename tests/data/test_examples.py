@@ -172,6 +172,11 @@ def test_fingerprint_follows_what_matters(tmp_path: Path) -> None:
     assert len({base, *(examples.fingerprint for examples in others)}) == 6
 
 
+def test_half_an_emoji_does_no_harm(tmp_path: Path) -> None:
+    path = jsonl(tmp_path / "a.jsonl", [{"text": f"text {i} \ud83d", "label": i % 2} for i in range(40)])
+    assert load(path).splits["train"][0]["text"].endswith(" ?")
+
+
 def test_overlap_is_noted(tmp_path: Path) -> None:
     jsonl(tmp_path / "train.jsonl", rows(20))
     jsonl(tmp_path / "validation.jsonl", rows(20, 20))

@@ -9,7 +9,7 @@ from typing import Any
 
 from datasets import Dataset, DatasetDict, Features, Value
 
-from geodistill.data.columns import Columns, find_columns
+from geodistill.data.columns import find_columns
 from geodistill.data.labels import Labels, Problem, train_labels
 from geodistill.data.rows import Rows, clean, has_labels
 from geodistill.data.sources import Source, open_source
@@ -65,8 +65,9 @@ def load_examples(recipe: DataRecipe) -> Examples:
     """
     source = open_source(recipe)
     notes: list[str] = []
-    rows, columns, class_names = _read(source, recipe, notes)
-    labels = _encoding(rows["train"], class_names, columns, recipe)
+    rows, class_names = _read(source, recipe, notes)
+    given = rows["train"].labels
+    labels = Labels("unlabelled") if given is None else train_labels(given, class_names, recipe.problem)
     rows = {name: _encoded(part, labels, name) for name, part in rows.items()}
     rows = _complete(rows, labels.problem, recipe, notes)
     _note_overlap(rows, notes)
@@ -85,8 +86,11 @@ def load_examples(recipe: DataRecipe) -> Examples:
     )
 
 
-def _read(source: Source, recipe: DataRecipe, notes: list[str]) -> tuple[dict[str, Rows], Columns, list[str] | None]:
-    """The splits that the source has, cleaned, labels still as they came; a test split without labels is left out."""
+def _read(source: Source, recipe: DataRecipe, notes: list[str]) -> tuple[dict[str, Rows], list[str] | None]:
+    """The splits that the source has, cleaned, and the class names of their labels when it knows them.
+
+    Labels are still as they came. A test split without labels is left out.
+    """
     names = {
         "train": source.find(recipe.train_split, required=True),
         "validation": source.find(recipe.validation_split, required=recipe.validation_split != "validation"),
@@ -108,13 +112,7 @@ def _read(source: Source, recipe: DataRecipe, notes: list[str]) -> tuple[dict[st
             notes.append("The test split has no labels and is not used.")
             continue
         rows[part] = clean(table, columns, part, notes)
-    return rows, columns, class_names
-
-
-def _encoding(train: Rows, class_names: list[str] | None, columns: Columns, recipe: DataRecipe) -> Labels:
-    if train.labels is None:
-        return Labels("unlabelled")
-    return train_labels(train.labels, class_names, recipe.problem)
+    return rows, class_names
 
 
 def _encoded(rows: Rows, labels: Labels, part: str) -> Rows:

@@ -88,7 +88,10 @@ def _column(table: Table, name: str, part: str) -> list[Any]:
 
 
 def _text(value: Any) -> str:
-    return "" if is_missing(value) else str(value).strip()
+    if is_missing(value):
+        return ""
+    # JSON may hold half of a surrogate pair, from an emoji that was cut in two: no UTF-8 text can
+    return str(value).encode(errors="replace").decode().strip()
 
 
 def _named(table: Table, label: str, part: str) -> list[Any]:
