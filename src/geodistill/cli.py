@@ -101,8 +101,8 @@ def _compare(recipe: Path, overrides: list[str], folder: Path, fresh: bool) -> N
 
     plain, sweeps = split_sweeps(overrides)
     checked = load_recipe(recipe, plain)
-    runs, teacher = run(checked, folder, sweeps=sweeps, fresh=fresh)
-    typer.echo(conclude_comparison(folder, checked, runs, teacher))
+    jobs, runs, teacher = run(checked, folder, sweeps=sweeps, fresh=fresh)
+    typer.echo(conclude_comparison(folder, checked, jobs, runs, teacher))
 
 
 def main() -> None:

@@ -24,6 +24,7 @@ from geodistill.errors import GeodistillError
 from geodistill.recipe import Recipe
 from geodistill.studies.plan import Job, default_comparison, plan_jobs
 from geodistill.studies.table import RunResult, TeacherResult
+from geodistill.tasks.metrics import check_metrics
 from geodistill.tasks.run_folder import (
     RECIPE,
     RESULTS,
@@ -48,7 +49,7 @@ def compare(
     sweeps: Mapping[str, Sequence[Any]] | None = None,
     fresh: bool = False,
     progress: bool = True,
-) -> tuple[list[RunResult], TeacherResult]:
+) -> tuple[list[Job], list[RunResult], TeacherResult]:
     """Run every variant with every seed against one teacher, and return what each reached on the test split.
 
     Finished runs in the folder are read, not repeated, so an interrupted comparison goes on and a variant may be added
@@ -59,6 +60,7 @@ def compare(
     """
     jobs = plan_jobs(recipe, folder, sweeps)
     examples = load_examples(recipe.data)
+    check_metrics(examples.metrics, examples.problem)
     identity = fingerprint_of("compare", teacher_fingerprint(recipe.teacher, examples), examples.fingerprint)
     content = recipe.model_dump(mode="json")
     if claim_folder(folder, content, identity, fresh=fresh):
@@ -72,7 +74,7 @@ def compare(
     runs = _with_latency([read_run(job) for job in jobs], jobs, taught)
     teacher = TeacherResult(**describe_teacher(taught))
     write_json(folder / RESULTS, {"teacher": asdict(teacher), "runs": [asdict(run) for run in runs]})
-    return runs, teacher
+    return jobs, runs, teacher
 
 
 def run_jobs(

@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 from tqdm.auto import tqdm
-from transformers.trainer_callback import TrainerCallback, TrainerControl, TrainerState
+from transformers import Trainer
+from transformers.trainer_callback import PrinterCallback, TrainerCallback, TrainerControl, TrainerState
 from transformers.training_args import TrainingArguments
 
 from geodistill.errors import GeodistillError, suggest
@@ -58,6 +59,12 @@ def training_arguments(training: TrainingRecipe, folder: Path) -> TrainingArgume
         raise GeodistillError(
             f"The training settings are refused: {message}.", "Mend the 'training' section."
         ) from error
+
+
+def quiet(trainer: Trainer) -> Trainer:
+    """Take away the callback that prints every log entry as a dictionary; metrics.jsonl has them."""
+    trainer.remove_callback(PrinterCallback)
+    return trainer
 
 
 class StepBar(TrainerCallback):

@@ -100,6 +100,11 @@ def read_json(path: Path) -> dict[str, Any]:
         raise GeodistillError(f"{path} cannot be read: {error}.", "Delete it, or pass --fresh.") from error
 
 
+def read_recipe(path: Path) -> dict[str, Any]:
+    """Read the recipe of a run as it was written."""
+    return dict(yaml.safe_load(path.read_text(encoding="utf-8")))
+
+
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 

@@ -15,7 +15,7 @@ from geodistill.data.models import resolve_model
 from geodistill.distillation.trainer import last_checkpoint
 from geodistill.errors import GeodistillError
 from geodistill.recipe import TeacherRecipe
-from geodistill.tasks.arguments import StepBar, training_arguments
+from geodistill.tasks.arguments import StepBar, quiet, training_arguments
 from geodistill.tasks.classification import (
     EncodedExamples,
     collator,
@@ -40,6 +40,8 @@ class TaughtTask:
     encoded: dict[str, EncodedExamples]
     metrics: dict[str, float]
     training_seconds: float | None
+    name: str
+    """The model that the recipe named, before any fine-tuning."""
     folder: str
     """Where the teacher's files are: a folder, or a hub name."""
 
@@ -74,7 +76,8 @@ def prepare_teacher(
         metrics = record["metrics"]
     else:
         metrics = score_teacher(model, tokenizer, examples, encoded)
-    return TaughtTask(model, tokenizer, examples, encoded, metrics, record.get("training_seconds"), name)
+    origin = record.get("model", recipe.model)
+    return TaughtTask(model, tokenizer, examples, encoded, metrics, record.get("training_seconds"), origin, name)
 
 
 def fine_tune(
@@ -101,13 +104,18 @@ def fine_tune(
     )
     started = time.perf_counter()
     checkpoint = last_checkpoint(folder / "checkpoints")
-    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    quiet(trainer).train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     seconds = time.perf_counter() - started
     if PartialState().is_main_process:
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
         metrics = score_teacher(model, tokenizer, examples, encoded)
-        record: dict[str, Any] = {"metrics": metrics, "training_seconds": seconds, "data": examples.fingerprint}
+        record: dict[str, Any] = {
+            "model": recipe.model,
+            "metrics": metrics,
+            "training_seconds": seconds,
+            "data": examples.fingerprint,
+        }
         write_json(folder / TEACHER_FILE, {"fingerprint": fingerprint, **record})
     PartialState().wait_for_everyone()
 

@@ -21,9 +21,10 @@ from geodistill.distillation.student import build_student, count_parameters, siz
 from geodistill.distillation.teacher import FeatureRequest, SignalSource, Teacher, model_inputs
 from geodistill.distillation.trainer import DistillationTrainer, last_checkpoint
 from geodistill.recipe import Recipe, StageRecipe
-from geodistill.tasks.arguments import StepBar, training_arguments
+from geodistill.tasks.arguments import StepBar, quiet, training_arguments
 from geodistill.tasks.classification import check_vocabularies, collator, encode, load_tokenizer, predict, score
 from geodistill.tasks.held_out import measure_geometry
+from geodistill.tasks.metrics import check_metrics
 from geodistill.tasks.run_folder import RESULTS, MetricsFile, claim_folder, fingerprint_of, read_json, write_json
 from geodistill.tasks.teacher import TaughtTask, prepare_teacher, teacher_fingerprint
 
@@ -52,6 +53,7 @@ def train(
     """
     shared = shared or folder
     examples = load_examples(recipe.data)
+    check_metrics(examples.metrics, examples.problem)
     fingerprint = run_fingerprint(recipe, teacher_fingerprint(recipe.teacher, examples), examples.fingerprint)
     content = recipe.model_dump(mode="json", exclude={"compare"})
     with PartialState().main_process_first():
@@ -83,7 +85,7 @@ def train(
             "fingerprint": fingerprint,
             "seed": recipe.training.seed,
             "epoch": "last",
-            "split": "test",
+            "split": "validation" if examples.problem == "unlabelled" else "test",
             **measure_student(student, taught),
             "teacher": describe_teacher(taught),
             "training_seconds": seconds,
@@ -162,7 +164,7 @@ def train_stage(
         callbacks=[MetricsFile(folder, stage.name), *([StepBar(stage.name)] if progress else [])],
     )
     checkpoint = last_checkpoint(checkpoints)
-    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    quiet(trainer).train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     return trainer
 
 
@@ -179,9 +181,12 @@ def measure_student(student: PreTrainedModel, taught: TaughtTask) -> dict[str, A
     collate = collator(taught.tokenizer)
     split = "validation" if taught.examples.problem == "unlabelled" else "test"
     encoded = taught.encoded[split]
-    labelled = taught.examples.problem != "unlabelled"
+    scores: dict[str, Any] = {"metrics": {}, "validation_metrics": {}}
+    if taught.examples.problem != "unlabelled":
+        for key, part in (("metrics", encoded), ("validation_metrics", taught.encoded["validation"])):
+            scores[key] = score(predict(student, part, collate), part, taught.examples)
     return {
-        "metrics": score(predict(student, encoded, collate), encoded, taught.examples) if labelled else {},
+        **scores,
         "geometry": measure_geometry(student, taught.model.cpu(), encoded, collate),
         "parameters": count_parameters(student),
         "megabytes": size_in_megabytes(student),
@@ -192,7 +197,7 @@ def measure_student(student: PreTrainedModel, taught: TaughtTask) -> dict[str, A
 def describe_teacher(taught: TaughtTask) -> dict[str, Any]:
     """Return the teacher's metrics on the test split, its size and its speed."""
     return {
-        "name": taught.folder,
+        "name": f"teacher: {Path(taught.name).name}",
         "metrics": taught.metrics,
         "parameters": count_parameters(taught.model),
         "megabytes": size_in_megabytes(taught.model),

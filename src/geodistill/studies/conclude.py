@@ -1,0 +1,73 @@
+"""What is left when the runs are done: the table on the screen, the report and the picture in the folder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from geodistill.data.examples import load_examples
+from geodistill.recipe import Recipe
+from geodistill.studies.plan import Job, default_comparison
+from geodistill.studies.report import write_report, write_run_report
+from geodistill.studies.report_svg import write_figure_svg
+from geodistill.studies.table import RunResult, TeacherResult, build_table, run_names
+from geodistill.studies.table_text import print_table
+from geodistill.tasks.run_folder import ENVIRONMENT, RECIPE, read_json, read_metrics, read_recipe
+
+REPORT, FIGURE = "report.html", "scores.svg"
+
+
+def conclude_comparison(
+    folder: Path, recipe: Recipe, jobs: Sequence[Job], runs: Sequence[RunResult], teacher: TeacherResult
+) -> str:
+    """Write report.html and scores.svg of a comparison, and return its table for the screen."""
+    baseline = (recipe.compare or default_comparison(recipe)).baseline
+    metric = load_examples(recipe.data).metrics[0]
+    rows = build_table(runs, baseline=baseline, main_metric=metric, teacher=teacher)
+    curves = {name: read_metrics(job.folder) for name, job in zip(run_names(runs), jobs, strict=True)}
+    write_report(
+        folder / REPORT,
+        title=f"Comparison on {recipe.data.source}",
+        recipe=recipe.model_dump(mode="json"),
+        environment=read_json(folder / ENVIRONMENT),
+        rows=rows,
+        runs=runs,
+        teacher=teacher,
+        curves=curves,
+    )
+    write_figure_svg(rows, runs, folder / FIGURE)
+    return f"{print_table(rows)}\n\nReport: {folder / REPORT}"
+
+
+def conclude_run(folder: Path, results: Mapping[str, Any]) -> str:
+    """Write report.html of one run, and return its scores for the screen."""
+    write_run_report(
+        folder / REPORT,
+        title=folder.name,
+        results=results,
+        recipe=read_recipe(folder / RECIPE),
+        environment=read_json(folder / ENVIRONMENT),
+        curves=read_metrics(folder),
+    )
+    lines = [describe_scores(results)]
+    if teacher := results["teacher"]["metrics"]:
+        lines.append("teacher: " + _scores(teacher))
+    for pair in results["geometry"]:
+        values = ", ".join(
+            f"{label} {pair[key]['value']:.3f} (floor {pair[key]['floor']:.3f}, chance {pair[key]['chance']:.3f})"
+            for key, label in (("procrustes", "D_P²"), ("gram", "D_FG²"), ("cka", "CKA"))
+        )
+        lines.append(f"layer {pair['student_layer']} ↔ teacher layer {pair['teacher_layer']}: {values}")
+    lines += [f"note: {note}" for note in results.get("notes", [])]
+    return "\n".join([*lines, f"Student: {folder / 'student'}", f"Report: {folder / REPORT}"])
+
+
+def describe_scores(results: Mapping[str, Any]) -> str:
+    """Return the metrics of a student on a split, in one line."""
+    counted = f" ({results['examples']} examples)" if "examples" in results else ""
+    return f"student on {results['split']}{counted}: {_scores(results['metrics']) or 'no labels, no score'}"
+
+
+def _scores(metrics: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())
