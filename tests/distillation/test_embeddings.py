@@ -231,4 +231,5 @@ def test_the_final_layer_norm_of_a_decoder_is_not_the_embeddings():
     layer = find_embeddings(gpt2(12))
     assert layer.norm is None
     assert set(layer.tables) == {"wte", "wpe"}
-    assert find_embeddings(bert(12)).norm_path == "bert.embeddings.LayerNorm"
+    encoder = bert(12)
+    assert find_embeddings(encoder).norm is encoder.bert.embeddings.LayerNorm

@@ -14,7 +14,8 @@ from geodistill.errors import GeodistillError
 from geodistill.features import Capture, evaluation_mode, select_rows
 
 # The share that the word table keeps in the second moment beside a sample, so that words that the sample lacks keep
-# some room, and a small sample still has a full set of directions. Between 0.03 and 0.3 nothing measured depends on it.
+# some room, and a small sample still has a full set of directions. Its choice matters little: from 0.03 to 0.3 D_P² of
+# MiniLM-L6's embedding layer on other sentences moved by 0.011 at most, at widths 64 and 128.
 TABLE_SHARE = 0.1
 
 
@@ -26,7 +27,6 @@ class EmbeddingLayer:
     word: nn.Embedding
     tables: dict[str, nn.Embedding]
     norm: nn.LayerNorm | None
-    norm_path: str
 
     @property
     def width(self) -> int:
@@ -82,15 +82,12 @@ def find_embeddings(model: PreTrainedModel) -> EmbeddingLayer:
         }
         # Where the blocks lie beside the tables, as in GPT-2, a LayerNorm beside them is the final one.
         beside_blocks = any(isinstance(child, nn.ModuleList) for child in children.values())
-        norms = {
-            name: child
-            for name, child in children.items()
+        norms = [
+            child
+            for child in children.values()
             if isinstance(child, nn.LayerNorm) and child.normalized_shape == (word.embedding_dim,)
-        }
-        name = next(iter(norms), None)
-        if name is None or beside_blocks:
-            return EmbeddingLayer(path, word, tables, None, "")
-        return EmbeddingLayer(path, word, tables, norms[name], f"{path}.{name}" if path else name)
+        ]
+        return EmbeddingLayer(path, word, tables, norms[0] if norms and not beside_blocks else None)
     raise GeodistillError(
         f"The embedding tables of {type(model).__name__} were not found.", "Set 'initialization' to 'random'."
     )
