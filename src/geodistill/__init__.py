@@ -1,1 +1,85 @@
-"""geodistill: distil a large transformer into a small one that keeps the shape of the teacher's feature space."""
+"""geodistill: distil a large transformer into a small one that keeps the shape of the teacher's feature space.
+
+    from geodistill import ProcrustesLoss
+
+    loss = cross_entropy + 0.5 * ProcrustesLoss()(student_hidden, teacher_hidden, mask=attention_mask)
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from geodistill.distillation.objective import Objective
+    from geodistill.distillation.teacher import Teacher
+    from geodistill.distillation.trainer import DistillationTrainer
+    from geodistill.errors import GeodistillError
+    from geodistill.geometry import (
+        Moments,
+        chance_level,
+        cka,
+        effective_rank,
+        floor,
+        gram_distance,
+        procrustes_distance,
+    )
+    from geodistill.losses import CKALoss, GramLoss, PCKALoss, ProcrustesLoss, ProjectionLoss, RCKALoss
+    from geodistill.losses.logits import LogitLoss
+    from geodistill.recipe import ObjectiveRecipe
+
+# Where each public name lives. They are imported when first asked for, so that `geodistill --help` does not wait for
+# torch, and whoever wants a loss alone does not wait for transformers.
+_HOMES = {
+    "procrustes_distance": "geometry",
+    "gram_distance": "geometry",
+    "cka": "geometry",
+    "Moments": "geometry",
+    "chance_level": "geometry",
+    "floor": "geometry",
+    "effective_rank": "geometry",
+    "ProcrustesLoss": "losses",
+    "GramLoss": "losses",
+    "CKALoss": "losses",
+    "ProjectionLoss": "losses",
+    "RCKALoss": "losses",
+    "PCKALoss": "losses",
+    "LogitLoss": "losses.logits",
+    "Objective": "distillation.objective",
+    "Teacher": "distillation.teacher",
+    "DistillationTrainer": "distillation.trainer",
+    "ObjectiveRecipe": "recipe",
+    "GeodistillError": "errors",
+}
+
+__all__ = [
+    "CKALoss",
+    "DistillationTrainer",
+    "GeodistillError",
+    "GramLoss",
+    "LogitLoss",
+    "Moments",
+    "Objective",
+    "ObjectiveRecipe",
+    "PCKALoss",
+    "ProcrustesLoss",
+    "ProjectionLoss",
+    "RCKALoss",
+    "Teacher",
+    "chance_level",
+    "cka",
+    "effective_rank",
+    "floor",
+    "gram_distance",
+    "procrustes_distance",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'geodistill' has no attribute '{name}'")
+    return getattr(import_module(f"geodistill.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__
