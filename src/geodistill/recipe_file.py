@@ -16,6 +16,8 @@ from pydantic import BaseModel, ValidationError
 from geodistill.errors import GeodistillError, suggest
 from geodistill.recipe import Recipe
 
+STUDENT_WAYS = (("model", "revision"), ("teacher_layers",), ("width", "layers", "heads", "intermediate"))
+
 
 def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """Read a recipe file, lay the overrides over it, and check the whole.
@@ -88,11 +90,14 @@ def set_dotted(content: Mapping[str, Any], dotted: str, value: Any) -> dict[str,
 def merge(base: Mapping[str, Any], partial: Mapping[str, Any]) -> dict[str, Any]:
     """Lay a partial recipe over another: sections are merged, everything else is replaced, an objective as a whole.
 
-    An objective is replaced because a term that the partial one does not name is meant to be off.
+    An objective is replaced because a term that the partial one does not name is meant to be off. For the same reason
+    a student that is made in one way leaves nothing of the other ways.
     """
     result = deepcopy(dict(base))
     for key, value in partial.items():
         old = result.get(key)
+        if key == "student" and isinstance(old, dict) and isinstance(value, Mapping):
+            old = result[key] = _without_other_ways(old, value)
         if isinstance(old, dict) and isinstance(value, Mapping) and key != "objective":
             result[key] = merge(old, value)
         else:
@@ -100,10 +105,16 @@ def merge(base: Mapping[str, Any], partial: Mapping[str, Any]) -> dict[str, Any]
     return result
 
 
+def _without_other_ways(student: Mapping[str, Any], chosen: Mapping[str, Any]) -> dict[str, Any]:
+    named = [way for way in STUDENT_WAYS if any(chosen.get(key) is not None for key in way)]
+    others = {key for way in STUDENT_WAYS if named and way not in named for key in way}
+    return {key: value for key, value in student.items() if key not in others}
+
+
 def explain(error: ValidationError, source: str) -> GeodistillError:
     """Say the first mistake of a recipe in two sentences."""
-    first = error.errors()[0]
-    location = [part for part in first["loc"] if not _is_type_tag(part)]
+    first = _most_telling(error.errors())
+    location = _keys_of(first)
     dotted = ".".join(str(part) for part in location)
     if first["type"] == "extra_forbidden":
         section = ".".join(str(part) for part in location[:-1]) or "the top level"
@@ -113,6 +124,8 @@ def explain(error: ValidationError, source: str) -> GeodistillError:
         )
     if first["type"] == "literal_error":
         choices = [choice.strip().strip("'") for choice in _expected(first).replace(" or ", ",").split(",")]
+        if any(other["type"].startswith("bool_") and _keys_of(other) == location for other in error.errors()):
+            choices += ["true", "false"]
         return GeodistillError(
             f"'{first['input']}' is no valid value of '{dotted}' in {source}.", suggest(str(first["input"]), choices)
         )
@@ -120,6 +133,31 @@ def explain(error: ValidationError, source: str) -> GeodistillError:
         return GeodistillError(f"The key '{dotted}' is missing in {source}.", "Add it.")
     message = first["msg"].removeprefix("Value error, ").rstrip(".")
     return GeodistillError(f"'{dotted}' in {source} is not valid: {message}.", f"It was {first['input']!r}; mend it.")
+
+
+def _most_telling(errors: Sequence[Any]) -> Any:
+    """Return the first error; of the members of a union, the one that was meant: a word for a word, else no word."""
+    here = [error for error in errors if _keys_of(error)[: len(_keys_of(errors[0]))] == _keys_of(errors[0])]
+    if not any(error["type"] == "literal_error" for error in here):
+        return errors[0]
+    word = isinstance(errors[0]["input"], str)
+    return next((error for error in here if (error["type"] == "literal_error") == word), errors[0])
+
+
+def _keys_of(error: Any) -> list[Any]:
+    """Return the path of an error as the user wrote it, without the union members that pydantic tried on the way."""
+    keys: list[Any] = []
+    model: type[BaseModel] | None = Recipe
+    free = False  # whether the next key is the user's own, as in a dictionary
+    for position, part in enumerate(error["loc"]):
+        last = position == len(error["loc"]) - 1
+        if model is not None and part in model.model_fields:
+            annotation = model.model_fields[part].annotation
+            model, free = _section(annotation), get_origin(annotation) is dict
+        elif not (isinstance(part, int) or free or (last and error["type"] in ("extra_forbidden", "invalid_key"))):
+            continue
+        keys.append(part)
+    return keys
 
 
 def _expected(error: Any) -> str:
@@ -140,11 +178,6 @@ def _section(annotation: Any) -> type[BaseModel] | None:
     return next((found for part in get_args(annotation) if (found := _section(part))), None)
 
 
-def _is_type_tag(part: Any) -> bool:
-    # For a union, pydantic adds the name of the member it tried to the path.
-    return isinstance(part, str) and any(mark in part for mark in "[(-")
-
-
 def _is_exponent(text: str) -> bool:
     try:
         float(text)
@@ -154,6 +187,8 @@ def _is_exponent(text: str) -> bool:
 
 
 def _list_index(place: list[Any], key: str, dotted: str) -> int:
+    if not place:
+        raise GeodistillError(f"'{dotted}' asks for item '{key}' of a list of 0.", "Set the whole list.")
     if not key.isdigit() or int(key) >= len(place):
         raise GeodistillError(
             f"'{dotted}' asks for item '{key}' of a list of {len(place)}.", f"Use a number from 0 to {len(place) - 1}."

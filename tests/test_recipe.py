@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from geodistill.recipe import FeatureTerm, ObjectiveRecipe, Recipe, StudentRecipe, TrainingRecipe
+
+SMALLEST: dict[str, Any] = {"student": {"width": 64, "layers": 2}, "objective": {"label": {}}}
+
+
+def test_the_smallest_recipe_is_completed_by_defaults() -> None:
+    recipe = Recipe.model_validate(SMALLEST)
+    assert (recipe.data.source, recipe.teacher.model) == ("bundled:trec", "bundled:minilm-l6")
+    assert recipe.objective.label is not None and recipe.objective.label.weight == 1
+    assert recipe.objective.logits is None and recipe.objective.features == [] and recipe.stages == []
+    assert recipe.compare is None and recipe.teacher.training is None
+
+
+def test_a_recipe_survives_being_written_and_read() -> None:
+    features = [
+        {"loss": "cka", "layers": [[1, 3], [-1, -1]], "normalize": "rows"},
+        {"loss": "gram", "layers": [["encoder.layer.0", "encoder.layer.1"]]},
+        {"loss": "projection", "layers": "skip", "rows": "last", "orthogonal": True},
+    ]
+    recipe = Recipe.model_validate({**SMALLEST, "objective": {"features": features}})
+    assert recipe.objective.features[0].layers == [(1, 3), (-1, -1)]
+    assert Recipe.model_validate(recipe.model_dump(mode="json")) == recipe
+    assert Recipe.model_validate_json(recipe.model_dump_json()) == recipe
+
+
+def test_a_recipe_cannot_be_changed() -> None:
+    with pytest.raises(ValidationError, match="frozen"):
+        Recipe.model_validate(SMALLEST).training.epochs = 5  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    "ways", [{}, {"width": 64}, {"layers": 2}, {"model": "a", "teacher_layers": 2}, {"model": "a", "width": 1}]
+)
+def test_a_student_is_made_in_exactly_one_way(ways: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError, match="exactly one of|both 'width' and 'layers'"):
+        StudentRecipe(**ways)
+
+
+def test_an_objective_without_terms_is_refused() -> None:
+    with pytest.raises(ValidationError, match="at least one of 'label', 'logits' and 'features'"):
+        ObjectiveRecipe()
+
+
+@pytest.mark.parametrize(
+    ("section", "values"),
+    [
+        (TrainingRecipe, {"epochs": 0}),
+        (TrainingRecipe, {"learning_rate": -1}),
+        (TrainingRecipe, {"batch_size": 0}),
+        (TrainingRecipe, {"warmup": 1}),
+        (TrainingRecipe, {"save_steps": 0}),
+        (FeatureTerm, {"loss": "gram", "weight": float("nan")}),
+        (FeatureTerm, {"loss": "gram", "weight": -1}),
+        (FeatureTerm, {"loss": "gram", "rows": "token"}),
+        (FeatureTerm, {"loss": "gram", "layers": "lats"}),
+        (FeatureTerm, {"loss": "gram", "layers": [[1, 2, 3]]}),
+    ],
+)
+def test_values_out_of_range_are_refused(section: Any, values: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        section(**values)
