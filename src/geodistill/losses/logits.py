@@ -14,7 +14,8 @@ class LogitLoss(nn.Module):
     the mean squared error of the outputs, where T plays no part.
 
     Args: `temperature` T > 0. The factor T² keeps the gradient's size independent of T.
-    Input: student and teacher logits (…, classes); the teacher's receive no gradient. Output: a scalar ≥ 0, in nats.
+    Input: student and teacher logits (…, classes); the teacher's receive no gradient. Output: a scalar ≥ 0, in nats,
+    float32 (float64 for float64 logits of the student), whatever autocast says.
 
     Reference: Hinton, Vinyals, Dean (2015), Distilling the Knowledge in a Neural Network, section 2.1.
 
@@ -26,7 +27,8 @@ class LogitLoss(nn.Module):
         self.temperature = temperature
 
     def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
-        student, teacher = student.float(), teacher.detach().float()
+        dtype = torch.promote_types(student.dtype, torch.float32)
+        student, teacher = student.to(dtype), teacher.detach().to(dtype)
         if student.shape[-1] == 1:
             return functional.mse_loss(student, teacher)
         with torch.autocast(student.device.type, enabled=False):
