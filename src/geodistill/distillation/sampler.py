@@ -37,7 +37,7 @@ class LengthGroupedSampler(Sampler[int]):
         for start in range(0, len(order), run):
             grouped += sorted(order[start : start + run], key=lambda index: self.lengths[index])
         batches = [grouped[start : start + self.batch_size] for start in range(0, len(grouped), self.batch_size)]
-        ragged = batches.pop() if len(batches[-1]) < self.batch_size else []
+        ragged = batches.pop() if batches and len(batches[-1]) < self.batch_size else []
         for place in torch.randperm(len(batches), generator=generator).tolist():
             yield from batches[place]
         yield from ragged
