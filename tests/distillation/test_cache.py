@@ -138,6 +138,19 @@ def test_some_of_its_requests(lesson, cache, tmp_path):
     assert some.widths == {request: 16 for request in some.requests}
 
 
+def test_a_selection_reads_only_what_it_answers(lesson, cache):
+    batch = lesson.batch(POSITIONS)
+    for requests in ([lesson.requests[1]], list(lesson.requests[2:4]), []):
+        chosen = cache.select(requests)
+        assert chosen.requests == list(chosen(batch).features) == requests
+        assert torch.equal(chosen(batch).logits, cache(batch).logits)
+        for request in requests:
+            assert torch.equal(chosen(batch).features[request], cache(batch).features[request])
+    assert cache.requests == list(lesson.requests)
+    with pytest.raises(GeodistillError, match=r"not opened for tokens of -1\. Choose among cls of 1\."):
+        cache.select([lesson.requests[2]]).select([lesson.requests[0]])
+
+
 def test_a_request_it_lacks_is_refused_and_prepared_beside_the_others(lesson, tmp_path):
     lesson.prepare(tmp_path, lesson.teacher(lesson.requests[:1]))
     with pytest.raises(GeodistillError, match=r"does not hold cls of 1; it holds logits, tokens of -1\. Write it anew"):

@@ -5,6 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from geodistill.distillation import cache_index
 from geodistill.distillation.cache_index import BatchRows, scan
 from geodistill.errors import GeodistillError
 
@@ -91,14 +92,29 @@ def test_a_special_token_mask_that_is_missing_or_another_is_refused():
         BatchRows(index, torch.tensor([0]), {**inputs, "special_tokens_mask": torch.ones(1, 7)}).kept("content")
 
 
+@pytest.mark.parametrize("chunk", [1, 2, 100])
+def test_scan_finds_the_same_however_many_it_takes_at_a_time(monkeypatch, chunk):
+    dataset = [example(length) for length in (3, 0, 5, 1, 3)]
+    dataset[2] = {**dataset[2], "attention_mask": [0, 0, 1, 1, 1, 1, 1]}  # padded on the left
+    dataset[3] = {name: torch.tensor(values) for name, values in dataset[3].items()}
+    monkeypatch.setattr(cache_index, "_CHUNK", chunk)
+    index, _ = scan(dataset)
+    assert index.attended.tolist() == [5, 2, 5, 3, 5] and index.content.tolist() == [3, 0, 4, 1, 3]
+    for position, entry in enumerate(dataset):
+        batch = {name: torch.as_tensor(values).unsqueeze(0) for name, values in entry.items()}
+        BatchRows(index, torch.tensor([position]), batch).kept("content")
+
+
 def test_scan_knows_the_data_by_what_the_teacher_sees():
     dataset = [{**example(2), "example_id": 0, "labels": 1}, {**example(3), "example_id": 1, "labels": 0}]
     digest = scan(dataset)[1]
     assert scan([{**entry, "labels": 7} for entry in dataset])[1] == digest
     assert scan(dataset[:1])[1] != digest
-    for name, value in [("input_ids", 9), ("attention_mask", 0), ("special_tokens_mask", 0), ("token_type_ids", 1)]:
-        changed = {**dataset[1], name: [value, *dataset[1].get(name, dataset[1]["input_ids"])[1:]]}
-        assert scan([dataset[0], changed])[1] != digest
+    for name, value in [("input_ids", 9), ("attention_mask", 0), ("special_tokens_mask", 0)]:
+        assert scan([dataset[0], {**dataset[1], name: [value, *dataset[1][name][1:]]}])[1] != digest
+    typed = [{**entry, "token_type_ids": [0] * len(entry["input_ids"])} for entry in dataset]
+    paired = [{**entry, "token_type_ids": [1] * len(entry["input_ids"])} for entry in dataset]
+    assert len({digest, scan(typed)[1], scan(paired)[1]}) == 3
 
 
 def test_scan_refuses_what_cannot_be_cached():
@@ -106,3 +122,5 @@ def test_scan_refuses_what_cannot_be_cached():
         scan([])
     with pytest.raises(GeodistillError, match="Example 1 of the data to be cached has the 'example_id' 0"):
         scan([{**example(2), "example_id": 0}, {**example(2), "example_id": 0}])
+    with pytest.raises(GeodistillError, match=r"Example 1 .* has the inputs input_ids, and the first has input_ids,"):
+        scan([example(2), {"input_ids": [1, 2]}])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -66,6 +67,22 @@ class TeacherCache:
 
     def __len__(self) -> int:
         return len(self._index)
+
+    def select(self, requests: Sequence[FeatureRequest]) -> TeacherCache:
+        """The same cache, reading fewer of its requests: what one objective of several needs."""
+        for request in requests:
+            if request not in self.requests:
+                raise GeodistillError(
+                    f"The teacher cache was not opened for {describe(request)}.",
+                    f"Choose among {', '.join(map(describe, self.requests)) or 'none but the logits'}.",
+                )
+        chosen = copy.copy(self)
+        chosen.requests = list(dict.fromkeys(requests))
+        chosen._data = {
+            per: {key: rows for key, rows in data.items() if key is None or key in chosen.requests}
+            for per, data in self._data.items()
+        }
+        return chosen
 
     def to(self, device: torch.device) -> TeacherCache:
         return self  # the rows stay on disk and follow each batch to its device

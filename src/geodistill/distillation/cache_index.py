@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ Collate = Callable[[list[Mapping[str, Any]]], Mapping[str, Tensor]]
 
 # What the teacher may see of an example; labels are not among it.
 _TEACHER_INPUTS = ("input_ids", "attention_mask", "special_tokens_mask", "token_type_ids", "position_ids")
+_CHUNK = 4096
 
 
 class ExampleIndex:
@@ -102,26 +104,53 @@ class BatchRows:
 def scan(dataset: Examples) -> tuple[ExampleIndex, str]:
     """Read every encoded example once: the index of them, and the SHA-256 of all that the teacher may see."""
     digest = hashlib.sha256()
-    attended, content, checksum = (np.zeros(len(dataset), dtype=np.int64) for _ in range(3))
-    for position, example in enumerate(dataset):
-        if example.get("example_id", position) != position:
-            raise GeodistillError(
-                f"Example {position} of the data to be cached has the 'example_id' {example['example_id']}.",
-                "Number the encoded examples 0, 1, 2, … in the order of the data set.",
-            )
-        arrays = {name: np.asarray(example[name], dtype=np.int64) for name in _TEACHER_INPUTS if name in example}
-        for name, array in arrays.items():
-            digest.update(f"{name} {array.shape};".encode() + array.tobytes())
-        ids = arrays["input_ids"]
-        kept = arrays["attention_mask"] != 0 if "attention_mask" in arrays else np.ones_like(ids, dtype=bool)
-        special = arrays["special_tokens_mask"] != 0 if "special_tokens_mask" in arrays else np.zeros_like(kept)
-        attended[position] = kept.sum()
-        content[position] = (kept & ~special).sum()
-        checksum[position] = ((ids[kept] + 1) * _mix(np.arange(kept.sum()))).sum()
-    if len(dataset) == 0:
+    parts: list[tuple[np.ndarray, ...]] = []
+    examples = iter(dataset)
+    columns: list[str] | None = None
+    position = 0
+    # Many at a time, because a call of numpy for each short sentence would take longer than opening the cache.
+    while chunk := list(islice(examples, _CHUNK)):
+        for example in chunk:
+            if example.get("example_id", position) != position:
+                raise GeodistillError(
+                    f"Example {position} of the data to be cached has the 'example_id' {example['example_id']}.",
+                    "Number the encoded examples 0, 1, 2, … in the order of the data set.",
+                )
+            found = [name for name in _TEACHER_INPUTS if name in example]
+            columns = columns or found
+            if found != columns:
+                raise GeodistillError(
+                    f"Example {position} of the data to be cached has the inputs {', '.join(found)}, "
+                    f"and the first has {', '.join(columns)}.",
+                    "Tokenise all examples alike.",
+                )
+            position += 1
+        parts.append(_scan_chunk(chunk, digest))
+    if not parts:
         raise GeodistillError("There are no examples for the teacher to read.", "Give a data set that is not empty.")
-    index = ExampleIndex(torch.from_numpy(attended), torch.from_numpy(content), torch.from_numpy(checksum))
-    return index, digest.hexdigest()
+    attended, content, checksum = (torch.from_numpy(np.concatenate(part)) for part in zip(*parts, strict=True))
+    return ExampleIndex(attended, content, checksum), digest.hexdigest()
+
+
+def _scan_chunk(chunk: list[Mapping[str, Any]], digest: Any) -> tuple[np.ndarray, ...]:
+    """Each example's attended tokens, those of them that are content, and checksum; `digest` takes in all columns."""
+    lengths = np.array([len(example["input_ids"]) for example in chunk])
+    digest.update(lengths.astype(np.int64).tobytes())
+    columns = {}
+    for name in _TEACHER_INPUTS:
+        if name in chunk[0]:
+            columns[name] = np.concatenate([np.asarray(example[name]) for example in chunk]).astype(np.int64)
+            digest.update(name.encode() + columns[name].tobytes())
+    tokens = np.ones(lengths.sum(), dtype=np.int64)
+    kept = columns.get("attention_mask", tokens) != 0
+    content = kept & (columns.get("special_tokens_mask", 0 * tokens) == 0)
+    owner = np.repeat(np.arange(len(chunk)), lengths)
+    attended = np.bincount(owner[kept], minlength=len(chunk))
+    before = np.repeat(attended.cumsum() - attended, lengths)
+    terms = (columns["input_ids"] + 1) * _mix(kept.cumsum() - 1 - before) * kept
+    checksum = np.zeros(len(chunk), dtype=np.int64)
+    np.add.at(checksum, owner, terms)
+    return attended, np.bincount(owner[content], minlength=len(chunk)), checksum
 
 
 def _mix(rank: Any) -> Any:
