@@ -12,7 +12,7 @@ from geodistill.geometry.reference import (
     participation_ratio,
     variance_spectrum,
 )
-from geodistill.geometry.rows import FeatureRows, prepare_teacher
+from geodistill.geometry.rows import FeatureRows, prepare_features
 
 __all__ = [
     "FeatureRows",
@@ -27,7 +27,7 @@ __all__ = [
     "measure",
     "nuclear_norm",
     "participation_ratio",
-    "prepare_teacher",
+    "prepare_features",
     "procrustes_distance",
     "variance_spectrum",
 ]

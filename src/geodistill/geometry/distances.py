@@ -40,7 +40,7 @@ def procrustes_distance(
 
     Args:
         student: (…, d_s), any floating dtype; receives the gradient 2(S − TWᵀ), with W the polar factor of SᵀT.
-        teacher: (…, d_t), the same inputs; never receives a gradient. Or the result of `prepare_teacher`.
+        teacher: (…, d_t), the same inputs; never receives a gradient. Or the result of `prepare_features`.
         mask: (…), the rows that count, boolean, or weights that are not negative; the others may hold anything.
         center: subtract the mean row of each side.
         normalize: True divides each side by its Frobenius norm, after centring. "rows" scales each row to unit length,
@@ -143,9 +143,13 @@ def procrustes_moments(rows: PairedRows, center: bool) -> Moments:
 def procrustes_square(moments: Moments, center: bool, normalize: Normalize) -> tuple[Tensor, Tensor]:
     """D_P² and ‖S‖_F² + ‖T‖_F², of which D_P² is a part: float64 scalars."""
     moments = moments if center else moments.about_origin()
-    student, teacher = scales(moments, normalize)
-    whole = moments.student_square / student + moments.teacher_square / teacher
-    shared = 2 * nuclear_norm(moments.cross) / (student.sqrt() * teacher.sqrt())
+    student, teacher = moments.student_square, moments.teacher_square
+    nuclear = nuclear_norm(moments.cross)
+    if normalize is True:
+        whole, shared = torch.full_like(teacher, 2.0), 2 * nuclear / or_one((student * teacher).sqrt())
+    else:
+        scale = common_scale(moments, normalize)
+        whole, shared = (student + teacher) / scale, 2 * nuclear / scale
     return or_zero((whole - shared).clamp(min=0), moments), whole
 
 
@@ -153,18 +157,22 @@ def gram_square(moments: Moments | Kernels, center: bool, normalize: Normalize) 
     """D_FG² and ‖SᵀS‖_F² + ‖TᵀT‖_F², of which D_FG² is a part: float64 scalars."""
     if isinstance(moments, Moments) and not center:
         moments = moments.about_origin()
-    student, teacher = scales(moments, normalize)
-    student_gram, teacher_gram, cross = moments.gram_squares()
-    whole = student_gram / student.square() + teacher_gram / teacher.square()
-    return or_zero((whole - 2 * cross / (student * teacher)).clamp(min=0), moments), whole
+    student, teacher, cross = moments.gram_squares()
+    if normalize is True:
+        s, t = or_one(moments.student_square), or_one(moments.teacher_square)
+        whole, shared = student / s.square() + teacher / t.square(), 2 * cross / (s * t)
+    else:
+        scale = common_scale(moments, normalize).square()
+        whole, shared = (student + teacher) / scale, 2 * cross / scale
+    return or_zero((whole - shared).clamp(min=0), moments), whole
 
 
 def similarity(moments: Moments | Kernels, center: bool) -> Tensor:
-    """CKA, a float64 scalar; zero when one side is a single point."""
+    """CKA, a float64 scalar; zero when a side has no spread."""
     if isinstance(moments, Moments) and not center:
         moments = moments.about_origin()
     student, teacher, cross = moments.gram_squares()
-    return or_zero(cross / (or_one(student).sqrt() * or_one(teacher).sqrt()), moments)
+    return or_zero(cross / or_one((student * teacher).sqrt()), moments)
 
 
 def debiased_similarity(rows: PairedRows) -> Tensor:
@@ -197,12 +205,9 @@ def debiased_similarity(rows: PairedRows) -> Tensor:
     return torch.where(enough, unbiased(cross, a, b) / or_one(scale), 0)
 
 
-def scales(moments: Moments | Kernels, normalize: Normalize) -> tuple[Tensor, Tensor]:
-    """What the squares of the two sides are divided by: their own sums, the count for unit rows, or one."""
-    if normalize is True:
-        return or_one(moments.student_square), or_one(moments.teacher_square)
-    scale = or_one(moments.count) if normalize == "rows" else torch.ones_like(moments.count)
-    return scale, scale
+def common_scale(moments: Moments | Kernels, normalize: Normalize) -> Tensor:
+    """What the squares of both sides are divided by when each keeps its own length: the count for unit rows, or one."""
+    return or_one(moments.count) if normalize == "rows" else torch.ones_like(moments.count)
 
 
 def or_zero(value: Tensor, moments: Moments | Kernels) -> Tensor:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from geodistill.geometry.rows import or_one, square_sum, wide_dtype
+from geodistill.geometry.rows import largest_entry, square_sum, wide_dtype
 
 
 def frobenius_square(matrix: Tensor) -> Tensor:
@@ -55,9 +55,3 @@ class _FrobeniusInner(torch.autograd.Function):
         a_gradient = (b / b_peak) * (gradient * b_peak).to(b.dtype) if ctx.needs_input_grad[0] else None
         b_gradient = (a / a_peak) * (gradient * a_peak).to(a.dtype) if ctx.needs_input_grad[1] else None
         return a_gradient, b_gradient
-
-
-def largest_entry(matrix: Tensor) -> Tensor:
-    """max |a_ij|, or one for a matrix of zeros: a divisor."""
-    low, high = torch.aminmax(matrix)
-    return or_one(torch.maximum(-low, high))

@@ -25,6 +25,7 @@ from geodistill.geometry.rows import (
     square_sum,
     weigh,
 )
+from geodistill.geometry.symmetric import add_lower_gram, gram, mirror
 
 
 @dataclass(frozen=True)
@@ -201,19 +202,19 @@ class _StudentMoments(torch.autograd.Function):
         ctx: Any, values: Tensor, teacher: FeatureRows, with_gram: bool
     ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
         student = teacher.beside(values.detach())
-        cross = torch.zeros(student.width, teacher.width, dtype=student.dtype, device=values.device)
-        gram = torch.zeros(student.width, student.width, dtype=student.dtype, device=values.device)
+        cross = values.new_zeros(student.width, teacher.width, dtype=student.dtype)
+        own = values.new_zeros(student.width, student.width, dtype=student.dtype) if with_gram else None
         square = torch.zeros_like(student.counts[1])
         for part in student.parts(teacher.width):
             block = student.block(part)
             square += square_sum(block)
             cross.addmm_(block.mT, teacher.block(part))
-            if with_gram:
-                gram.addmm_(block.mT, block)
+            if own is not None:
+                add_lower_gram(own, block)
         ctx.save_for_backward(values)
         ctx.student, ctx.teacher = student, teacher
         ctx.set_materialize_grads(False)
-        return student.mean.clone(), square, cross, gram if with_gram else None
+        return student.mean.clone(), square, cross, None if own is None else mirror(own)
 
     @staticmethod
     @once_differentiable
@@ -231,9 +232,7 @@ class _StudentMoments(torch.autograd.Function):
         with full_precision(values.device):
             for part in student.parts(teacher.width):
                 block = student.block(part)
-                gradient = torch.zeros_like(block)
-                if square_gradient is not None:
-                    gradient = block * (2 * square_gradient).to(student.dtype)
+                gradient = block * (0 if square_gradient is None else (2 * square_gradient).to(student.dtype))
                 if factor is not None:
                     gradient.addmm_(block, factor)
                 if cross_gradient is not None:
@@ -254,8 +253,7 @@ class _StudentKernel(torch.autograd.Function):
         student = teacher.beside(values.detach())
         ctx.save_for_backward(values)
         ctx.student, ctx.center = student, center
-        block = student.block(slice(None), center)
-        return block @ block.mT
+        return gram(student.block(slice(None), center).mT)
 
     @staticmethod
     @once_differentiable

@@ -6,6 +6,7 @@ values nearly coincide, and differentiating `matrix_norm(·, "nuc")` is slower a
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -13,7 +14,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from geodistill.geometry.rows import wide_dtype
+from geodistill.geometry.rows import largest_entry, wide_dtype
+from geodistill.geometry.symmetric import gram
 
 # Singular directions below 1e-6 σ₁ are mostly rounding noise of a float32 matrix. Damping them in the gradient to
 # σ / (1e-6 σ₁) makes the gradient of a rank-deficient matrix reproducible; the norm itself is damped far less.
@@ -47,14 +49,18 @@ class _NuclearNorm(torch.autograd.Function):
 def polar_factor(matrix: Tensor) -> tuple[Tensor, Tensor]:
     """‖M‖_* in float64 and the polar factor UVᵀ in M's dtype, of a matrix or a batch of them; not differentiable."""
     matrix = matrix.detach()
-    peak = matrix.abs().amax((-2, -1), keepdim=True)
-    finite = torch.isfinite(peak)  # LAPACK raises on NaN: compute on zeros instead, and answer NaN
-    scaled = torch.where(finite, matrix / torch.where(peak == 0, 1, peak), 0)
+    peak = largest_entry(matrix)[..., None, None]
+    scaled, finite = matrix / peak, None
     algorithm = choose_algorithm(matrix.dtype, matrix.device)
-    # All want the matrix wide.
-    norm, polar = algorithm(scaled) if matrix.shape[-2] <= matrix.shape[-1] else _of_transpose(algorithm, scaled)
-    norm = torch.where(finite, norm[..., None, None] * peak.to(norm.dtype), torch.nan)[..., 0, 0]
-    return norm, torch.where(finite, polar, torch.nan)
+    if algorithm is not by_polynomial and not math.isfinite(peak.sum().item()):
+        finite = peak.isfinite()  # LAPACK raises on NaN: compute on zeros instead, and answer NaN
+        scaled = torch.where(finite, scaled, 0)
+    wide = matrix.shape[-2] <= matrix.shape[-1]
+    norm, polar = algorithm(scaled if wide else scaled.mT)
+    norm, polar = norm * peak[..., 0, 0].to(norm.dtype), polar if wide else polar.mT
+    if finite is not None:
+        norm, polar = torch.where(finite[..., 0, 0], norm, torch.nan), torch.where(finite, polar, torch.nan)
+    return norm, polar
 
 
 Algorithm = Callable[[Tensor], tuple[Tensor, Tensor]]
@@ -85,13 +91,11 @@ def by_eigenvectors(matrix: Tensor) -> tuple[Tensor, Tensor]:
     Λ is too wide in range for float32. The last product, of factors that are orthonormal again, is not.
     """
     wide = matrix.double()
-    values, vectors = torch.linalg.eigh(wide @ wide.mT)
-    norm_root, root = (
-        torch.maximum(values, floor * values[..., -1:]).clamp(min=torch.finfo(values.dtype).tiny).sqrt()
-        for floor in (NORM_FLOOR, GRADIENT_FLOOR)
-    )
-    rotated = (vectors.mT @ wide) / root.unsqueeze(-1)
-    return (values / norm_root).sum(-1), vectors.to(matrix.dtype) @ rotated.to(matrix.dtype)
+    values, vectors = torch.linalg.eigh(gram(wide.mT) if wide.dim() == 2 else wide @ wide.mT)
+    largest = values[..., -1:].clamp(min=1e-200)  # a matrix of zeros
+    rotated = (vectors.mT @ wide) / torch.maximum(values, GRADIENT_FLOOR * largest).sqrt().unsqueeze(-1)
+    norm = (values / torch.maximum(values, NORM_FLOOR * largest).sqrt()).sum(-1)
+    return norm, vectors.to(matrix.dtype) @ rotated.to(matrix.dtype)
 
 
 # p_k(x) = a x + b x³ + c x⁵, each the best approximation of 1 on the interval that the one before leaves; the first
@@ -122,11 +126,6 @@ def by_polynomial(matrix: Tensor) -> tuple[Tensor, Tensor]:
     length = torch.linalg.vecdot(matrix, matrix).sum(-1)[..., None, None].sqrt()
     x = matrix / torch.where(length == 0, 1, length)
     for a, b, c in POLYNOMIALS:
-        gram = x @ x.mT
-        x = a * x + (b * gram + c * (gram @ gram)) @ x
+        square = x @ x.mT
+        x = a * x + (b * square + c * (square @ square)) @ x
     return torch.linalg.vecdot(x, matrix).sum(-1, dtype=wide_dtype(matrix.device)), x
-
-
-def _of_transpose(algorithm: Algorithm, matrix: Tensor) -> tuple[Tensor, Tensor]:
-    norm, polar = algorithm(matrix.mT)
-    return norm, polar.mT

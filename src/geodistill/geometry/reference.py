@@ -19,7 +19,7 @@ from geodistill.geometry.distances import (
     similarity,
 )
 from geodistill.geometry.moments import Moments
-from geodistill.geometry.rows import FeatureRows, full_precision, or_one, pair_rows, prepare_teacher, wide_dtype
+from geodistill.geometry.rows import FeatureRows, full_precision, or_one, pair_rows, prepare_features, wide_dtype
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def chance_level(
     pair = pair_rows(student.detach(), teacher, mask)
     kept = slice(None) if pair.weights is None else pair.weights != 0
     s, t = pair.student[kept], pair.teacher.values[kept]
-    prepared = prepare_teacher(t, None if pair.weights is None else pair.weights[kept])
+    prepared = prepare_features(t, None if pair.weights is None else pair.weights[kept])
     generator = torch.Generator().manual_seed(seed)
     draws = torch.zeros(3, dtype=wide_dtype(s.device), device=s.device)
     for _ in range(permutations):
@@ -105,7 +105,7 @@ def variance_spectrum(features: Tensor, *, mask: Tensor | None = None, center: b
     They are the eigenvalues of XXᵀ for X of unit Frobenius norm, largest first, and sum to one; all are zero for a
     cloud that is a single point, and NaN for features that are not finite.
     """
-    rows = prepare_teacher(features, mask)
+    rows = prepare_features(features, mask)
     rows = FeatureRows(rows.values, rows.weights, wide_dtype(features.device))
     with full_precision(features.device):
         if len(rows) < rows.width:

@@ -6,7 +6,7 @@ holds. Long features are worked through in blocks of rows, so that no full copy 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from geodistill.errors import GeodistillError
+from geodistill.geometry.symmetric import add_lower_gram, gram, mirror
 
 BLOCK_ELEMENTS = 2**22  # 16 MiB in float32, which stays in a CPU's last cache
 
@@ -23,7 +24,7 @@ BLOCK_ELEMENTS = 2**22  # 16 MiB in float32, which stays in a CPU's last cache
 class FeatureRows:
     """The rows of one model: values (n, d) of any dtype, weights (n,) or None, and the dtype of products.
 
-    What is computed from them is kept: a teacher that is met again and again is prepared once (`prepare_teacher`).
+    What is computed from them is kept: a teacher that is met again and again is prepared once (`prepare_features`).
     """
 
     def __init__(self, values: Tensor, weights: Tensor | None, dtype: torch.dtype, prepared: bool = False) -> None:
@@ -47,7 +48,7 @@ class FeatureRows:
         wide = wide_dtype(self.values.device)
         if self.weights is None:
             n = torch.full((), len(self), dtype=wide, device=self.values.device)
-            return n, n.clone()
+            return n, n
         return (self.weights != 0).sum().to(wide), self.weights.sum(dtype=wide)
 
     @cached_property
@@ -57,34 +58,26 @@ class FeatureRows:
     @cached_property
     def mean(self) -> Tensor:
         """The weighted mean row (d,), summed in float64 from block to block; zero when no row counts."""
-        count = self.counts[1]
-        total = torch.zeros(self.width, dtype=count.dtype, device=self.values.device)
-        for part in self.parts():
-            total += weigh(self.values[part].to(self.dtype), part_of(self.weights, part)).sum(0)
-        return (total / or_one(count)).to(self.dtype)
+        total = self.total(lambda part: weigh(self.values[part].to(self.dtype), part_of(self.weights, part)).sum(0))
+        return total.to(self.dtype) / or_one(self.counts[1]).to(self.dtype)
 
     @cached_property
     def square(self) -> Tensor:
         """Σ w ‖x − mean‖², float64."""
-        total = torch.zeros_like(self.counts[1])
-        for part in self.parts():
-            total += square_sum(self.block(part))
-        return total
+        return self.total(lambda part: square_sum(self.block(part)))
 
     @cached_property
     def gram(self) -> Tensor:
         """Σ w (x − mean)(x − mean)ᵀ, (d, d)."""
-        gram = torch.zeros(self.width, self.width, dtype=self.dtype, device=self.values.device)
+        total = torch.zeros(self.width, self.width, dtype=self.dtype, device=self.values.device)
         for part in self.parts():
-            block = self.block(part)
-            gram.addmm_(block.mT, block)
-        return gram
+            add_lower_gram(total, self.block(part))
+        return mirror(total)
 
     def kernel(self, center: bool) -> Tensor:
         """XXᵀ, (n, n), of rows scaled by the roots of their weights."""
         if center not in self._kernels:
-            rows = self.block(slice(None), center)
-            self._kernels[center] = rows @ rows.mT
+            self._kernels[center] = gram(self.block(slice(None), center).mT)
         return self._kernels[center]
 
     def compact(self, center: bool) -> FeatureRows:
@@ -95,8 +88,10 @@ class FeatureRows:
         if center not in self._compact:
             ones = None if self.weights is None else (self.weights != 0).to(self.dtype)
             values = weigh(self.values.to(self.dtype) - self.mean if center else self.values.to(self.dtype), ones)
-            factor = torch.linalg.qr(values.mT, mode="r").R.mT
-            self._compact[center] = FeatureRows(factor, self.weights, self.dtype, self.prepared)
+            rows = self.beside(torch.linalg.qr(values.mT, mode="r").R.mT)
+            if center:
+                rows.mean = torch.zeros_like(rows.values[0])
+            self._compact[center] = rows
         return self._compact[center]
 
     def block(self, part: slice, center: bool = True) -> Tensor:
@@ -110,10 +105,15 @@ class FeatureRows:
         rows.counts, rows.root_weights = self.counts, self.root_weights
         return rows
 
-    def parts(self, other_width: int = 0) -> Iterator[slice]:
-        """Slices of consecutive rows, each of about BLOCK_ELEMENTS elements of both sides together."""
+    def parts(self, other_width: int = 0) -> list[slice]:
+        """Slices of consecutive rows, each of about BLOCK_ELEMENTS elements of both sides together; at least one."""
         length = max(256, BLOCK_ELEMENTS // max(1, self.width + other_width))
-        return (slice(start, min(start + length, len(self))) for start in range(0, len(self), length))
+        return [slice(start, start + length) for start in range(0, max(1, len(self)), length)]
+
+    def total(self, of: Callable[[slice], Tensor]) -> Tensor:
+        """The sum over all parts of what is computed of each, in float64."""
+        first, *others = (of(part).to(wide_dtype(self.values.device)) for part in self.parts())
+        return sum(others, first)
 
 
 @dataclass(frozen=True)
@@ -141,7 +141,7 @@ class PairedRows:
         return PairedRows(self.student, FeatureRows(self.teacher.values, self.weights, dtype))
 
 
-def prepare_teacher(teacher: Tensor, mask: Tensor | None = None) -> FeatureRows:
+def prepare_features(teacher: Tensor, mask: Tensor | None = None) -> FeatureRows:
     """Prepare teacher features (…, d_t) and their mask (…) for being compared with many students, or many times.
 
     Every distance and loss takes the result in place of the teacher's tensor (and then no mask). What depends on the
@@ -168,7 +168,7 @@ def pair_rows(student: Tensor, teacher: Tensor | FeatureRows, mask: Tensor | Non
     if isinstance(teacher, FeatureRows):
         if mask is not None:
             raise GeodistillError(
-                "A prepared teacher came with another mask.", "Give the mask to `prepare_teacher`, and only there."
+                "A prepared teacher came with another mask.", "Give the mask to `prepare_features`, and only there."
             )
         if len(teacher) != student.shape[:-1].numel():
             raise GeodistillError(
@@ -182,7 +182,7 @@ def pair_rows(student: Tensor, teacher: Tensor | FeatureRows, mask: Tensor | Non
                 f"Student {tuple(student.shape)} and teacher {tuple(teacher.shape)} do not have the same rows.",
                 "Every dimension but the last must agree: the same inputs through both models.",
             )
-        rows = prepare_teacher(teacher, mask)
+        rows = prepare_features(teacher, mask)
         rows.prepared = False
     dtype = torch.promote_types(rows.dtype, student.dtype)
     pair = PairedRows(student.flatten(0, -2), rows)
@@ -220,9 +220,15 @@ def square_sum(values: Tensor) -> Tensor:
     return torch.linalg.vecdot(values, values).sum(dtype=wide_dtype(values.device))
 
 
+def largest_entry(matrix: Tensor) -> Tensor:
+    """max |a_ij| of each matrix (…, m, k), or one for a matrix of zeros: a divisor. NaN gives NaN."""
+    low, high = torch.aminmax(matrix) if matrix.dim() == 2 else torch.aminmax(matrix.flatten(-2), dim=-1)
+    return or_one(torch.maximum(-low, high))
+
+
 def or_one(value: Tensor) -> Tensor:
     """A divisor: one in place of zero. NaN stays NaN."""
-    return torch.where(value == 0, 1, value)
+    return value + (value == 0)
 
 
 def full_precision(device: torch.device) -> AbstractContextManager[Any]:

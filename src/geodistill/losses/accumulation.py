@@ -1,8 +1,8 @@
 """The loss of a whole batch that arrives in parts, with the exact gradient of the whole.
 
 The sum of the losses of micro-batches is another objective than the loss of their union. The union's is reached in two
-passes: sum the moments of all parts, then give each part its own share of the gradient. The second pass runs the student
-again, unless its graph is kept; the loss itself, with its polar factor, is solved once.
+passes: sum the moments of all parts, then give each part its own share of the gradient. The second pass runs the
+student again, unless its graph is kept; the loss itself, with its polar factor, is solved once.
 
     total = sum((loss.moments(s, t, m) for s, t, m in parts[1:]), loss.moments(*parts[0]))   # under torch.no_grad()
     whole = AccumulatedLoss(loss, total)
@@ -12,7 +12,7 @@ again, unless its graph is kept; the loss itself, with its polar factor, is solv
 
 from __future__ import annotations
 
-from dataclasses import fields, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -29,8 +29,8 @@ class AccumulatedLoss:
     """The loss of the whole as a function of one part of it, given the moments of the whole.
 
     Called with a part, it returns the part's share of the loss, by count: the shares of all parts add up to the loss of
-    the whole, and so do their gradients, in the student and in the loss's own parameters. With `global_batch`, `total` is
-    the sum over this rank's parts; ranks are summed here, and gradients are exact once averaged over ranks.
+    the whole, and so do their gradients, in the student and in the loss's own parameters. With `global_batch`, `total`
+    is the sum over this rank's parts; ranks are summed here, and gradients are exact once averaged over ranks.
 
     Args:
         loss: any feature loss.
@@ -60,11 +60,13 @@ class AccumulatedLoss:
         share = part.count / or_one(self.total.count)
         about = part.about(self.total.student_mean.detach(), self.total.teacher_mean.detach())
         about = replace(about, student_mean=share * part.student_mean)
-        linear = sum(_inner(slope, getattr(about, name)) for name, slope in self.slopes.items() if slope is not None)
+        terms = [_inner(slope, getattr(about, name)) for name, slope in self.slopes.items() if slope is not None]
         for parameter, slope in zip(self.parameters, self.parameter_slopes, strict=True):
-            linear = linear + (0 if slope is None else share * _inner(slope, parameter))
+            if slope is not None:
+                terms.append(share * _inner(slope, parameter))
+        linear = torch.stack([term.to(share.dtype) for term in terms]).sum()
         return (self.ranks * (share * self.value + linear - linear.detach())).to(part.product_dtype)
 
 
-def _inner(a: Tensor, b: Tensor) -> Tensor:
-    return (a * b).sum(dtype=torch.promote_types(a.dtype, torch.float32))
+def _inner(slope: Tensor, value: Tensor) -> Tensor:
+    return (slope * value).sum()

@@ -24,7 +24,7 @@ class FeatureLoss(nn.Module):
             once gradients are averaged over ranks.
 
     Called with features of any floating dtype and any number of leading dimensions; the teacher, which may be the
-    result of `prepare_teacher`, receives no gradient. Returns a float32 scalar (float64 for float64 features), whatever
+    result of `prepare_features`, receives no gradient. Returns a float32 scalar (float64 for float64 features), whatever
     autocast says; a zero that can be differentiated when fewer than two rows count; NaN when a row that counts is not
     finite. Raises GeodistillError when shapes do not fit.
     """
