@@ -39,7 +39,7 @@ def test_a_recipe_cannot_be_changed() -> None:
     "ways", [{}, {"width": 64}, {"layers": 2}, {"model": "a", "teacher_layers": 2}, {"model": "a", "width": 1}]
 )
 def test_a_student_is_made_in_exactly_one_way(ways: dict[str, Any]) -> None:
-    with pytest.raises(ValidationError, match="exactly one of|both 'width' and 'layers'"):
+    with pytest.raises(ValidationError, match=r"exactly one of|both 'width' and 'layers'"):
         StudentRecipe(**ways)
 
 
@@ -66,3 +66,12 @@ def test_an_objective_without_terms_is_refused() -> None:
 def test_values_out_of_range_are_refused(section: Any, values: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         section(**values)
+
+
+@pytest.mark.parametrize("names", [["task"], ["warm", "warm"], ["../up"], ["a/b"], [""], ["."]])
+def test_a_stage_needs_a_name_of_its_own(names: list[str]) -> None:
+    stage = {"data": {"source": "bundled:trec"}, "objective": {"label": {}}}
+    with pytest.raises(ValidationError, match=r"two stages are named|should match pattern"):
+        Recipe.model_validate({**SMALLEST, "stages": [{**stage, "name": name} for name in names]})
+    allowed = Recipe.model_validate({**SMALLEST, "stages": [{**stage, "name": "geometry first"}]})
+    assert allowed.stages[0].name == "geometry first"

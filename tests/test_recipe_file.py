@@ -41,7 +41,7 @@ def test_an_override_is_read_as_yaml(override: str, dotted: str, value: Any) -> 
 
 @pytest.mark.parametrize("override", ["training.epochs", "=3", "", "data.metrics=[accuracy", "a={"])
 def test_bad_override_syntax(override: str) -> None:
-    with pytest.raises(GeodistillError, match="is no override|is not valid YAML"):
+    with pytest.raises(GeodistillError, match=r"is no override|is not valid YAML"):
         split_override(override)
 
 
@@ -133,7 +133,7 @@ def test_a_file_that_is_absent(tmp_path: Path) -> None:
 
 
 def test_an_item_of_an_empty_list_cannot_be_set() -> None:
-    with pytest.raises(GeodistillError, match="item '0' of a list of 0. Set the whole list"):
+    with pytest.raises(GeodistillError, match=r"item '0' of a list of 0. Set the whole list"):
         set_dotted({"stages": []}, "stages.0.name", "warm")
 
 

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 RowKind = Literal["cls", "mean", "tokens", "last"]
 FeatureLossName = Literal["procrustes", "gram", "cka", "projection"]
+TASK_STAGE = "task"
 LayerPair = tuple[int, int]
 ModulePair = tuple[str, str]
 
@@ -144,7 +145,7 @@ class ObjectiveRecipe(Section):
 class StageRecipe(Section):
     """A training stage that comes before the task itself, such as feature terms alone on unlabelled text."""
 
-    name: str
+    name: str = Field(pattern=r"^\w[\w .-]*$", description="of its own; its checkpoints are in a folder of this name")
     data: DataRecipe
     objective: ObjectiveRecipe
     training: TrainingRecipe = Field(default_factory=TrainingRecipe)
@@ -167,3 +168,11 @@ class Recipe(Section):
     stages: list[StageRecipe] = Field(default_factory=list)
     training: TrainingRecipe = Field(default_factory=TrainingRecipe)
     compare: CompareRecipe | None = None
+
+    @field_validator("stages")
+    @classmethod
+    def names_of_their_own(cls, stages: list[StageRecipe]) -> list[StageRecipe]:
+        names = [TASK_STAGE, *(stage.name for stage in stages)]
+        if twice := {name for name in names if names.count(name) > 1}:
+            raise ValueError(f"two stages are named '{min(twice)}' (the last one, the task itself, is '{TASK_STAGE}')")
+        return stages

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
+from textwrap import shorten
 from typing import Any, get_args, get_origin
 
 import yaml
@@ -132,7 +133,9 @@ def explain(error: ValidationError, source: str) -> GeodistillError:
     if first["type"] == "missing":
         return GeodistillError(f"The key '{dotted}' is missing in {source}.", "Add it.")
     message = first["msg"].removeprefix("Value error, ").rstrip(".")
-    return GeodistillError(f"'{dotted}' in {source} is not valid: {message}.", f"It was {first['input']!r}; mend it.")
+    return GeodistillError(
+        f"'{dotted}' in {source} is not valid: {message}.", f"It was {shorten(repr(first['input']), 200)}; mend it."
+    )
 
 
 def _most_telling(errors: Sequence[Any]) -> Any:

@@ -25,8 +25,9 @@ def training_arguments(training: TrainingRecipe, folder: Path) -> TrainingArgume
     known = [field.name for field in fields(TrainingArguments) if field.init]
     for name in training.arguments:
         if name not in known:
-            remedy = suggest(name, known).split(" Valid:")[0].rstrip(".")
-            raise GeodistillError(f"transformers.TrainingArguments has no field '{name}'.", f"{remedy}.")
+            nearest, _, _ = suggest(name, known).partition("Valid:")  # all hundred of them would bury it
+            remedy = nearest.strip() or "Look its fields up in the documentation of transformers."
+            raise GeodistillError(f"transformers.TrainingArguments has no field '{name}'.", remedy)
     settings: dict[str, Any] = {
         "output_dir": str(folder),
         "num_train_epochs": training.epochs,

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 from transformers import (
     AutoModelForSequenceClassification,
@@ -43,7 +44,7 @@ def load_classifier(
     """Load a sequence classifier, with a new head for these examples or with the head that it has.
 
     Raises GeodistillError when the model cannot be found, or, with `new_head=False`, when it has no trained head or
-    one for another number of labels.
+    one for other labels: another number of them, unless it knows all those of the data by name.
     """
     if new_head:
         return _loaded(
@@ -65,14 +66,14 @@ def load_classifier(
         return model
     if info["missing_keys"]:
         raise GeodistillError(
-            f"The teacher '{name}' has no trained head: {', '.join(sorted(info['missing_keys']))} would be random.",
+            f"The model '{name}' has no trained head: {', '.join(sorted(info['missing_keys']))} would be random.",
             "Give a fine-tuned teacher, or add teacher.training to fine-tune it on the data first.",
         )
     wanted = 1 if examples.problem == "regression" else len(examples.label_names)
-    if model.config.num_labels != wanted:
+    if model.config.num_labels != wanted and not knows_labels(model, examples):
         raise GeodistillError(
-            f"The teacher '{name}' has {model.config.num_labels} labels, the data {wanted}.",
-            "Use the teacher of this task, or add teacher.training to give it a new head.",
+            f"The model '{name}' has {model.config.num_labels} labels, the data {wanted}.",
+            "Use a model of this task; a teacher gets a new head from teacher.training.",
         )
     return model
 
@@ -96,9 +97,21 @@ def label_order(model: PreTrainedModel, examples: Examples) -> list[int]:
 
     Empty for a regression and for unlabelled data.
     """
-    known = {name.casefold(): int(number) for name, number in (model.config.label2id or {}).items()}
-    names = [name.casefold() for name in examples.label_names]
-    return [known[name] for name in names] if set(names) == set(known) else list(range(len(names)))
+    if not knows_labels(model, examples):
+        return list(range(len(examples.label_names)))
+    numbers = known_labels(model)
+    return [numbers[name.casefold()] for name in examples.label_names]
+
+
+def known_labels(model: PreTrainedModel) -> dict[str, int]:
+    """Return the model's number of each label that it knows by name, in small letters."""
+    return {str(name).casefold(): int(number) for name, number in (model.config.label2id or {}).items()}
+
+
+def knows_labels(model: PreTrainedModel, examples: Examples) -> bool:
+    """Tell whether the data has labels and the model knows each of them by its name."""
+    names = {name.casefold() for name in examples.label_names}
+    return bool(names) and names <= set(known_labels(model))
 
 
 def check_vocabularies(
@@ -186,7 +199,7 @@ def _loaded(load: Callable[..., Any], name: str, **settings: Any) -> Any:
         settings.pop("revision", None)
     try:
         return load(path, **settings)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
         remedy = (
             "Look whether its files are whole; it needs config.json, weights in safetensors and a tokenizer."
             if Path(path).is_dir()

@@ -32,17 +32,19 @@ def claim_folder(
     `fresh` clears what any run wrote there, `replace` what another run did.
     Raises GeodistillError when the folder holds another run, or other files.
     """
+    if folder.exists() and not folder.is_dir():
+        raise GeodistillError(f"'{folder}' is a file, not a folder.", "Choose another --output.")
     marker = folder / ENVIRONMENT
     if marker.is_file() and (fresh or (replace and read_json(marker).get("fingerprint") != fingerprint)):
         clear_run(folder)
-    if marker.is_file():
+    elif marker.is_file():
         if read_json(marker).get("fingerprint") == fingerprint:
             return True
         raise GeodistillError(
             f"The folder '{folder}' holds another run, made from another recipe, data or teacher.",
             "Choose another --output, or pass --fresh to start over there.",
         )
-    if folder.is_dir() and any(path.name[0] != "." for path in folder.iterdir()):
+    elif folder.is_dir() and any(path.name[0] != "." for path in folder.iterdir()):
         raise GeodistillError(f"The folder '{folder}' is not empty and not a run.", "Choose another --output.")
     folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / RECIPE, yaml.safe_dump(dict(recipe), sort_keys=False, allow_unicode=True))
@@ -76,15 +78,21 @@ def fingerprint_of(*parts: Any) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
 
 
-@lru_cache(maxsize=16)
 def fingerprint_of_model(folder: str) -> str:
     """Return the SHA-256 over the config, tokenizer and weights in a folder; for anything else, of its name."""
     path = Path(folder)
     if not path.is_dir():
         return fingerprint_of(folder)
-    digest = hashlib.sha256()
     wanted = (".safetensors", ".json", ".txt", ".model", ".bin")
-    for file in sorted(file for file in path.iterdir() if file.suffix in wanted):
+    files = sorted(file for file in path.iterdir() if file.suffix in wanted)
+    return _fingerprint_of_files(tuple((file, file.stat().st_size, file.stat().st_mtime_ns) for file in files))
+
+
+@lru_cache(maxsize=16)
+def _fingerprint_of_files(files: tuple[tuple[Path, int, int], ...]) -> str:
+    # Size and time are there for the cache alone: a file that was written again is read again.
+    digest = hashlib.sha256()
+    for file, _, _ in files:
         digest.update(file.name.encode())
         with file.open("rb") as stream:
             while block := stream.read(1 << 22):
@@ -95,7 +103,10 @@ def fingerprint_of_model(folder: str) -> str:
 def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON file of a run; a damaged one is an error that names it."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(content, dict):
+            raise ValueError("it holds no JSON object")
+        return content
     except (OSError, ValueError) as error:
         raise GeodistillError(f"{path} cannot be read: {error}.", "Delete it, or pass --fresh.") from error
 
@@ -112,15 +123,22 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 def write_text(path: Path, text: str) -> None:
     """Write a file whole or not at all."""
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    part.write_text(text, encoding="utf-8")
-    part.replace(path)
+    try:
+        # Half a surrogate pair in a user's text becomes a question mark, rather than the end of a run.
+        part.write_text(text, encoding="utf-8", errors="replace")
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
     """Read metrics.jsonl; a last line that an interruption cut short is left out."""
-    path = folder / METRICS
+    try:
+        lines = (folder / METRICS).read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:  # not begun, or cleared by a run that starts over beside us
+        return []
     entries = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
+    for line in lines:
         try:
             entries.append(json.loads(line))
         except ValueError:
@@ -132,7 +150,16 @@ class MetricsFile(TrainerCallback):
     """Append every log entry to metrics.jsonl as training goes, with its stage and the share of the stage done."""
 
     def __init__(self, folder: Path, stage: str) -> None:
-        self.path, self.stage = folder / METRICS, stage
+        self.folder, self.stage = folder, stage
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Drop what an interrupted training of this stage logged after the step that it now goes on from."""
+        if state.is_world_process_zero and (self.folder / METRICS).is_file():
+            entries = read_metrics(self.folder)
+            kept = [entry for entry in entries if entry["stage"] != self.stage or entry["step"] <= state.global_step]
+            write_text(self.folder / METRICS, "".join(json.dumps(entry) + "\n" for entry in kept))
 
     def on_log(
         self,
@@ -145,7 +172,7 @@ class MetricsFile(TrainerCallback):
         if state.is_world_process_zero and logs:
             done = state.global_step / max(1, state.max_steps)
             entry = {"stage": self.stage, "step": state.global_step, "done": round(done, 4), **logs}
-            with self.path.open("a", encoding="utf-8") as file:
+            with (self.folder / METRICS).open("a", encoding="utf-8") as file:
                 file.write(json.dumps(entry) + "\n")
 
 

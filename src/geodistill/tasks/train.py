@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from accelerate import PartialState
-from transformers import PreTrainedModel, set_seed
+from transformers import AutoModelForSequenceClassification, PreTrainedModel, set_seed
 
 from geodistill.data.examples import load_examples
 from geodistill.distillation.cache import prepare_cache
@@ -20,15 +20,13 @@ from geodistill.distillation.objective import Objective
 from geodistill.distillation.student import build_student, count_parameters, size_in_megabytes
 from geodistill.distillation.teacher import FeatureRequest, SignalSource, Teacher, model_inputs
 from geodistill.distillation.trainer import DistillationTrainer, last_checkpoint
-from geodistill.recipe import Recipe, StageRecipe
+from geodistill.recipe import TASK_STAGE, Recipe, StageRecipe
 from geodistill.tasks.arguments import StepBar, quiet, training_arguments
 from geodistill.tasks.classification import check_vocabularies, collator, encode, load_tokenizer, predict, score
 from geodistill.tasks.held_out import measure_geometry
 from geodistill.tasks.metrics import check_metrics
 from geodistill.tasks.run_folder import RESULTS, MetricsFile, claim_folder, fingerprint_of, read_json, write_json
 from geodistill.tasks.teacher import TaughtTask, prepare_teacher, teacher_fingerprint
-
-TASK_STAGE = "task"
 
 
 def train(
@@ -60,7 +58,7 @@ def train(
         main = PartialState().is_main_process
         known = claim_folder(folder, content, fingerprint, fresh=fresh and main, replace=replace and main)
     if known and (folder / RESULTS).is_file():
-        return read_json(folder / RESULTS)
+        return finished_run(folder, onnx=onnx)
 
     taught = prepare_teacher(recipe.teacher, examples, recipe.data.max_length, shared / "teacher", progress=progress)
     check_student_tokenizer(recipe, taught)
@@ -101,6 +99,17 @@ def train(
     return results
 
 
+def finished_run(folder: Path, *, onnx: bool) -> dict[str, Any]:
+    """Read the results of a finished run, adding the ONNX file when it is asked for only now."""
+    results = read_json(folder / RESULTS)
+    if onnx and results.get("onnx_difference") is None and PartialState().is_main_process:
+        student = AutoModelForSequenceClassification.from_pretrained(folder / "student")
+        tokenizer = load_tokenizer(str(folder / "student"))
+        results["onnx_difference"] = export_student(student, tokenizer, folder / "student", onnx=True)
+        write_json(folder / RESULTS, results)
+    return results
+
+
 def stages_of(recipe: Recipe) -> list[StageRecipe]:
     """Return the recipe's stages in order, the task itself last."""
     task = StageRecipe(name=TASK_STAGE, data=recipe.data, objective=recipe.objective, training=recipe.training)
@@ -131,6 +140,8 @@ def train_stage(
     else:
         examples = load_examples(stage.data)
         encoded = encode(taught.model, examples, taught.tokenizer, stage.data.max_length)
+    # A projection's first weights are drawn here: they must not depend on whether the stage before was trained just now.
+    set_seed(recipe.training.seed)
     objective = Objective(stage.objective, student=student, teacher=taught.model)
     wanted = sorted({*objective.requests, *requests}, key=str)
     online = Teacher(taught.model, wanted, precision=recipe.teacher.precision)

@@ -1,0 +1,171 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from transformers import TrainingArguments
+from transformers.trainer_callback import TrainerControl, TrainerState
+
+from geodistill.errors import GeodistillError
+from geodistill.tasks.run_folder import (
+    ENVIRONMENT,
+    METRICS,
+    RECIPE,
+    RESULTS,
+    MetricsFile,
+    claim_folder,
+    describe_environment,
+    fingerprint_of,
+    fingerprint_of_model,
+    read_json,
+    read_metrics,
+    read_recipe,
+    write_json,
+    write_text,
+)
+
+
+def test_a_new_folder_gets_its_recipe_and_environment(tmp_path: Path) -> None:
+    folder = tmp_path / "runs" / "one"
+    assert claim_folder(folder, {"näme": [1, 2]}, "abc") is False
+    assert read_recipe(folder / RECIPE) == {"näme": [1, 2]}
+    environment = read_json(folder / ENVIRONMENT)
+    assert environment["fingerprint"] == "abc"
+    assert environment["versions"]["torch"] and environment["python"] and environment["cores"] >= 1
+    assert claim_folder(folder, {"näme": [1, 2]}, "abc") is True
+
+
+def test_another_run_is_refused_then_replaced(tmp_path: Path) -> None:
+    claim_folder(tmp_path, {}, "abc")
+    write_json(tmp_path / RESULTS, {"a": 1})
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(GeodistillError, match=r"holds another run.*--fresh"):
+        claim_folder(tmp_path, {}, "def")
+    assert claim_folder(tmp_path, {}, "abc", replace=True) is True
+    assert (tmp_path / RESULTS).is_file()
+    assert claim_folder(tmp_path, {}, "def", replace=True) is False
+    assert not (tmp_path / RESULTS).exists()
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+def test_fresh_deletes_what_a_run_wrote_and_nothing_else(tmp_path: Path) -> None:
+    claim_folder(tmp_path, {}, "abc")
+    for name in ("student", "checkpoints", "teacher", "cache", "runs", "photos"):
+        (tmp_path / name).mkdir()
+    for name in (METRICS, RESULTS, "report.html", "scores.svg", "predictions.jsonl", "notes.txt"):
+        (tmp_path / name).write_text("x")
+    assert claim_folder(tmp_path, {}, "abc", fresh=True) is False
+    assert {path.name for path in tmp_path.iterdir()} == {RECIPE, ENVIRONMENT, "photos", "notes.txt"}
+
+
+def test_a_folder_of_other_files_is_never_touched(tmp_path: Path) -> None:
+    (tmp_path / "student").mkdir()
+    (tmp_path / "student" / "thesis.txt").write_text("years of work")
+    for options in ({}, {"fresh": True}, {"replace": True}):
+        with pytest.raises(GeodistillError, match="not empty and not a run"):
+            claim_folder(tmp_path, {}, "abc", **options)
+    assert (tmp_path / "student" / "thesis.txt").is_file()
+
+
+def test_a_file_in_the_way_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "taken").write_text("x")
+    with pytest.raises(GeodistillError, match="is a file"):
+        claim_folder(tmp_path / "taken", {}, "abc")
+
+
+def test_hidden_files_do_not_make_a_folder_full(tmp_path: Path) -> None:
+    (tmp_path / ".gitignore").write_text("*")
+    assert claim_folder(tmp_path, {}, "abc") is False
+
+
+@pytest.mark.parametrize("content", [b"", b'{"a": 1', b"[1, 2]", b"3", b"\xff\xfe"])
+def test_a_damaged_json_file_is_named(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / RESULTS
+    path.write_bytes(content)
+    with pytest.raises(GeodistillError, match=r"results\.json cannot be read: .*Delete it, or pass --fresh"):
+        read_json(path)
+
+
+def test_writing_leaves_no_part_behind(tmp_path: Path) -> None:
+    path = tmp_path / "file.json"
+    write_json(path, {"ü": 0.1})
+    write_json(path, {"ü": 0.2})
+    assert read_json(path) == {"ü": 0.2}
+    with pytest.raises(TypeError):
+        write_json(path, {"bad": object()})
+    write_text(tmp_path / "half.txt", "a \ud800")
+    assert (tmp_path / "half.txt").read_text() == "a ?"
+    assert read_json(path) == {"ü": 0.2}
+    assert {entry.name for entry in tmp_path.iterdir()} == {"file.json", "half.txt"}
+
+
+def test_fingerprints_depend_on_content_and_not_on_key_order() -> None:
+    assert fingerprint_of({"a": 1, "b": 2}) == fingerprint_of({"b": 2, "a": 1})
+    assert fingerprint_of({"a": 1}) != fingerprint_of({"a": 2}) != fingerprint_of({"a": "2"})
+    assert fingerprint_of("ab", "c") != fingerprint_of("a", "bc")
+
+
+def test_a_model_is_known_by_its_files_and_not_by_its_place(tmp_path: Path) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    for folder in (one, two):
+        folder.mkdir()
+        (folder / "config.json").write_text("{}")
+        (folder / "model.safetensors").write_bytes(b"weights")
+    first = fingerprint_of_model(str(one))
+    assert first == fingerprint_of_model(str(two))
+    (one / "README.md").write_text("about")
+    assert fingerprint_of_model(str(one)) == first
+    assert fingerprint_of_model("someone/model") == fingerprint_of("someone/model")
+
+
+def test_a_model_whose_files_change_in_place_is_another(tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").write_bytes(b"weights")
+    before = fingerprint_of_model(str(tmp_path))
+    (tmp_path / "model.safetensors").write_bytes(b"other weights")
+    assert fingerprint_of_model(str(tmp_path)) != before
+
+
+def test_the_environment_is_json() -> None:
+    environment = describe_environment()
+    assert json.loads(json.dumps(environment)) == environment
+    assert environment["versions"]["geodistill"] is not None
+
+
+def log(callback: MetricsFile, folder: Path, step: int, **logs: float) -> None:
+    state = TrainerState(global_step=step, max_steps=10)
+    callback.on_log(TrainingArguments(output_dir=str(folder)), state, TrainerControl(), logs=logs)
+
+
+def begin(callback: MetricsFile, folder: Path, step: int) -> None:
+    state = TrainerState(global_step=step, max_steps=10)
+    callback.on_train_begin(TrainingArguments(output_dir=str(folder)), state, TrainerControl())
+
+
+def test_metrics_are_appended_with_stage_and_share(tmp_path: Path) -> None:
+    log(MetricsFile(tmp_path, "warm"), tmp_path, 5, loss=1.5)
+    log(MetricsFile(tmp_path, "task"), tmp_path, 10, loss=0.5)
+    assert read_metrics(tmp_path) == [
+        {"stage": "warm", "step": 5, "done": 0.5, "loss": 1.5},
+        {"stage": "task", "step": 10, "done": 1.0, "loss": 0.5},
+    ]
+
+
+def test_a_line_cut_short_is_left_out(tmp_path: Path) -> None:
+    assert read_metrics(tmp_path) == []
+    (tmp_path / METRICS).write_text('{"stage": "task", "step": 1}\n{"stage": "ta')
+    assert read_metrics(tmp_path) == [{"stage": "task", "step": 1}]
+
+
+def test_what_a_resumed_stage_repeats_is_not_there_twice(tmp_path: Path) -> None:
+    warm, task = MetricsFile(tmp_path, "warm"), MetricsFile(tmp_path, "task")
+    for callback in (warm, task):
+        begin(callback, tmp_path, 0)
+        for step in (2, 4, 6):
+            log(callback, tmp_path, step, loss=float(step))
+    with (tmp_path / METRICS).open("a") as file:
+        file.write('{"stage": "task", "st')  # the process was killed here
+    begin(task, tmp_path, 4)
+    log(task, tmp_path, 6, loss=66.0)
+    entries = [(entry["stage"], entry["step"], entry["loss"]) for entry in read_metrics(tmp_path)]
+    assert entries == [("warm", 2, 2), ("warm", 4, 4), ("warm", 6, 6), ("task", 2, 2), ("task", 4, 4), ("task", 6, 66)]

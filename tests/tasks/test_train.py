@@ -1,0 +1,220 @@
+"""Whole runs, on the bundled weights cut to two layers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers.trainer_callback import TrainerCallback
+
+from geodistill.errors import GeodistillError
+from geodistill.recipe import Recipe
+from geodistill.tasks import train as train_module
+from geodistill.tasks.run_folder import read_json, read_metrics
+from geodistill.tasks.train import run_fingerprint, stages_of, train
+
+MakeRecipe = Callable[..., Recipe]
+
+
+def run(recipe: Recipe, folder: Path, **options: Any) -> dict[str, Any]:
+    return train(recipe, folder, **{"progress": False, **options})
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "student" / "model.safetensors")
+
+
+def assert_same_weights(one: Path, two: Path) -> None:
+    first, second = weights(one), weights(two)
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.fixture
+def interrupt(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, int], None]:
+    """Let the next training of a stage be interrupted at a step, as by Ctrl-C."""
+
+    def arm(stage: str, step: int) -> None:
+        class Interruption(TrainerCallback):
+            def __init__(self, title: str) -> None:
+                self.title = title
+
+            def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+                if (self.title, state.global_step) == (stage, step):
+                    raise KeyboardInterrupt
+
+        monkeypatch.setattr(train_module, "StepBar", Interruption)
+
+    return arm
+
+
+@pytest.fixture
+def two_stages(make_recipe: MakeRecipe, write_csv: Any, questions: list[tuple[str, str]]) -> Callable[..., Recipe]:
+    """Two stages of four steps each, with a learned projection and dropout: all that a checkpoint has to hold."""
+    data = {"source": str(write_csv(questions, "labelled/train.csv").parent), "max_length": 16}
+    training = {"epochs": 4, "max_steps": 5, "batch_size": 16, "learning_rate": 1e-3, "logging_steps": 1}
+    term = {"loss": "projection", "rows": "mean"}
+    stage = {
+        "name": "warm",
+        "data": {**data, "problem": "unlabelled"},
+        "objective": {"features": [term]},
+        "training": {**training, "save_steps": 2},
+    }
+    objective = {"label": {}, "logits": {}, "features": [term, {"loss": "gram"}]}
+
+    def make(save_steps: int | None = 2) -> Recipe:
+        saving = {**training, "save_steps": save_steps}
+        return make_recipe(data=data, objective=objective, stages=[stage], training=saving)
+
+    return make
+
+
+@pytest.fixture
+def uninterrupted(two_stages: Callable[..., Recipe], tmp_path: Path) -> Path:
+    run(two_stages(), tmp_path / "whole")
+    return tmp_path / "whole"
+
+
+def test_an_interrupted_run_ends_with_the_same_weights(
+    two_stages: Callable[..., Recipe], uninterrupted: Path, interrupt: Callable[[str, int], None], tmp_path: Path
+) -> None:
+    folder = tmp_path / "interrupted"
+    for stage, step in (("warm", 1), ("warm", 3), ("task", 1), ("task", 5)):
+        interrupt(stage, step)
+        with pytest.raises(KeyboardInterrupt):
+            train(two_stages(), folder)
+        assert not (folder / "results.json").exists() and not (folder / "student").exists()
+    results = run(two_stages(), folder)
+    assert_same_weights(folder, uninterrupted)
+    whole = read_json(uninterrupted / "results.json")
+    assert results["metrics"] == whole["metrics"] and results["geometry"] == whole["geometry"]
+    steps = [(entry["stage"], entry["step"]) for entry in read_metrics(folder) if "loss" in entry]
+    assert steps == [(stage, step) for stage in ("warm", "task") for step in range(1, 6)]
+    losses = [[entry["loss"] for entry in read_metrics(place) if "loss" in entry] for place in (folder, uninterrupted)]
+    assert losses[0] == losses[1]
+
+
+def test_a_run_without_checkpoints_starts_again(
+    make_recipe: MakeRecipe, interrupt: Callable[[str, int], None], tmp_path: Path
+) -> None:
+    recipe = make_recipe(training={"logging_steps": 1})
+    interrupt("task", 2)
+    with pytest.raises(KeyboardInterrupt):
+        train(recipe, tmp_path / "one")
+    run(recipe, tmp_path / "one")
+    run(recipe, tmp_path / "two")
+    assert_same_weights(tmp_path / "one", tmp_path / "two")
+    steps = [entry["step"] for entry in read_metrics(tmp_path / "one") if "loss" in entry]
+    assert steps == [1, 2, 3, 4]
+
+
+def test_a_damaged_checkpoint_is_named(
+    two_stages: Callable[..., Recipe], interrupt: Callable[[str, int], None], tmp_path: Path
+) -> None:
+    interrupt("task", 3)
+    with pytest.raises(KeyboardInterrupt):
+        train(two_stages(), tmp_path / "run")
+    for file in (tmp_path / "run" / "checkpoints" / "task").glob("checkpoint-2/model.safetensors"):
+        file.write_bytes(file.read_bytes()[:100])
+    with pytest.raises(GeodistillError, match=r"checkpoint-2 cannot be read.*Delete that folder"):
+        run(two_stages(), tmp_path / "run")
+
+
+def test_the_cache_changes_nothing_but_the_time(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    cached = make_recipe(teacher={"cache_dtype": "float32", "precision": "float32"})
+    online = make_recipe(teacher={"cache_dtype": "float32", "precision": "float32", "cache": False})
+    run(cached, tmp_path / "cached")
+    run(online, tmp_path / "online")
+    assert not (tmp_path / "cached" / "cache").exists()
+    one, two = weights(tmp_path / "cached"), weights(tmp_path / "online")
+    assert all(torch.allclose(one[name], two[name], atol=1e-3) for name in one)
+
+
+def test_the_seed_decides_the_weights(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    for seed in (1, 2):
+        run(make_recipe(training={"seed": seed, "max_steps": 1}), tmp_path / str(seed))
+    one, two = weights(tmp_path / "1"), weights(tmp_path / "2")
+    assert not torch.equal(
+        one["bert.encoder.layer.0.output.dense.weight"], two["bert.encoder.layer.0.output.dense.weight"]
+    )
+
+
+def test_a_regression_from_a_file(make_recipe: MakeRecipe, encoder: Path, write_csv: Any, tmp_path: Path) -> None:
+    rows = [(f"{'very ' * (i % 9)}good number {i}", (i % 9) / 4) for i in range(80)]
+    recipe = make_recipe(
+        data={"source": str(write_csv(rows, header="review,stars")), "label": "stars", "limit": None},
+        teacher={"model": str(encoder), "training": {"max_steps": 2, "batch_size": 16}},
+    )
+    results = run(recipe, tmp_path / "run")
+    assert set(results["metrics"]) == {"pearson", "spearman"} == set(results["teacher"]["metrics"])
+    student = AutoModelForSequenceClassification.from_pretrained(tmp_path / "run" / "student")
+    assert student.config.num_labels == 1 and student.config.problem_type == "regression"
+    assert all("logits" in entry for entry in read_metrics(tmp_path / "run") if "loss" in entry)
+
+
+def test_unlabelled_text_alone(make_recipe: MakeRecipe, write_csv: Any, tmp_path: Path) -> None:
+    rows = [(f"this is sentence {i}", "") for i in range(60)]
+    recipe = make_recipe(
+        data={"source": str(write_csv(rows)), "problem": "unlabelled"}, objective={"features": [{"loss": "gram"}]}
+    )
+    results = run(recipe, tmp_path / "run")
+    assert results["metrics"] == {} and results["split"] == "validation"
+    assert results["geometry"][0]["gram"]["value"] > 0
+
+
+def test_a_label_term_needs_labels(make_recipe: MakeRecipe, write_csv: Any, tmp_path: Path) -> None:
+    rows = [(f"this is sentence {i}", "") for i in range(60)]
+    recipe = make_recipe(data={"source": str(write_csv(rows)), "problem": "unlabelled"})
+    with pytest.raises(GeodistillError, match="label"):
+        run(recipe, tmp_path / "run")
+
+
+def test_a_teacher_whose_labels_are_in_another_order(make_recipe: MakeRecipe, classifier: Path, tmp_path: Path) -> None:
+    straight = run(make_recipe(), tmp_path / "straight")
+    teacher = AutoModelForSequenceClassification.from_pretrained(classifier)
+    order = [5, 3, 1, 0, 2, 4]
+    names = [teacher.config.id2label[number] for number in order]
+    teacher.classifier.weight.data = teacher.classifier.weight.data[order]
+    teacher.classifier.bias.data = teacher.classifier.bias.data[order]
+    teacher.config.id2label = dict(enumerate(names))
+    teacher.config.label2id = {name: number for number, name in enumerate(names)}
+    teacher.save_pretrained(tmp_path / "turned")
+    AutoTokenizer.from_pretrained(classifier).save_pretrained(tmp_path / "turned")
+    results = run(make_recipe(teacher={"model": str(tmp_path / "turned")}), tmp_path / "run")
+    assert results["teacher"]["metrics"] == pytest.approx(straight["teacher"]["metrics"])
+    student = AutoModelForSequenceClassification.from_pretrained(tmp_path / "run" / "student")
+    assert student.config.id2label == dict(enumerate(names))
+
+
+def test_a_finished_run_is_read_and_gets_its_onnx_file_later(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    first = run(make_recipe(), folder)
+    assert first["onnx_difference"] is None and not (folder / "student" / "model.onnx").exists()
+    stamp = (folder / "metrics.jsonl").stat().st_mtime_ns
+    again = run(make_recipe(), folder, onnx=True)
+    assert 0 <= again["onnx_difference"] <= 1e-4 and (folder / "student" / "model.onnx").is_file()
+    assert {**again, "onnx_difference": None} == first
+    assert read_json(folder / "results.json") == again
+    assert (folder / "metrics.jsonl").stat().st_mtime_ns == stamp
+
+
+def test_the_fingerprint_depends_on_what_the_result_depends_on(make_recipe: MakeRecipe) -> None:
+    def of(**changes: Any) -> str:
+        return run_fingerprint(make_recipe(**changes), "teacher", "data")
+
+    assert of() == of(teacher={"cache": False}) == of(compare={"seeds": [5]}) == of(teacher={"cache_limit_gb": 1.0})
+    assert (
+        len({of(), of(training={"seed": 3}), of(objective={"label": {}}), of(teacher={"cache_dtype": "float32"})}) == 4
+    )
+    assert run_fingerprint(make_recipe(), "teacher", "data") != run_fingerprint(make_recipe(), "another", "data")
+
+
+def test_the_task_is_the_last_stage(two_stages: Callable[..., Recipe]) -> None:
+    recipe = two_stages()
+    assert [stage.name for stage in stages_of(recipe)] == ["warm", "task"]
+    assert stages_of(recipe)[1].objective == recipe.objective
