@@ -23,6 +23,7 @@ app = typer.Typer(
     help="Distil a large transformer into a small one that keeps the shape of the teacher's feature space.",
 )
 
+INTERRUPTED = 130
 RecipePath = Annotated[Path, typer.Argument(help="A YAML recipe; see docs/recipe.md.", show_default=False)]
 Overrides = Annotated[
     list[str] | None,
@@ -84,7 +85,10 @@ def compare(recipe: RecipePath, overrides: Overrides = None, output: Output = No
 def evaluate(
     run: Annotated[Path, typer.Argument(help="The folder of a finished run.", show_default=False)],
     overrides: Overrides = None,
-    split: Annotated[str, typer.Option(help="train, validation or test.")] = "test",
+    split: Annotated[
+        str | None,
+        typer.Option(help="train, validation, test or all. [default: test; all of a file given as data.source]"),
+    ] = None,
 ) -> None:
     """Score a run's student on a split, or on other data (data.source=FILE), and write predictions.jsonl."""
     from geodistill.studies.conclude import describe_scores
@@ -118,9 +122,10 @@ def main() -> None:
     except GeodistillError as error:
         typer.echo(f"Error: {error}", err=True)
         sys.exit(2)
-    except KeyboardInterrupt:
-        typer.echo("Interrupted. Run the same command again to go on.", err=True)
-        sys.exit(130)
+    except SystemExit as leaving:
+        if leaving.code == INTERRUPTED:  # typer turns Ctrl-C into an exit
+            typer.echo("Interrupted. Run the same command again to go on.", err=True)
+        raise
 
 
 if __name__ == "__main__":

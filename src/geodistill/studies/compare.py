@@ -177,8 +177,9 @@ def _workers(recipe: Recipe) -> int:
 
 
 def _share_done(job: Job) -> float:
-    entries = read_metrics(job.folder)
+    names = [stage.name for stage in stages_of(job.recipe)]
+    # Until its job begins, a folder may hold another run, with stages of other names.
+    entries = [entry for entry in read_metrics(job.folder) if entry["stage"] in names]
     if not entries:
         return 0.0
-    names = [stage.name for stage in stages_of(job.recipe)]
     return (names.index(entries[-1]["stage"]) + entries[-1]["done"]) / len(names)

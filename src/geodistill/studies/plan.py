@@ -72,6 +72,11 @@ def plan_jobs(recipe: Recipe, folder: Path, sweeps: Mapping[str, Sequence[Any]] 
                 f"A comparison has one teacher and one data set, but '{path}' would change that between its runs.",
                 "Set it for the whole recipe, and make one comparison for each value.",
             )
+    if "training.seed" in (sweeps or {}):
+        raise GeodistillError("The seed is not swept: every variant is run with every seed.", "Set compare.seeds.")
+    for what, values in {"compare.seeds": comparison.seeds, **(sweeps or {})}.items():
+        if twice := [value for place, value in enumerate(values) if value in values[:place]]:
+            raise GeodistillError(f"'{what}' holds {twice[0]} twice.", "Name each value once.")
     base = recipe.model_dump(mode="json", exclude={"compare"})
     jobs, swept = [], set()
     for seed, (name, partial) in itertools.product(comparison.seeds, comparison.variants.items()):
@@ -95,12 +100,13 @@ def plan_jobs(recipe: Recipe, folder: Path, sweeps: Mapping[str, Sequence[Any]] 
 
 def _has_parent(content: Mapping[str, Any], dotted: str) -> bool:
     place: Any = content
-    for key in dotted.split(".")[:-1]:
+    *path, last = dotted.split(".")
+    for key in path:
         if isinstance(place, list):
             place = place[int(key)] if key.isdigit() and int(key) < len(place) else None
         else:
             place = place.get(key) if isinstance(place, Mapping) else None
-    return isinstance(place, Mapping | list)
+    return isinstance(place, Mapping) or (isinstance(place, list) and last.isdigit() and int(last) < len(place))
 
 
 def _slug(name: str, sweep: Mapping[str, Any], seed: int) -> str:

@@ -9,9 +9,11 @@ from typing import Any
 import torch
 from tqdm.auto import tqdm
 from transformers import Trainer
+from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import PrinterCallback, TrainerCallback, TrainerControl, TrainerState
 from transformers.training_args import TrainingArguments
 
+from geodistill.distillation.trainer import last_checkpoint
 from geodistill.errors import GeodistillError, suggest
 from geodistill.recipe import TrainingRecipe
 
@@ -66,6 +68,18 @@ def quiet(trainer: Trainer) -> Trainer:
     """Take away the callback that prints every log entry as a dictionary; metrics.jsonl has them."""
     trainer.remove_callback(PrinterCallback)
     return trainer
+
+
+def train_to_the_end(trainer: Trainer, checkpoints: Path) -> None:
+    """Train, going on from the newest checkpoint if there is one; what was trained to its end before is only loaded."""
+    checkpoint = last_checkpoint(checkpoints)
+    if checkpoint is not None:
+        state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
+        if state.global_step >= state.max_steps:
+            # Resuming here would take one step too many: the Trainer looks at the limit after a step.
+            trainer._load_from_checkpoint(str(checkpoint))
+            return
+    quiet(trainer).train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
 
 
 class StepBar(TrainerCallback):

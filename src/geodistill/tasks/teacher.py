@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from accelerate import PartialState
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, set_seed
 
 from geodistill.data.examples import Examples
 from geodistill.data.models import resolve_model
-from geodistill.distillation.trainer import last_checkpoint
+from geodistill.distillation.sampler import LengthGroupedSampler
 from geodistill.errors import GeodistillError
 from geodistill.recipe import TeacherRecipe
-from geodistill.tasks.arguments import StepBar, quiet, training_arguments
+from geodistill.tasks.arguments import StepBar, train_to_the_end, training_arguments
 from geodistill.tasks.classification import (
     EncodedExamples,
     collator,
@@ -83,18 +83,19 @@ def prepare_teacher(
 def fine_tune(
     recipe: TeacherRecipe, examples: Examples, max_length: int, folder: Path, fingerprint: str, *, progress: bool
 ) -> None:
-    """Fine-tune a classifier on the train split with the plain Trainer; the last epoch is kept."""
+    """Fine-tune a classifier on the train split; the last epoch is kept."""
     assert recipe.training is not None
     if examples.problem == "unlabelled":
         raise GeodistillError(
             "A teacher cannot be fine-tuned on data without labels.", "Leave teacher.training out, or use other data."
         )
     trust = recipe.trust_remote_code
+    set_seed(recipe.training.seed)  # the new head is drawn next
     model = load_classifier(recipe.model, examples, new_head=True, revision=recipe.revision, trust=trust)
     tokenizer = load_tokenizer(recipe.model, revision=recipe.revision, trust=trust)
     encoded = encode(model, examples, tokenizer, max_length)
     folder.mkdir(parents=True, exist_ok=True)
-    trainer = Trainer(
+    trainer = TeacherTrainer(
         model=model,
         args=training_arguments(recipe.training, folder / "checkpoints"),
         train_dataset=encoded["train"],
@@ -103,8 +104,7 @@ def fine_tune(
         callbacks=[MetricsFile(folder, "teacher"), *([StepBar("teacher")] if progress else [])],
     )
     started = time.perf_counter()
-    checkpoint = last_checkpoint(folder / "checkpoints")
-    quiet(trainer).train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    train_to_the_end(trainer, folder / "checkpoints")
     seconds = time.perf_counter() - started
     if PartialState().is_main_process:
         model.save_pretrained(folder)
@@ -118,6 +118,16 @@ def fine_tune(
         }
         write_json(folder / TEACHER_FILE, {"fingerprint": fingerprint, **record})
     PartialState().wait_for_everyone()
+
+
+class TeacherTrainer(Trainer):
+    """The plain Trainer, with batches of like length in an order that survives resuming."""
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        if self.args.train_sampling_strategy != "group_by_length":
+            return super()._get_train_sampler(train_dataset)
+        lengths = [len(example["input_ids"]) for example in self.train_dataset]  # type: ignore[union-attr]
+        return LengthGroupedSampler(lengths, self.args.train_batch_size, self.args.data_seed or self.args.seed)
 
 
 def score_teacher(

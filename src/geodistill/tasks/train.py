@@ -19,9 +19,9 @@ from geodistill.distillation.export import export_student
 from geodistill.distillation.objective import Objective
 from geodistill.distillation.student import build_student, count_parameters, size_in_megabytes
 from geodistill.distillation.teacher import FeatureRequest, SignalSource, Teacher, model_inputs
-from geodistill.distillation.trainer import DistillationTrainer, last_checkpoint
+from geodistill.distillation.trainer import DistillationTrainer
 from geodistill.recipe import TASK_STAGE, Recipe, StageRecipe
-from geodistill.tasks.arguments import StepBar, quiet, training_arguments
+from geodistill.tasks.arguments import StepBar, train_to_the_end, training_arguments
 from geodistill.tasks.classification import check_vocabularies, collator, encode, load_tokenizer, predict, score
 from geodistill.tasks.held_out import measure_geometry
 from geodistill.tasks.metrics import check_metrics
@@ -140,7 +140,7 @@ def train_stage(
     else:
         examples = load_examples(stage.data)
         encoded = encode(taught.model, examples, taught.tokenizer, stage.data.max_length)
-    # A projection's first weights are drawn here: they must not depend on whether the stage before was trained just now.
+    # A projection's first weights are drawn here; they must not depend on whether the stage before ran just now.
     set_seed(recipe.training.seed)
     objective = Objective(stage.objective, student=student, teacher=taught.model)
     wanted = sorted({*objective.requests, *requests}, key=str)
@@ -174,8 +174,7 @@ def train_stage(
         else lambda result: score(result.predictions, encoded["validation"], examples),
         callbacks=[MetricsFile(folder, stage.name), *([StepBar(stage.name)] if progress else [])],
     )
-    checkpoint = last_checkpoint(checkpoints)
-    quiet(trainer).train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    train_to_the_end(trainer, checkpoints)
     return trainer
 
 

@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers.trainer_callback import TrainerCallback
+
+from geodistill.data.examples import Examples, load_examples
+from geodistill.errors import GeodistillError
+from geodistill.recipe import DataRecipe, TeacherRecipe, TrainingRecipe
+from geodistill.tasks import teacher as teacher_module
+from geodistill.tasks.run_folder import read_json, read_metrics
+from geodistill.tasks.teacher import TEACHER_FILE, prepare_teacher, teacher_fingerprint
+
+
+@pytest.fixture
+def examples(write_csv: Any, questions: list[tuple[str, str]]) -> Examples:
+    return load_examples(DataRecipe(source=str(write_csv(questions))))
+
+
+def test_what_is_fine_tuned_is_used_again(encoder: Path, examples: Examples, tmp_path: Path) -> None:
+    recipe = TeacherRecipe(model=str(encoder), training=TrainingRecipe(max_steps=1, batch_size=8))
+    first = prepare_teacher(recipe, examples, 16, tmp_path, progress=False)
+    assert first.name == str(encoder) and first.folder == str(tmp_path)
+    assert first.training_seconds is not None and first.training_seconds > 0
+    assert first.model.config.num_labels == 6 and set(first.metrics) == {"accuracy", "macro_f1"}
+    stamp = (tmp_path / "model.safetensors").stat().st_mtime_ns
+    again = prepare_teacher(recipe, examples, 16, tmp_path, progress=False)
+    assert (tmp_path / "model.safetensors").stat().st_mtime_ns == stamp
+    assert (again.metrics, again.training_seconds) == (first.metrics, first.training_seconds)
+
+    given = prepare_teacher(TeacherRecipe(model=str(tmp_path)), examples, 16, tmp_path / "unused", progress=False)
+    assert given.metrics == first.metrics and not (tmp_path / "unused").exists()
+
+
+def test_the_recorded_score_is_not_taken_for_other_data(
+    classifier: Path, examples: Examples, content: dict[str, Any]
+) -> None:
+    recipe = TeacherRecipe(model=str(classifier))
+    record = read_json(classifier / TEACHER_FILE)
+    own = load_examples(DataRecipe(**content["data"]))
+    assert prepare_teacher(recipe, own, 16, classifier / "unused").metrics == record["metrics"]
+    other = prepare_teacher(recipe, examples, 16, classifier / "unused")
+    correct = other.metrics["accuracy"] * len(examples.splits["test"])
+    assert correct == pytest.approx(round(correct)) and other.metrics != record["metrics"]
+
+
+def test_a_teacher_is_known_by_weights_training_and_data(encoder: Path, classifier: Path, examples: Examples) -> None:
+    def of(model: Path, training: TrainingRecipe | None = None, **others: Any) -> str:
+        return teacher_fingerprint(TeacherRecipe(model=str(model), training=training, **others), examples)
+
+    known = {of(encoder), of(classifier), of(encoder, TrainingRecipe()), of(encoder, TrainingRecipe(epochs=4))}
+    assert len(known) == 4
+    assert of(encoder) == of(encoder, cache=False)
+
+
+def test_an_interrupted_teacher_ends_with_the_same_weights(
+    encoder: Path, examples: Examples, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    training = TrainingRecipe(max_steps=4, batch_size=16, save_steps=2, logging_steps=1)
+    recipe = TeacherRecipe(model=str(encoder), training=training)
+    prepare_teacher(recipe, examples, 16, tmp_path / "whole", progress=False)
+    torch.rand(5)  # what was drawn before must not matter
+
+    class Interruption(TrainerCallback):
+        def __init__(self, title: str) -> None: ...
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if state.global_step == 3:
+                raise KeyboardInterrupt
+
+    monkeypatch.setattr(teacher_module, "StepBar", Interruption)
+    with pytest.raises(KeyboardInterrupt):
+        prepare_teacher(recipe, examples, 16, tmp_path / "part")
+    assert not (tmp_path / "part" / TEACHER_FILE).exists()
+    prepare_teacher(recipe, examples, 16, tmp_path / "part", progress=False)
+    one, two = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "part"))
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    assert [entry["step"] for entry in read_metrics(tmp_path / "part") if "loss" in entry] == [1, 2, 3, 4]
+
+
+def test_unlabelled_data_teaches_no_head(encoder: Path, write_csv: Callable[..., Path], tmp_path: Path) -> None:
+    path = write_csv([(f"text {i}", "") for i in range(40)])
+    unlabelled = load_examples(DataRecipe(source=str(path), problem="unlabelled"))
+    recipe = TeacherRecipe(model=str(encoder), training=TrainingRecipe())
+    with pytest.raises(GeodistillError, match="cannot be fine-tuned on data without labels"):
+        prepare_teacher(recipe, unlabelled, 16, tmp_path / "teacher")
+    assert not (tmp_path / "teacher").exists()
+    taught = prepare_teacher(TeacherRecipe(model=str(encoder)), unlabelled, 16, tmp_path / "teacher")
+    assert taught.metrics == {} and taught.training_seconds is None
