@@ -19,8 +19,9 @@ from geodistill.geometry.rows import FeatureRows, PairedRows, full_precision, or
 
 Normalize = bool | Literal["rows"]
 
-# A float32 sum of squares is good to about 1e-7 of its size, so a D² below this share of ‖S‖² + ‖T‖² has lost digits.
-SMALL = 1e-3
+# float32 products leave D² with an error of up to 3e-7 of ‖S‖² + ‖T‖² (measured): below this share of that sum, D² would
+# have fewer than five digits.
+SMALL = 0.03
 
 
 def procrustes_distance(
@@ -146,7 +147,7 @@ def procrustes_square(moments: Moments, center: bool, normalize: Normalize) -> t
     student, teacher = moments.student_square, moments.teacher_square
     nuclear = nuclear_norm(moments.cross)
     if normalize is True:
-        whole, shared = torch.full_like(teacher, 2.0), 2 * nuclear / or_one((student * teacher).sqrt())
+        whole, shared = torch.full_like(teacher, 2.0), 2 * nuclear / or_one(student * teacher).sqrt()
     else:
         scale = common_scale(moments, normalize)
         whole, shared = (student + teacher) / scale, 2 * nuclear / scale
@@ -172,7 +173,7 @@ def similarity(moments: Moments | Kernels, center: bool) -> Tensor:
     if isinstance(moments, Moments) and not center:
         moments = moments.about_origin()
     student, teacher, cross = moments.gram_squares()
-    return or_zero(cross / or_one((student * teacher).sqrt()), moments)
+    return or_zero(cross / or_one(student * teacher).sqrt(), moments)
 
 
 def debiased_similarity(rows: PairedRows) -> Tensor:
