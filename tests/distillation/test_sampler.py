@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import random
+from itertools import pairwise
 
 import pytest
 import torch
@@ -62,7 +63,7 @@ def test_batches_hold_like_lengths() -> None:
 def test_short_and_long_batches_come_mixed() -> None:
     lengths = make_lengths(8 * BATCHES_SORTED_TOGETHER)
     means = [sum(lengths[index] for index in batch) / 8 for batch in cut(order_of(lengths), 8)]
-    rises = sum(after > before for before, after in zip(means, means[1:], strict=False))
+    rises = sum(after > before for before, after in pairwise(means))
     assert 0.3 < rises / len(means) < 0.7
 
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from torch.utils.data import Sampler
+from transformers.trainer_callback import TrainerCallback, TrainerControl, TrainerState
+from transformers.training_args import TrainingArguments
 
 BATCHES_SORTED_TOGETHER = 50  # enough that a batch holds one length, few enough that its company changes by the epoch
 
@@ -17,7 +20,7 @@ class LengthGroupedSampler(Sampler[int]):
     from no global random state, so a resumed run sees the batches that an uninterrupted one would have seen, and all
     ranks agree. A last batch that is not full stays last.
 
-    Args: `lengths` of the examples, `batch_size`, `seed`. The Trainer calls `set_epoch` before each epoch.
+    Args: `lengths` of the examples, `batch_size`, `seed`. `EpochOrder` calls `set_epoch` before each epoch.
     """
 
     def __init__(self, lengths: Sequence[int], batch_size: int, seed: int) -> None:
@@ -41,3 +44,20 @@ class LengthGroupedSampler(Sampler[int]):
         for place in torch.randperm(len(batches), generator=generator).tolist():
             yield from batches[place]
         yield from ragged
+
+
+class EpochOrder(TrainerCallback):
+    """Tells a sampler which epoch begins.
+
+    The Trainer does so through the data loader, but of a resumed run on several ranks the loader is wrapped once more,
+    and the call is lost on its way to the sampler.
+    """
+
+    def __init__(self, sampler: LengthGroupedSampler) -> None:
+        self.sampler = sampler
+
+    def on_epoch_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        # Within a resumed epoch the number is not whole.
+        self.sampler.set_epoch(int(state.epoch or 0))

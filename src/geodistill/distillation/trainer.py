@@ -8,7 +8,10 @@ weights in a file beside it, so they never reach an exported student.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+import json
+import pickle
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,13 +21,14 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import PreTrainedModel, Trainer
+from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.training_args import TrainingArguments
 from transformers.utils import ModelOutput
 from transformers.utils.generic import find_labels
 
 from geodistill.distillation.objective import Objective
-from geodistill.distillation.sampler import LengthGroupedSampler
+from geodistill.distillation.sampler import EpochOrder, LengthGroupedSampler
 from geodistill.distillation.teacher import SignalSource, Teacher, TeacherSignals, model_inputs
 from geodistill.errors import GeodistillError
 from geodistill.features import Capture
@@ -68,6 +72,10 @@ class DistillationModel(nn.Module):
         return DistillationOutput(
             loss=result.loss, logits=outputs.logits, terms=result.terms, chance=result.chance, starved=result.starved
         )
+
+    # The same under the name that newer releases of transformers give it, and under the older one.
+    def activation_checkpointing_enable(self, **kwargs: Any) -> None:
+        self.student.activation_checkpointing_enable(**kwargs)
 
     def gradient_checkpointing_enable(self, **kwargs: Any) -> None:
         self.student.gradient_checkpointing_enable(**kwargs)
@@ -177,7 +185,14 @@ class DistillationTrainer(Trainer):
         if self.args.train_sampling_strategy != "group_by_length" or not hasattr(dataset, "__len__"):
             return super()._get_train_sampler(train_dataset)
         lengths = [len(example["input_ids"]) for example in dataset]
-        return LengthGroupedSampler(lengths, self.args.train_batch_size, self.args.data_seed or self.args.seed)
+        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
+        sampler = LengthGroupedSampler(lengths, self.args.train_batch_size, seed)
+        self.remove_callback(EpochOrder)
+        self.add_callback(EpochOrder(sampler))
+        return sampler
+
+    def _get_eval_sampler(self, eval_dataset: Any) -> None:
+        """Evaluate in the order of the data, where the Trainer would group by length: metrics go by a row's place."""
 
     def _set_signature_columns_if_needed(self) -> None:
         columns: Any = self._signature_columns
@@ -213,16 +228,31 @@ class DistillationTrainer(Trainer):
         self._load_checkpoint_weights(Path(str(self.state.best_model_checkpoint)))
 
     def _load_checkpoint_weights(self, folder: Path) -> None:
-        try:
+        with reading_checkpoint(folder):
             saved = type(self.student).from_pretrained(folder, local_files_only=True)
             self.student.load_state_dict(saved.state_dict())
             if self.objective.state_dict():
                 self.objective.load_state_dict(safetensors.torch.load_file(folder / OBJECTIVE_FILE))
-        except (OSError, SafetensorError, RuntimeError, ValueError) as error:
-            raise GeodistillError(
-                f"The checkpoint {folder} cannot be read: {error}",
-                "Delete that folder to resume from the one before it, or start again with --fresh.",
-            ) from error
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        with reading_checkpoint(checkpoint):
+            super()._load_optimizer_and_scheduler(checkpoint)
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        with reading_checkpoint(checkpoint):
+            super()._load_rng_state(checkpoint)
+
+
+@contextmanager
+def reading_checkpoint(folder: Path | str | None) -> Iterator[None]:
+    """Turn whatever a damaged file raises into one clear error."""
+    try:
+        yield
+    except (OSError, EOFError, KeyError, RuntimeError, SafetensorError, ValueError, pickle.UnpicklingError) as error:
+        raise GeodistillError(
+            f"The checkpoint {folder} cannot be read: {error or type(error).__name__}.",
+            "Delete that folder to resume from the one before it, or start again with --fresh.",
+        ) from error
 
 
 def take_prefix(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
@@ -241,6 +271,21 @@ def check_requests(source: SignalSource, objective: Objective) -> None:
 
 
 def last_checkpoint(folder: Path) -> Path | None:
-    """Return the newest complete checkpoint in a folder; the Trainer writes trainer_state.json last."""
-    complete = [path.parent for path in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*/trainer_state.json")]
-    return max(complete, key=lambda path: int(path.name.rsplit("-", 1)[1]), default=None)
+    """Return the newest complete checkpoint in a folder, if any.
+
+    The Trainer writes its state last: where that is absent or cut short, writing was interrupted.
+    """
+    complete = {
+        int(step): path.parent
+        for path in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*/{TRAINER_STATE_NAME}")
+        if (step := path.parent.name.removeprefix(f"{PREFIX_CHECKPOINT_DIR}-")).isdecimal() and is_json(path)
+    }
+    return complete[max(complete)] if complete else None
+
+
+def is_json(path: Path) -> bool:
+    try:
+        json.loads(path.read_bytes())
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,595 @@
+from __future__ import annotations
+
+import copy
+import json
+import random
+from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import safetensors.torch
+import torch
+from datasets import Dataset
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from transformers import AutoModelForSequenceClassification, BertConfig, BertForSequenceClassification, TrainerCallback
+from transformers.training_args import TrainingArguments
+
+from geodistill.distillation.objective import Objective
+from geodistill.distillation.sampler import LengthGroupedSampler
+from geodistill.distillation.teacher import FeatureRequest, Teacher, TeacherSignals, model_inputs
+from geodistill.distillation.trainer import OBJECTIVE_FILE, DistillationTrainer, last_checkpoint
+from geodistill.errors import GeodistillError
+from geodistill.features import Capture
+from geodistill.recipe import ObjectiveRecipe
+
+OBJECTIVE = {
+    "label": {"weight": 0.5},
+    "logits": {},
+    "features": [
+        {"loss": "procrustes", "weight": 2.0, "layers": "uniform"},
+        {"loss": "projection", "rows": "mean", "normalize": False},
+    ],
+}
+TERMS = ["label", "logits", "procrustes_1_2", "procrustes_2_3", "projection_2_3"]
+Weights = dict[str, Tensor]
+
+
+def classifier(layers: int, width: int, seed: int, dropout: float = 0.1) -> BertForSequenceClassification:
+    torch.manual_seed(seed)
+    return BertForSequenceClassification(
+        BertConfig(
+            vocab_size=100,
+            hidden_size=width,
+            num_hidden_layers=layers,
+            num_attention_heads=2,
+            intermediate_size=2 * width,
+            max_position_embeddings=32,
+            num_labels=3,
+            hidden_dropout_prob=dropout,
+            attention_probs_dropout_prob=dropout,
+        )
+    )
+
+
+def make_examples(count: int) -> list[dict[str, Any]]:
+    draw = random.Random(0)
+    lengths = [draw.randint(4, 14) for _ in range(count)]
+    return [
+        {
+            "input_ids": [draw.randint(1, 99) for _ in range(length)],
+            "attention_mask": [1] * length,
+            "special_tokens_mask": [1, *[0] * (length - 2), 1],
+            "labels": draw.randint(0, 2),
+            "example_id": number,
+        }
+        for number, length in enumerate(lengths)
+    ]
+
+
+def collate(examples: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
+    longest = max(len(example["input_ids"]) for example in examples)
+    fillers = {"input_ids": 0, "attention_mask": 0, "special_tokens_mask": 1}
+    batch = {
+        name: torch.tensor([[*example[name], *[filler] * (longest - len(example[name]))] for example in examples])
+        for name, filler in fillers.items()
+    }
+    rest = {name: torch.tensor([example[name] for example in examples]) for name in ("labels", "example_id")}
+    return {**batch, **rest}
+
+
+class Lessons(Teacher):
+    """A teacher that counts its calls, and gives NaN features in some of them."""
+
+    def __init__(self, model: Any, requests: Sequence[FeatureRequest], spoiled: Sequence[int] = ()) -> None:
+        super().__init__(model, requests, precision="float32")
+        self.spoiled, self.calls = spoiled, 0
+
+    def __call__(self, inputs: Mapping[str, Tensor]) -> TeacherSignals:
+        self.calls += 1
+        signals = super().__call__(inputs)
+        if self.calls in self.spoiled:
+            return TeacherSignals(signals.logits, {key: value * torch.nan for key, value in signals.features.items()})
+        return signals
+
+
+class Recorder(TrainerCallback):
+    """Keeps the log entries and the weights after each step, and stops after step `stop`."""
+
+    def __init__(self, stop: int | None = None) -> None:
+        self.stop = stop
+        self.weights: list[Weights] = []
+        self.optimizer: list[dict[str, Any]] = []
+        self.logs: list[dict[str, float]] = []
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.weights.append(copy_of(kwargs["model"]))
+        self.optimizer.append(copy.deepcopy(kwargs["optimizer"].state_dict()["state"]))
+        control.should_training_stop = control.should_training_stop or state.global_step == self.stop
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        self.logs.append(dict(logs))
+
+
+def copy_of(model: torch.nn.Module) -> Weights:
+    return {name: value.detach().clone() for name, value in model.state_dict().items()}
+
+
+def assert_same(left: Weights, right: Weights) -> None:
+    torch.testing.assert_close(left, right, rtol=0, atol=0)
+
+
+def differ(left: Weights, right: Weights) -> bool:
+    return any(not torch.equal(value, right[name]) for name, value in left.items())
+
+
+def make_trainer(
+    folder: Path,
+    *,
+    recipe: dict[str, Any] = OBJECTIVE,
+    seed: int = 0,
+    examples: int = 26,
+    dropout: float = 0.1,
+    spoiled: Sequence[int] = (),
+    callbacks: Sequence[TrainerCallback] = (),
+    max_skipped_steps: int = 20,
+    options: Mapping[str, Any] | None = None,
+    **arguments: Any,
+) -> DistillationTrainer:
+    student, teacher = classifier(2, 16, seed, dropout), classifier(3, 24, 100)
+    objective = Objective(ObjectiveRecipe.model_validate(recipe), student=student, teacher=teacher)
+    settings: dict[str, Any] = {
+        "per_device_train_batch_size": 4,
+        "num_train_epochs": 2,
+        "learning_rate": 5e-3,
+        "weight_decay": 0.1,
+        "logging_steps": 2,
+        "save_strategy": "no",
+        "train_sampling_strategy": "group_by_length",
+        "dataloader_pin_memory": False,
+        "use_cpu": True,
+        "report_to": "none",
+        "disable_tqdm": True,
+        "seed": 3,
+    }
+    data = make_examples(examples)
+    return DistillationTrainer(
+        model=student,
+        teacher=Lessons(teacher, objective.requests, spoiled),
+        objective=objective,
+        args=TrainingArguments(output_dir=str(folder), **{**settings, **arguments}),
+        train_dataset=data,
+        eval_dataset=data[:10],
+        data_collator=collate,
+        callbacks=list(callbacks),
+        max_skipped_steps=max_skipped_steps,
+        **(options or {}),
+    )
+
+
+Make = Callable[..., DistillationTrainer]
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Make:
+    return lambda **changes: make_trainer(tmp_path / "out", **changes)
+
+
+def test_training_lowers_the_terms(make: Make) -> None:
+    trainer = make(num_train_epochs=8, logging_steps=7, dropout=0.0)
+    trainer.train()
+    first, last = trainer.state.log_history[0], trainer.state.log_history[-2]
+    for name in ("loss", *TERMS[2:]):
+        assert last[name] < 0.7 * first[name], name
+
+
+def test_teacher_is_left_alone(make: Make) -> None:
+    trainer = make()
+    before = copy_of(trainer.teacher.model)
+    trainer.train()
+    assert_same(copy_of(trainer.teacher.model), before)
+    assert not trainer.teacher.model.training
+    trained = {id(parameter) for group in trainer.optimizer.param_groups for parameter in group["params"]}
+    assert trained == {id(parameter) for parameter in (*trainer.student.parameters(), *trainer.objective.parameters())}
+
+
+def test_a_plain_model_may_be_the_teacher(tmp_path: Path) -> None:
+    student, teacher = classifier(1, 16, 0), classifier(2, 16, 1)
+    recipe = ObjectiveRecipe.model_validate({"features": [{"loss": "gram"}]})
+    objective = Objective(recipe, student=student, teacher=teacher)
+    arguments = TrainingArguments(str(tmp_path), max_steps=1, use_cpu=True, report_to="none", disable_tqdm=True)
+    trainer = DistillationTrainer(
+        student,
+        teacher=teacher,
+        objective=objective,
+        args=arguments,
+        train_dataset=make_examples(4),
+        data_collator=collate,
+    )
+    trainer.train()
+    assert isinstance(trainer.teacher, Teacher) and trainer.teacher.requests == objective.requests
+
+
+# Checkpoints
+
+
+def test_projection_is_trained_saved_and_kept_out_of_the_student(make: Make, tmp_path: Path) -> None:
+    trainer = make(save_strategy="steps", save_steps=4)
+    before = copy_of(trainer.objective)
+    trainer.train()
+    assert list(before) == ["features.1.losses.0.weight"]
+    assert differ(copy_of(trainer.objective), before)
+    checkpoint = tmp_path / "out" / f"checkpoint-{trainer.state.global_step}"
+    assert_same(safetensors.torch.load_file(checkpoint / OBJECTIVE_FILE), copy_of(trainer.objective))
+    saved = safetensors.torch.load_file(checkpoint / "model.safetensors")
+    assert saved.keys() == classifier(2, 16, 0).state_dict().keys()
+    trainer.save_model(str(tmp_path / "saved"))
+    assert safetensors.torch.load_file(tmp_path / "saved" / "model.safetensors").keys() == saved.keys()
+
+
+def test_checkpoint_loads_with_plain_transformers(make: Make, tmp_path: Path) -> None:
+    trainer = make(save_strategy="epoch", num_train_epochs=1)
+    trainer.train()
+    checkpoint = last_checkpoint(tmp_path / "out")
+    assert checkpoint is not None
+    loaded, report = AutoModelForSequenceClassification.from_pretrained(checkpoint, output_loading_info=True)
+    assert type(loaded) is BertForSequenceClassification
+    assert not report["missing_keys"] and not report["unexpected_keys"]
+    assert_same(copy_of(loaded), copy_of(trainer.student))
+
+
+def test_objective_without_weights_writes_no_file(make: Make, tmp_path: Path) -> None:
+    recipe = {"label": {}, "features": [{"loss": "gram"}]}
+    make(recipe=recipe, save_strategy="steps", save_steps=2, max_steps=2).train()
+    assert not (tmp_path / "out" / "checkpoint-2" / OBJECTIVE_FILE).exists()
+    resumed = make(recipe=recipe, max_steps=3, seed=1)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "out" / "checkpoint-2"))
+    assert resumed.state.global_step == 3
+
+
+@pytest.mark.parametrize(
+    ("accumulation", "save_steps", "stop", "sampling"),
+    [(1, 9, 12, "group_by_length"), (2, 5, 6, "group_by_length"), (1, 7, 8, "group_by_length"), (1, 9, 10, "random")],
+)
+def test_resumed_run_ends_as_an_uninterrupted_one(
+    tmp_path: Path, accumulation: int, save_steps: int, stop: int, sampling: str
+) -> None:
+    """Seven batches an epoch, the last not full: the checkpoint lies within the second epoch, or between the two."""
+    arguments = {
+        "gradient_accumulation_steps": accumulation,
+        "train_sampling_strategy": sampling,
+        "save_strategy": "steps",
+        "save_steps": save_steps,
+        "lr_scheduler_type": "cosine",
+    }
+    whole = make_trainer(tmp_path / "whole", **arguments)
+    whole.train()
+    make_trainer(tmp_path / "cut", callbacks=[Recorder(stop)], **arguments).train()
+    checkpoint = last_checkpoint(tmp_path / "cut")
+    assert checkpoint is not None and checkpoint.name == f"checkpoint-{save_steps}"
+    resumed = make_trainer(tmp_path / "cut", seed=50, **arguments)  # other weights: all must come from the checkpoint
+    resumed.train(resume_from_checkpoint=str(checkpoint))
+    assert resumed.state.global_step == whole.state.global_step == {1: 14, 2: 8}[accumulation]
+    assert_same(copy_of(resumed.student), copy_of(whole.student))
+    assert_same(copy_of(resumed.objective), copy_of(whole.objective))
+    assert resumed.teacher.calls < whole.teacher.calls
+
+
+def test_last_checkpoint_is_the_newest_complete_one(tmp_path: Path) -> None:
+    assert last_checkpoint(tmp_path) is None
+    assert last_checkpoint(tmp_path / "absent") is None
+    for name, state in (("9", "{}"), ("10", "{}"), ("11", None), ("12", ""), ("13", '{"epoch": 1.'), ("best", "{}")):
+        folder = tmp_path / f"checkpoint-{name}"
+        folder.mkdir()
+        if state is not None:
+            (folder / "trainer_state.json").write_text(state)
+    assert last_checkpoint(tmp_path) == tmp_path / "checkpoint-10"
+
+
+@pytest.mark.parametrize(
+    "file", ["model.safetensors", OBJECTIVE_FILE, "optimizer.pt", "scheduler.pt", "rng_state.pth", "config.json"]
+)
+@pytest.mark.parametrize("kept", [0.5, 0])
+def test_damaged_checkpoint_is_refused(make: Make, tmp_path: Path, file: str, kept: float) -> None:
+    make(save_strategy="steps", save_steps=2, max_steps=2).train()
+    checkpoint = tmp_path / "out" / "checkpoint-2"
+    content = (checkpoint / file).read_bytes()
+    (checkpoint / file).write_bytes(content[: int(len(content) * kept)])
+    with pytest.raises(GeodistillError, match="checkpoint-2"):
+        make(max_steps=4).train(resume_from_checkpoint=str(checkpoint))
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", OBJECTIVE_FILE])
+def test_checkpoint_without_weights_is_refused(make: Make, tmp_path: Path, file: str) -> None:
+    make(save_strategy="steps", save_steps=2, max_steps=2).train()
+    checkpoint = tmp_path / "out" / "checkpoint-2"
+    (checkpoint / file).unlink()
+    with pytest.raises(GeodistillError, match="cannot be read"):
+        make(max_steps=4).train(resume_from_checkpoint=str(checkpoint))
+
+
+def test_checkpoint_of_another_objective_is_refused(make: Make, tmp_path: Path) -> None:
+    make(save_strategy="steps", save_steps=2, max_steps=2).train()
+    other = {"features": [{"loss": "projection", "layers": [[1, 1], [2, 3]]}]}
+    with pytest.raises(GeodistillError, match="cannot be read"):
+        make(recipe=other, max_steps=4).train(resume_from_checkpoint=str(tmp_path / "out" / "checkpoint-2"))
+
+
+def test_best_model_is_loaded_at_the_end(make: Make, tmp_path: Path) -> None:
+    scores = iter([0.1, 0.9, 0.2])
+    trainer = make(
+        options={"compute_metrics": lambda result: {"score": next(scores)}},
+        max_steps=6,
+        save_strategy="steps",
+        save_steps=2,
+        eval_strategy="steps",
+        eval_steps=2,
+        load_best_model_at_end=True,
+        metric_for_best_model="score",
+        greater_is_better=True,
+    )
+    trainer.train()
+    best, last = (tmp_path / "out" / name for name in ("checkpoint-4", "checkpoint-6"))
+    assert trainer.state.best_model_checkpoint == str(best)
+    assert_same(copy_of(trainer.student), safetensors.torch.load_file(best / "model.safetensors"))
+    assert_same(copy_of(trainer.objective), safetensors.torch.load_file(best / OBJECTIVE_FILE))
+    assert differ(copy_of(trainer.student), safetensors.torch.load_file(last / "model.safetensors"))
+
+
+# Logs
+
+
+def test_logged_terms_are_the_means_since_the_last_entry(make: Make) -> None:
+    recorder = Recorder()
+    # At a rate of zero the weights stay, so every entry can be computed again.
+    trainer = make(learning_rate=0.0, dropout=0.0, callbacks=[recorder], num_train_epochs=1, examples=24)
+    trainer.train()
+    order = list(LengthGroupedSampler([len(e["input_ids"]) for e in trainer.train_dataset], 4, trainer.args.seed))
+    again = []
+    for step in range(1, 7):
+        batch = collate([trainer.train_dataset[index] for index in order[4 * step - 4 : 4 * step]])
+        capture = Capture(trainer.student.eval(), trainer.objective.student_points)
+        outputs, features = capture(**model_inputs(trainer.student, batch, labels=True))
+        again.append(trainer.objective(outputs, features, trainer.teacher(batch), batch, chance_seed=step))
+    entries = [entry for entry in recorder.logs if "loss" in entry]
+    assert len(entries) == 3
+    for number, entry in enumerate(entries):
+        pair = again[2 * number : 2 * number + 2]
+        for name in TERMS:
+            assert entry[name] == pytest.approx(sum(result.terms[name].item() for result in pair) / 2, rel=1e-5)
+        chance = {name: value for name, value in entry.items() if name.startswith("chance/")}
+        assert chance == pytest.approx({f"chance/{k}": v.item() for k, v in pair[1].chance.items()}, rel=1e-5)
+        assert set(chance) == {f"chance/{name}" for name in TERMS[2:]}
+        assert entry["loss"] == pytest.approx(sum(result.loss.item() for result in pair) / 2, rel=1e-5)
+        assert entry["starved_terms"] == entry["skipped_steps"] == 0
+
+
+def test_logged_terms_are_means_over_micro_batches(make: Make) -> None:
+    recorder = Recorder()
+    shared = {"learning_rate": 0.0, "dropout": 0.0, "num_train_epochs": 1, "examples": 24, "callbacks": [recorder]}
+    make(gradient_accumulation_steps=3, logging_steps=2, **shared).train()
+    make(logging_steps=6, **shared).train()
+    accumulated, plain = (entry for entry in recorder.logs if "loss" in entry)
+    for name in ("loss", *TERMS):
+        assert accumulated[name] == pytest.approx(plain[name], rel=1e-5)
+
+
+def test_starved_terms_are_counted_over_the_run(make: Make) -> None:
+    recorder = Recorder()
+    recipe = {"features": [{"loss": "gram", "rows": "cls"}, {"loss": "gram"}]}
+    trainer = make(recipe=recipe, per_device_train_batch_size=1, max_steps=6, callbacks=[recorder])
+    trainer.train()
+    assert [entry["starved_terms"] for entry in recorder.logs if "loss" in entry] == [2, 4, 6]
+    assert trainer.starved_terms == 6
+
+
+class CountTransfers(TorchDispatchMode):
+    """Counts reads of a tensor's value, each of which waits for an accelerator, outside of the models themselves."""
+
+    def __init__(self, *models: torch.nn.Module) -> None:
+        super().__init__()
+        self.count, self.inside = 0, 0
+        for model in models:
+            model.register_forward_pre_hook(lambda *call: self.enter(1))
+            model.register_forward_hook(lambda *call: self.enter(-1))
+
+    def enter(self, change: int) -> None:
+        self.inside += change
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += function is torch.ops.aten._local_scalar_dense.default and not self.inside
+        return function(*args, **(kwargs or {}))
+
+
+def test_terms_wait_for_the_device_only_when_they_are_logged(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Without Procrustes, which chooses its algorithm by the values when it runs on a CPU.
+    recipe = {**OBJECTIVE, "features": [{"loss": "projection"}, {"loss": "gram", "rows": "mean"}]}
+    trainer = make(recipe=recipe, max_steps=4, logging_steps=4, callbacks=[recorder := Recorder()])
+    reads = CountTransfers(trainer.student, trainer.teacher.model)
+    compute_loss, counts = trainer.compute_loss, []
+
+    def counted(*args: Any, **kwargs: Any) -> Tensor:
+        before = reads.count
+        loss = compute_loss(*args, **kwargs)
+        counts.append(reads.count - before)
+        return loss
+
+    monkeypatch.setattr(trainer, "compute_loss", counted)
+    with reads:
+        trainer.train()
+        assert reads.count > 0
+    assert counts == [0, 0, 0, 0]
+    assert len([name for name in recorder.logs[0] if name.startswith("chance/")]) == 2
+
+
+# Steps that are not finite
+
+
+@pytest.mark.parametrize("clipping", [1.0, 0.0])
+@pytest.mark.parametrize("optimizer", ["adamw_torch", "sgd"])
+def test_a_step_that_is_not_finite_changes_nothing(make: Make, clipping: float, optimizer: str) -> None:
+    recorder = Recorder()
+    momentum = {"optim_args": "momentum=0.9"} if optimizer == "sgd" else {}
+    trainer = make(spoiled=[3], callbacks=[recorder], max_grad_norm=clipping, optim=optimizer, max_steps=5, **momentum)
+    trainer.train()
+    weights = recorder.weights
+    assert [differ(after, before) for before, after in pairwise(weights)] == [True, False, True, True]
+    torch.testing.assert_close(recorder.optimizer[2], recorder.optimizer[1], rtol=0, atol=0)
+    assert all(torch.isfinite(value).all() for value in weights[-1].values())
+    assert trainer.skipped_steps == 1
+    assert trainer.state.global_step == 5
+    assert recorder.logs[-2]["skipped_steps"] == 1
+
+
+def test_one_micro_batch_spoils_its_whole_step(make: Make) -> None:
+    recorder = Recorder()
+    make(spoiled=[4], callbacks=[recorder], gradient_accumulation_steps=2, max_steps=3).train()
+    assert not differ(recorder.weights[1], recorder.weights[0])
+    assert differ(recorder.weights[2], recorder.weights[1])
+
+
+def test_a_run_of_steps_that_are_not_finite_stops(make: Make) -> None:
+    trainer = make(spoiled=[2, 4, 5, 6, 7], max_skipped_steps=3)
+    with pytest.raises(GeodistillError, match="not finite for 3 steps in a row"):
+        trainer.train()
+    assert trainer.skipped_steps == 4
+    assert trainer.teacher.calls == 6
+
+
+# What a Trainer can do besides
+
+
+def test_bfloat16(make: Make) -> None:
+    trainer = make(bf16=True, max_steps=4)
+    before = copy_of(trainer.student)
+    trainer.train()
+    after = copy_of(trainer.student)
+    assert all(value.dtype == torch.float32 and torch.isfinite(value).all() for value in after.values())
+    assert differ(after, before)
+    exact = make(max_steps=4)
+    exact.train()
+    assert differ(copy_of(exact.student), after)
+    for rounded, entry in zip(trainer.state.log_history[:2], exact.state.log_history[:2], strict=True):
+        for name in TERMS:
+            assert rounded[name] == pytest.approx(entry[name], rel=0.05, abs=0.02)
+
+
+def test_gradient_clipping(make: Make) -> None:
+    recorder = Recorder()
+    trainer = make(
+        callbacks=[recorder],
+        max_steps=1,
+        optim="sgd",
+        learning_rate=1.0,
+        lr_scheduler_type="constant",
+        weight_decay=0.0,
+        max_grad_norm=0.01,
+        logging_steps=1,
+    )
+    before = copy_of(trainer.model)
+    trainer.train()
+    step = sum((recorder.weights[0][name] - value).square().sum() for name, value in before.items())
+    assert step.sqrt().item() == pytest.approx(0.01, rel=1e-3)
+    assert recorder.logs[0]["grad_norm"] > 0.1
+
+
+def test_gradient_checkpointing_changes_no_gradient(tmp_path: Path) -> None:
+    trained = []
+    for checkpointing in (False, True):
+        trainer = make_trainer(tmp_path, gradient_checkpointing=checkpointing, max_steps=2)
+        trainer.train()
+        trained.append(copy_of(trainer.model))
+    torch.testing.assert_close(trained[0], trained[1], rtol=0, atol=1e-6)
+
+
+def test_evaluation_is_of_the_student_alone(make: Make) -> None:
+    def accuracy(result: Any) -> dict[str, float]:
+        assert result.predictions.shape == (10, 3)
+        return {"accuracy": float((result.predictions.argmax(-1) == result.label_ids).mean())}
+
+    trainer = make(options={"compute_metrics": accuracy}, per_device_eval_batch_size=10)
+    metrics = trainer.evaluate()
+    assert trainer.teacher.calls == 0
+    batch = collate(trainer.eval_dataset)
+    with torch.no_grad():
+        outputs = trainer.student.eval()(**model_inputs(trainer.student, batch, labels=True))
+    assert metrics["eval_loss"] == pytest.approx(outputs.loss.item(), rel=1e-5)
+    hits = (outputs.logits.argmax(-1) == batch["labels"]).sum().item()
+    assert metrics["eval_accuracy"] == pytest.approx(hits / 10)
+    assert trainer.teacher.calls == 0
+
+
+def test_predictions_are_in_the_order_of_the_data(make: Make) -> None:
+    trainer = make(per_device_eval_batch_size=3, train_sampling_strategy="group_by_length")
+    prediction = trainer.predict(trainer.eval_dataset)
+    batch = collate(trainer.eval_dataset)
+    with torch.no_grad():
+        outputs = trainer.student.eval()(**model_inputs(trainer.student, batch))
+    assert prediction.label_ids.tolist() == batch["labels"].tolist()
+    assert prediction.predictions == pytest.approx(outputs.logits.numpy(), abs=1e-5)
+
+
+def test_evaluation_between_steps_leaves_the_logs_alone(make: Make) -> None:
+    trainer = make(eval_strategy="steps", eval_steps=1, max_steps=4, learning_rate=0.0, dropout=0.0)
+    trainer.train()
+    plain = make(max_steps=4, learning_rate=0.0, dropout=0.0)
+    plain.train()
+    with_evaluation, without = (
+        [entry for entry in each.state.log_history if "loss" in entry] for each in (trainer, plain)
+    )
+    for entry, expected in zip(with_evaluation, without, strict=True):
+        assert {name: entry[name] for name in TERMS} == {name: expected[name] for name in TERMS}
+    assert trainer.teacher.calls == 4
+
+
+def test_callbacks_see_a_model_with_the_students_config(make: Make) -> None:
+    seen: list[Any] = []
+
+    class Reporter(TrainerCallback):
+        """Reads what the integrations behind `report_to` read."""
+
+        def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            seen.append(json.loads(kwargs["model"].config.to_json_string()))
+
+    make(callbacks=[Reporter()], max_steps=1).train()
+    assert seen[0]["hidden_size"] == 16
+
+
+def test_report_to_writes_every_term(make: Make, tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    make(report_to="tensorboard", max_steps=2).train()
+    assert list((tmp_path / "out").rglob("events.out.*"))
+
+
+def test_a_dataset_keeps_the_columns_that_the_objective_needs(make: Make) -> None:
+    recipe = {"features": [{"loss": "gram", "special_tokens": False}]}
+    trainer = make(recipe=recipe, max_steps=1)
+    data = Dataset.from_list([{**example, "text": "left out"} for example in make_examples(8)])
+    trainer.train_dataset = data
+    trainer.train()
+    batch = next(iter(trainer.get_train_dataloader()))
+    assert set(batch) == {"input_ids", "attention_mask", "special_tokens_mask", "labels", "example_id"}
+
+
+@pytest.mark.parametrize("data_seed", [None, 0, 7])
+def test_data_seed_orders_the_batches(make: Make, data_seed: int | None) -> None:
+    trainer = make(data_seed=data_seed)
+    lengths = [len(example["input_ids"]) for example in trainer.train_dataset]
+    expected = LengthGroupedSampler(lengths, 4, trainer.args.seed if data_seed is None else data_seed)
+    assert list(trainer._get_train_sampler()) == list(expected)
+
+
+def test_signals_for_other_rows_are_refused(tmp_path: Path) -> None:
+    student, teacher = classifier(2, 16, 0), classifier(3, 24, 1)
+    objective = Objective(ObjectiveRecipe.model_validate(OBJECTIVE), student=student, teacher=teacher)
+    source = Teacher(teacher, [FeatureRequest(3, "tokens")])
+    with pytest.raises(GeodistillError, match="lack the rows") as caught:
+        DistillationTrainer(
+            student,
+            teacher=source,
+            objective=objective,
+            args=TrainingArguments(str(tmp_path), use_cpu=True, report_to="none"),
+        )
+    assert "requests=objective.requests" in caught.value.remedy
