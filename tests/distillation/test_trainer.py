@@ -15,6 +15,7 @@ from datasets import Dataset
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoModelForSequenceClassification, BertConfig, BertForSequenceClassification, TrainerCallback
+from transformers.integrations import integration_utils
 from transformers.training_args import TrainingArguments
 
 from geodistill.distillation.objective import Objective
@@ -544,23 +545,27 @@ def test_evaluation_between_steps_leaves_the_logs_alone(make: Make) -> None:
     assert trainer.teacher.calls == 4
 
 
-def test_callbacks_see_a_model_with_the_students_config(make: Make) -> None:
-    seen: list[Any] = []
-
-    class Reporter(TrainerCallback):
-        """Reads what the integrations behind `report_to` read."""
+def test_report_to_sees_every_term_and_the_students_config(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Reporter(Recorder):
+        """Reads what the integrations read."""
 
         def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            seen.append(json.loads(kwargs["model"].config.to_json_string()))
+            self.config = json.loads(kwargs["model"].config.to_json_string())
 
-    make(callbacks=[Reporter()], max_steps=1).train()
-    assert seen[0]["hidden_size"] == 16
+    monkeypatch.setitem(integration_utils.INTEGRATION_TO_CALLBACK, "tensorboard", Reporter)
+    trainer = make(report_to="tensorboard", max_steps=2)
+    trainer.train()
+    reporter = next(each for each in trainer.callback_handler.callbacks if isinstance(each, Reporter))
+    assert reporter.config["hidden_size"] == 16
+    assert set(TERMS) < set(reporter.logs[0])
 
 
-def test_report_to_writes_every_term(make: Make, tmp_path: Path) -> None:
-    pytest.importorskip("tensorboard")
-    make(report_to="tensorboard", max_steps=2).train()
-    assert list((tmp_path / "out").rglob("events.out.*"))
+@pytest.mark.parametrize(
+    "setting", [{"label_smoothing_factor": 0.1}, {"options": {"compute_loss_func": lambda *given: None}}]
+)
+def test_another_loss_beside_the_objective_is_refused(make: Make, setting: dict[str, Any]) -> None:
+    with pytest.raises(GeodistillError, match="objective"):
+        make(**setting)
 
 
 def test_a_dataset_keeps_the_columns_that_the_objective_needs(make: Make) -> None:

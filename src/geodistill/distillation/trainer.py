@@ -105,6 +105,11 @@ class DistillationTrainer(Trainer):
         max_skipped_steps: int = 20,
         **kwargs: Any,
     ) -> None:
+        if args.label_smoothing_factor or kwargs.get("compute_loss_func"):
+            raise GeodistillError(
+                "The loss is the objective's, so label_smoothing_factor and compute_loss_func have no part in it.",
+                "Leave both out, and say in the objective which terms there are.",
+            )
         # Denormal numbers make CPU training up to eight times slower and change nothing else.
         torch.set_flush_denormal(True)
         super().__init__(model=DistillationModel(model, objective), args=args, **kwargs)
