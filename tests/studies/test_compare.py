@@ -1,0 +1,147 @@
+"""Comparisons, on the bundled weights cut to two layers. Runs go in this process, except for the first comparison."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import AutoModelForSequenceClassification
+
+from geodistill.distillation.teacher import FeatureRequest
+from geodistill.errors import GeodistillError
+from geodistill.recipe import Recipe
+from geodistill.recipe_file import check_recipe, merge
+from geodistill.studies import compare as compare_module
+from geodistill.studies.compare import collect_requests, compare
+from geodistill.studies.plan import plan_jobs
+from geodistill.tasks.run_folder import METRICS, RESULTS, read_json
+
+SWEEP = {"objective.features.0.weight": [1, 5]}
+KD = {"label": {}, "logits": {}}
+VARIANTS = {"KD": {"objective": KD}, "Gram": {"objective": {**KD, "features": [{"loss": "gram"}]}}}
+
+
+@pytest.fixture(scope="module")
+def base(content: dict[str, Any], classifier: Path) -> dict[str, Any]:
+    small = {"teacher": {"model": str(classifier)}, "training": {"max_steps": 1}}
+    return {**merge({**content, "teacher": {}}, small), "compare": {"seeds": [1, 2], "variants": VARIANTS, "jobs": 1}}
+
+
+@pytest.fixture(scope="module")
+def finished(base: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two variants, one of them at two sweep points, with two seeds, by worker processes."""
+    folder = tmp_path_factory.mktemp("compared") / "run"
+    compare(check_recipe(base), folder, sweeps=SWEEP, progress=False)
+    return folder
+
+
+@pytest.fixture
+def copied(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    class InThisProcess(ThreadPoolExecutor):
+        def __init__(self, workers: int, **processes: Any) -> None:
+            super().__init__(workers)
+
+    monkeypatch.setattr(compare_module, "ProcessPoolExecutor", InThisProcess)
+    return Path(shutil.copytree(finished, tmp_path / "run"))
+
+
+def stamps(folder: Path) -> dict[str, int]:
+    return {path.parent.name: path.stat().st_mtime_ns for path in folder.glob(f"runs/*/{RESULTS}")}
+
+
+def test_all_runs_are_there(finished: Path) -> None:
+    results = read_json(finished / RESULTS)
+    found = [(run["variant"], run["seed"], list(run["sweep"].values())) for run in results["runs"]]
+    assert found == [
+        (name, seed, point) for seed in (1, 2) for name, point in (("KD", []), ("Gram", [1]), ("Gram", [5]))
+    ]
+    assert len(stamps(finished)) == 6 and not (finished / "cache").exists()
+    assert set(results["teacher"]["metrics"]) == {"accuracy", "macro_f1"}
+    for run in results["runs"]:
+        assert run["latency_ms"] > 0 and run["parameters"] == results["runs"][0]["parameters"]
+    student = next(finished.glob("runs/gram-*/student"))
+    assert AutoModelForSequenceClassification.from_pretrained(student).config.id2label[3] == "HUM"
+
+
+def test_only_what_is_missing_is_run_again(base: dict[str, Any], copied: Path) -> None:
+    before = stamps(copied)
+    metrics = {run["variant"] + str(run["seed"]): run["metrics"] for run in read_json(copied / RESULTS)["runs"]}
+    lost = sorted(before)[0]
+    (copied / "runs" / lost / RESULTS).unlink()
+    _, runs, _ = compare(check_recipe(base), copied, sweeps=SWEEP, progress=False)
+    after = stamps(copied)
+    assert {name for name in before if after[name] != before[name]} == {lost}
+    assert {run.variant + str(run.seed): run.metrics for run in runs} == metrics
+
+
+def test_a_variant_and_a_seed_may_be_added(base: dict[str, Any], copied: Path) -> None:
+    before = stamps(copied)
+    more = {**VARIANTS, "labels only": {"objective": {"label": {}}}}
+    recipe = check_recipe(merge(base, {"compare": {"variants": more, "seeds": [2]}}))
+    _, runs, _ = compare(recipe, copied, sweeps=SWEEP, progress=False)
+    assert [run.variant for run in runs] == ["KD", "Gram", "Gram", "labels only"]
+    after = stamps(copied)
+    assert len(after) == 7 and all(after[name] == before[name] for name in before)
+    assert (copied / "recipe.yaml").read_text().count("labels only") == 1
+
+
+def test_a_variant_that_fails_does_not_stop_the_others(base: dict[str, Any], copied: Path) -> None:
+    before = stamps(copied)
+    for name in sorted(before)[:1]:
+        (copied / "runs" / name / RESULTS).unlink()
+    bad = {"broken": {"training": {"arguments": {"adam_betta2": 1}}}, **VARIANTS}
+    recipe = check_recipe(merge(base, {"compare": {"variants": bad}}))
+    with pytest.raises(GeodistillError) as caught:
+        compare(recipe, copied, sweeps=SWEEP, progress=False)
+    assert caught.value.problem.startswith("2 of 8 runs failed; the first, 'broken' with seed 1: ")
+    assert "adam_betta2" in caught.value.problem and "run the same command again" in caught.value.remedy
+    assert set(stamps(copied)) == set(before)
+    compare(check_recipe(base), copied, sweeps=SWEEP, progress=False)
+
+
+def test_a_damaged_result_is_named_and_nothing_else_lost(base: dict[str, Any], copied: Path) -> None:
+    name = sorted(stamps(copied))[0]
+    (copied / "runs" / name / RESULTS).write_text('{"metrics": ')
+    with pytest.raises(GeodistillError, match=rf"1 of 6 runs failed.*{name}.*cannot be read"):
+        compare(check_recipe(base), copied, sweeps=SWEEP, progress=False)
+
+
+def test_what_is_left_of_another_recipe_is_run_anew(base: dict[str, Any], copied: Path) -> None:
+    """The same variant with other settings, over folders whose metrics name a stage that is no more."""
+    before = stamps(copied)
+    for name in before:
+        (copied / "runs" / name / METRICS).write_text('{"stage": "gone", "step": 1, "done": 0.5}\n')
+    recipe = check_recipe(merge(base, {"training": {"learning_rate": 0.01}, "compare": {"seeds": [1]}}))
+    compare(recipe, copied, progress=False)
+    after = stamps(copied)
+    changed = {name for name in before if after[name] != before[name]}
+    assert len(after) == 7 and len(changed) == 1 and next(iter(changed)).startswith("kd-")
+
+
+def test_another_teacher_is_another_comparison(base: dict[str, Any], finished: Path) -> None:
+    recipe = check_recipe(merge(base, {"data": {"limit": 40}}))
+    with pytest.raises(GeodistillError, match="holds another run"):
+        compare(recipe, finished, progress=False)
+
+
+def test_a_layer_out_of_range_is_told_before_anything_runs(base: dict[str, Any], tmp_path: Path) -> None:
+    bad = {"deep": {"objective": {"features": [{"loss": "gram", "layers": [[9, 1]]}]}}, **VARIANTS}
+    with pytest.raises(GeodistillError, match="Layer 9 of the student"):
+        compare(check_recipe(merge(base, {"compare": {"variants": bad}})), tmp_path / "run", progress=False)
+    assert not (tmp_path / "run" / "runs").exists()
+
+
+def test_one_cache_serves_the_rows_of_all_runs(
+    make_recipe: Callable[..., Recipe], classifier: Path, tmp_path: Path
+) -> None:
+    terms = [[{"loss": "gram", "layers": [[0, 0]]}], [{"loss": "cka", "rows": "mean"}], [{"loss": "cka"}]]
+    variants = {str(place): {"objective": {"features": features}} for place, features in enumerate(terms)}
+    recipe = make_recipe(compare={"seeds": [1, 2], "baseline": "0", "variants": variants})
+    teacher = AutoModelForSequenceClassification.from_pretrained(classifier)
+    requests = collect_requests(plan_jobs(recipe, tmp_path), teacher)
+    wanted = [FeatureRequest(0, "tokens"), FeatureRequest(2, "mean"), FeatureRequest(2, "tokens")]
+    assert requests == {recipe.data.model_dump_json(): wanted}

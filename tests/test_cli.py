@@ -1,0 +1,249 @@
+"""The command line from end to end, on the bundled weights cut to two layers."""
+
+from __future__ import annotations
+
+import json
+import runpy
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
+
+from geodistill.cli import main
+from geodistill.studies import conclude as conclude_module
+from geodistill.tasks import train as train_module
+
+TEXT = "Who wrote the book of hours ?"
+
+
+@dataclass(frozen=True)
+class Said:
+    code: int
+    out: str
+    err: str
+
+
+Cli = Callable[..., Said]
+
+
+@pytest.fixture
+def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Cli:
+    """Run `geodistill ARGUMENTS` in a folder of its own."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: object) -> Said:
+        monkeypatch.setattr(sys, "argv", ["geodistill", *map(str, arguments)])
+        capsys.readouterr()
+        code: Any = 0
+        try:
+            main()
+        except SystemExit as leaving:
+            code = leaving.code or 0
+        said = capsys.readouterr()
+        return Said(code, said.out, said.err)
+
+    return run
+
+
+def files(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+def test_help_as_a_module(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys, "argv", ["geodistill", "--help"])
+    with pytest.raises(SystemExit) as leaving:
+        runpy.run_module("geodistill", run_name="__main__")
+    assert leaving.value.code == 0
+    shown = capsys.readouterr().out
+    assert all(command in shown for command in ("demo", "train", "compare", "evaluate"))
+
+
+def test_train_then_evaluate(cli: Cli, content: dict[str, Any], tmp_path: Path) -> None:
+    stage = {
+        "name": "geometry",
+        "data": {"source": "bundled:sentences", "limit": 40, "max_length": 16},
+        "objective": {"features": [{"loss": "procrustes"}]},
+        "training": {"max_steps": 2, "batch_size": 8, "logging_steps": 1},
+    }
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump({**content, "stages": [stage]}))
+    said = cli("train", "mine.yaml", "training.epochs=2", "--onnx")
+    assert said.code == 0, said.err
+    assert "student on test: accuracy" in said.out and "teacher: accuracy" in said.out
+    folder = tmp_path / "runs" / "mine"
+    expected = {"recipe.yaml", "environment.json", "metrics.jsonl", "results.json", "student", "report.html"}
+    assert files(folder) == expected | {"teacher"}
+
+    assert yaml.safe_load((folder / "recipe.yaml").read_text())["training"]["epochs"] == 2
+    environment = json.loads((folder / "environment.json").read_text())
+    assert environment["versions"]["transformers"]
+    entries = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    losses = [entry for entry in entries if "loss" in entry]
+    assert [entry["stage"] for entry in losses] == ["geometry"] * 2 + ["task"] * 4
+    for entry in losses:
+        assert entry["procrustes_1_2"] > 0 and entry["chance/procrustes_1_2"] > 0
+    assert all({"label", "logits"} <= set(entry) for entry in losses if entry["stage"] == "task")
+    results = json.loads((folder / "results.json").read_text())
+    assert set(results["metrics"]) == {"accuracy", "macro_f1"} and results["split"] == "test"
+    assert results["onnx_difference"] <= 1e-4 and results["training_seconds"] > 0 and results["latency_ms"] > 0
+    assert results["parameters"] < results["teacher"]["parameters"]
+    assert "procrustes" in results["geometry"][0]
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    assert "mine" in page and "bundled:trec" in page
+
+    student = AutoModelForSequenceClassification.from_pretrained(folder / "student")
+    tokenizer = AutoTokenizer.from_pretrained(folder / "student")
+    assert sum(weight.numel() for weight in student.parameters()) == results["parameters"]
+    answer = pipeline("text-classification", model=student, tokenizer=tokenizer)(TEXT)[0]
+    assert answer["label"] in {"ABBR", "DESC", "ENTY", "HUM", "LOC", "NUM"}
+
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(folder / "student" / "model.onnx")
+    inputs = tokenizer([TEXT, "Where ?"], padding=True, return_tensors="pt")
+    with torch.no_grad():
+        logits = student.eval()(**inputs).logits
+    names = {node.name for node in session.get_inputs()}
+    given = {name: value.numpy() for name, value in inputs.items() if name in names}
+    assert torch.allclose(torch.from_numpy(session.run(None, given)[0]), logits, atol=1e-4)
+
+    said = cli("evaluate", "runs/mine")
+    assert said.code == 0 and f"accuracy {results['metrics']['accuracy']:.4f}" in said.out
+    lines = [json.loads(line) for line in (folder / "predictions.jsonl").read_text().splitlines()]
+    assert len(lines) == 64
+
+    stamp = (folder / "results.json").stat().st_mtime_ns
+    again = cli("train", "mine.yaml", "training.epochs=2")
+    assert again.code == 0 and (folder / "results.json").stat().st_mtime_ns == stamp
+    other = cli("train", "mine.yaml", "training.epochs=1")
+    assert other.code == 2 and "holds another run" in other.err
+    (folder / "results.json").write_text("{")
+    damaged = cli("train", "mine.yaml", "training.epochs=2")
+    assert damaged.code == 2 and "results.json cannot be read" in damaged.err
+    (folder / "notes.txt").write_text("mine")
+    fresh = cli("train", "mine.yaml", "stages=[]", "training.max_steps=1", "--fresh")
+    assert fresh.code == 0, fresh.err
+    assert files(folder) == expected | {"teacher", "notes.txt"} and not (folder / "student" / "model.onnx").exists()
+
+
+def test_demo_takes_overrides(cli: Cli, encoder: Path, tmp_path: Path) -> None:
+    tiny = ["data.limit=48", "data.max_length=16", f"teacher.model={encoder}", "teacher.training.max_steps=1"]
+    tiny += ["teacher.training.bf16=false", "student.width=16", "training.max_steps=1"]
+    tiny += ["compare.seeds=[1, 2]", "compare.jobs=1", "compare.variants.stage, then KD + Procrustes.stages=[]"]
+    said = cli("demo", *tiny, "--output", "out")
+    assert said.code == 0, said.err
+    assert all(name in said.out for name in ("labels only", "KD", "KD + Procrustes", "KD + CKA", "teacher"))
+    assert "no test" in said.out.lower()
+    assert {"recipe.yaml", "environment.json", "results.json", "report.html", "scores.svg"} <= files(tmp_path / "out")
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert len(results["runs"]) == 14
+
+
+def test_compare_with_a_sweep(cli: Cli, write_recipe: Callable[..., Path], tmp_path: Path) -> None:
+    kd = {"label": {}, "logits": {}}
+    variants = {"KD": {"objective": kd}, "Gram": {"objective": {**kd, "features": [{"loss": "gram"}]}}}
+    write_recipe(training={"max_steps": 1}, compare={"seeds": [1, 2, 3], "variants": variants, "jobs": 1})
+    said = cli("compare", "recipe.yaml", "objective.features.0.weight=1,5")
+    assert said.code == 0, said.err
+    assert "objective.features.0.weight" in said.out or "weight=5" in said.out or "weight 5" in said.out
+    assert len(list((tmp_path / "runs" / "recipe" / "runs").iterdir())) == 9
+    refused = cli("evaluate", "runs/recipe")
+    assert refused.code == 2 and "not the folder of a finished run" in refused.err
+
+
+def test_an_interruption_says_how_to_go_on(
+    cli: Cli, write_recipe: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*arguments: Any, **options: Any) -> None:
+        raise KeyboardInterrupt
+
+    write_recipe()
+    monkeypatch.setattr(train_module, "train", interrupted)
+    said = cli("train", "recipe.yaml")
+    assert said.code == 130 and "Run the same command again" in said.err
+
+
+def test_a_defect_of_ours_is_not_hidden(
+    cli: Cli, write_recipe: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_recipe()
+    monkeypatch.setattr(train_module, "train", lambda *arguments, **options: {"unexpected": 1})
+    monkeypatch.setattr(conclude_module, "conclude_run", lambda folder, results: results["metrics"])
+    with pytest.raises(KeyError):
+        cli("train", "recipe.yaml")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "none.yaml"], "There is no recipe file 'none.yaml'"),
+        (["train", "recipe.yaml", "training.epochs"], "'training.epochs' is no override"),
+        (["train", "recipe.yaml", "training.epoch=1"], "Did you mean 'epochs'"),
+        (["train", "recipe.yaml", "training.epochs=1,2"], "'training.epochs'"),
+        (["train", "recipe.yaml", "objective.features.0.loss=procrustez"], "Did you mean 'procrustes'"),
+        (["train", "recipe.yaml", "objective.features.0.rows=tokns"], "Did you mean 'tokens'"),
+        (["train", "recipe.yaml", "objective.features.0.layers=unifrom"], "Did you mean 'uniform'"),
+        (["train", "recipe.yaml", "objective.features.0.layers=[[4, 1]]"], "Layer 4 of the student"),
+        (["train", "recipe.yaml", "objective.features.0.layers=[[1, -4]]"], "Layer -4 of the teacher"),
+        (["train", "recipe.yaml", "training.arguments.adam_betta2=1"], "Did you mean 'adam_beta2'"),
+        (["train", "recipe.yaml", "data.source=bundled:trek"], "Did you mean 'bundled:trec'"),
+        (["train", "recipe.yaml", "data.source=none.csv"], "There is no file or folder 'none.csv'"),
+        (["train", "recipe.yaml", "data.source=empty.csv"], "empty.csv is empty"),
+        (["train", "recipe.yaml", "data.source=two.csv"], "has 6 labels, the data 2"),
+        (["train", "recipe.yaml", "data.source=odd"], "validation split has labels that training lacks: 'c'"),
+        (["train", "recipe.yaml", "data.source=two.csv", "data.label=stars"], "the columns are 'text', 'label'"),
+        (["train", "recipe.yaml", "data.source=two.csv", "data.text=words"], "There is no column 'words'"),
+        (["train", "recipe.yaml", "data.source=two.csv", "data.metrics=[acuracy]"], "Did you mean 'accuracy'"),
+        (["train", "recipe.yaml", "teacher.model=ENCODER"], "has no trained head"),
+        (["train", "recipe.yaml", "teacher.model=./none"], "There is no model folder './none'"),
+        (["train", "recipe.yaml", "student={model: STRANGER}"], "different vocabularies"),
+        (["train", "recipe.yaml", "student={teacher_layers: 7}"], "layers 1 to 2"),
+        (["train", "recipe.yaml", "student.heads=5"], "does not divide into 5 heads"),
+        (["train", "recipe.yaml", "--output", "mine"], "is not empty and not a run"),
+        (["train", "recipe.yaml", "--output", "recipe.yaml"], "is a file, not a folder"),
+        (["evaluate", "mine"], "is not the folder of a finished run"),
+        (["compare", "recipe.yaml", "objective.label.wieght=1,2"], "Did you mean 'weight'"),
+        (["compare", "recipe.yaml", "objective.features.7.weight=1,2"], "No variant has the swept field"),
+        (["compare", "recipe.yaml", "data.limit=5,6"], "one teacher and one data set"),
+        (["compare", "recipe.yaml", "compare={baseline: KB, variants: {KD: {}}}"], "Did you mean 'KD'"),
+        (["demo", "training.epoch=1"], "Did you mean 'epochs'"),
+        (["demo", "--task", "trek"], "trek"),
+        (["trian", "recipe.yaml"], "trian"),
+    ],
+)
+def test_a_mistake_ends_with_code_2_and_no_traceback(
+    cli: Cli,
+    write_recipe: Callable[..., Path],
+    write_csv: Callable[..., Path],
+    encoder: Path,
+    tmp_path: Path,
+    arguments: list[str],
+    message: str,
+) -> None:
+    write_recipe()
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("years of work")
+    (tmp_path / "empty.csv").write_text("")
+    two = [(f"text {place}", "ab"[place % 2]) for place in range(40)]
+    write_csv(two, "two.csv")
+    write_csv(two, "odd/train.csv")
+    write_csv([*two[:9], ("text", "c")], "odd/validation.csv")
+    stranger = tmp_path / "stranger"
+    if any("STRANGER" in argument for argument in arguments):
+        tokenizer = AutoTokenizer.from_pretrained(encoder)
+        tokenizer.add_tokens(["geodistill"])
+        tokenizer.save_pretrained(stranger)
+    places = {"ENCODER": str(encoder), "STRANGER": str(stranger)}
+    for name, place in places.items():
+        arguments = [argument.replace(name, place) for argument in arguments]
+    said = cli(*arguments)
+    assert said.code == 2, said
+    shown = " ".join(said.err.split())
+    assert message in shown and "Traceback" not in said.err
+    assert (tmp_path / "mine" / "thesis.txt").is_file()
+    assert not list(tmp_path.glob("runs/*/results.json"))
