@@ -51,10 +51,10 @@ def slow(distance, student, teacher, center=True, normalize=True):
         width = max(s.shape[1], t.shape[1])
         rotation, _ = scipy.linalg.orthogonal_procrustes(padded(s, width), padded(t, width))
         return float(np.linalg.norm(padded(t, width) - padded(s, width) @ rotation) ** 2)
-    k, l = s @ s.T, t @ t.T
+    student_kernel, teacher_kernel = s @ s.T, t @ t.T
     if distance is gram_distance:
-        return (k - l).square().sum().item()
-    return ((k * l).sum() / (k.norm() * l.norm())).item()
+        return (student_kernel - teacher_kernel).square().sum().item()
+    return ((student_kernel * teacher_kernel).sum() / (student_kernel.norm() * teacher_kernel.norm())).item()
 
 
 def square(distance, student, teacher, **options):

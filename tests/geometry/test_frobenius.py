@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from geodistill.geometry.frobenius import frobenius_inner, frobenius_square
+from geodistill.geometry.frobenius import frobenius_inner, frobenius_square, projected_square
 
 
 def matrices(dtype=torch.float64):
@@ -46,3 +46,15 @@ def test_zeros_and_nan():
     assert zeros.grad.abs().sum() == 0
     assert frobenius_square(torch.full((2, 2), torch.nan)).isnan()
     assert frobenius_inner(zeros, torch.full((3, 3), torch.nan)).isnan()
+
+
+def test_squares_of_projected_rows():
+    a, b = matrices()
+    gram = a.T @ a
+    assert torch.allclose(projected_square(gram, b.T), (a @ b.T).square().sum())
+    assert torch.autograd.gradcheck(
+        lambda x, w: projected_square(x + x.T, w), (gram.requires_grad_(), b.T.clone().requires_grad_())
+    )
+    large = (gram.detach() * 1e25).float()
+    expected = 1e25 * projected_square(gram, b.T).detach()
+    assert torch.allclose(projected_square(large, b.T.float()), expected, rtol=1e-5)

@@ -19,8 +19,8 @@ from geodistill.geometry.rows import FeatureRows, PairedRows, full_precision, or
 
 Normalize = bool | Literal["rows"]
 
-# float32 products leave D² with an error of up to 3e-7 of ‖S‖² + ‖T‖² (measured): below this share of that sum, D² would
-# have fewer than five digits.
+# float32 products leave D² with an error of up to 3e-7 of ‖S‖² + ‖T‖² (measured): below this share of that sum, D²
+# would have fewer than five digits.
 SMALL = 0.03
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from geodistill.geometry.rows import largest_entry, square_sum, wide_dtype
+from geodistill.geometry.rows import full_precision, largest_entry, square_sum, wide_dtype
 
 
 def frobenius_square(matrix: Tensor) -> Tensor:
@@ -24,6 +24,11 @@ def frobenius_square(matrix: Tensor) -> Tensor:
 def frobenius_inner(a: Tensor, b: Tensor) -> Tensor:
     """⟨A, B⟩ = Σ a_ij b_ij of two matrices as a float64 scalar, differentiable once."""
     return _FrobeniusInner.apply(a, b)
+
+
+def projected_square(gram: Tensor, weight: Tensor) -> Tensor:
+    """‖SW‖_F² = ⟨SᵀS W, W⟩ of a symmetric Gram matrix SᵀS (d, d) and a map W (d, k); float64, differentiable once."""
+    return _ProjectedSquare.apply(gram, weight)
 
 
 class _FrobeniusSquare(torch.autograd.Function):
@@ -55,3 +60,20 @@ class _FrobeniusInner(torch.autograd.Function):
         a_gradient = (b / b_peak) * (gradient * b_peak).to(b.dtype) if ctx.needs_input_grad[0] else None
         b_gradient = (a / a_peak) * (gradient * a_peak).to(a.dtype) if ctx.needs_input_grad[1] else None
         return a_gradient, b_gradient
+
+
+class _ProjectedSquare(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, gram: Tensor, weight: Tensor) -> Tensor:
+        wide, peak = wide_dtype(gram.device), largest_entry(gram)
+        mapped = (gram / peak) @ weight
+        ctx.save_for_backward(weight, mapped, peak)
+        return torch.linalg.vecdot(mapped, weight).sum(dtype=wide) * peak.to(wide)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
+        weight, mapped, peak = ctx.saved_tensors
+        with full_precision(weight.device):
+            gram_gradient = (weight @ weight.mT) * gradient.to(weight.dtype)
+        return gram_gradient, mapped * (2 * gradient * peak).to(weight.dtype)

@@ -20,13 +20,13 @@ class FeatureLoss(nn.Module):
         normalize: True divides each side by its Frobenius norm, after centring. "rows" scales each row to unit length,
             before centring, and divides the whole by the root of the number of rows. False leaves the scale alone.
         squared: D², smooth at zero, rather than D.
-        global_batch: with several ranks running, the loss of the whole batch over all of them, and its exact gradient
+        global_batch: with several ranks running, the loss of the whole batch over all of them, with its exact gradient
             once gradients are averaged over ranks.
 
     Called with features of any floating dtype and any number of leading dimensions; the teacher, which may be the
-    result of `prepare_features`, receives no gradient. Returns a float32 scalar (float64 for float64 features), whatever
-    autocast says; a zero that can be differentiated when fewer than two rows count; NaN when a row that counts is not
-    finite. Raises GeodistillError when shapes do not fit.
+    result of `prepare_features`, receives no gradient. Returns a scalar in float32 (float64 for float64 features),
+    whatever autocast says; a zero that can be differentiated when fewer than two rows count; NaN when a row that counts
+    is not finite. Raises GeodistillError when shapes do not fit.
     """
 
     student_gram = True  # whether SᵀS and TᵀT are needed beside SᵀT

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from geodistill.geometry.distances import Normalize, or_one, or_zero
-from geodistill.geometry.frobenius import frobenius_inner
+from geodistill.geometry.frobenius import frobenius_inner, projected_square
 from geodistill.geometry.moments import Kernels, Moments
 from geodistill.geometry.rows import PairedRows, square_sum
 from geodistill.losses.base import FeatureLoss
@@ -56,11 +56,11 @@ class ProjectionLoss(FeatureLoss):
     def square(self, moments: Moments | Kernels) -> tuple[Tensor, Tensor]:
         assert isinstance(moments, Moments) and moments.student_gram is not None
         weight = self.projection().to(moments.cross.dtype)
-        mapped = frobenius_inner(moments.student_gram @ weight, weight)  # ‖SW‖²
+        mapped = projected_square(moments.student_gram, weight)  # ‖SW‖²
         shared = frobenius_inner(moments.cross, weight)  # ⟨SW, T⟩
         teacher = moments.teacher_square
         if self.bias is not None:
-            mean = moments.student_mean @ weight + self.bias.to(weight.dtype)
+            mean = (moments.student_mean.unsqueeze(1) * weight).sum(0) + self.bias.to(weight.dtype)
             mapped = mapped + moments.count * square_sum(mean)
             shared = shared + moments.count * (mean * moments.teacher_mean).sum()
             teacher = teacher + moments.count * square_sum(moments.teacher_mean)
