@@ -9,9 +9,10 @@ import pytest
 import scipy.linalg
 import scipy.spatial
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from geodistill.errors import GeodistillError
-from geodistill.geometry import cka, gram_distance, prepare_features, procrustes_distance
+from geodistill.geometry import cka, gram_distance, prepare_features, procrustes_distance, rows
 from geodistill.geometry.distances import prefer_kernels
 
 DISTANCES = [procrustes_distance, gram_distance]
@@ -225,15 +226,15 @@ def test_autocast_changes_nothing(draw, distance, shape):
 
 
 @pytest.mark.parametrize("distance", ALL)
-@pytest.mark.parametrize("rows", [0, 1])
-def test_fewer_than_two_rows_give_a_zero_that_can_be_differentiated(draw, distance, shape, dtype, rows):
+@pytest.mark.parametrize("kept", [0, 1])
+def test_fewer_than_two_rows_give_a_zero_that_can_be_differentiated(draw, distance, shape, dtype, kept):
     student, teacher = draw(shape[0], *shape[1:], dtype=dtype)
-    mask = torch.arange(shape[0]) < rows
+    mask = torch.arange(shape[0]) < kept
     value = distance(student.requires_grad_(), teacher, mask=mask)
     value.backward()
     assert value == 0 and student.grad.abs().sum() == 0
-    empty = student.detach()[:rows].requires_grad_()
-    distance(empty, teacher[:rows]).backward()
+    empty = student.detach()[:kept].requires_grad_()
+    distance(empty, teacher[:kept]).backward()
     assert empty.grad.abs().sum() == 0
 
 
@@ -278,6 +279,34 @@ def test_no_kernel_when_rows_outnumber_columns():
             assert not prefer_kernels(sum(widths), *widths, prepared_teacher)
             assert not prefer_kernels(100_000, *widths, prepared_teacher)
             assert prefer_kernels(min(widths) // 2, *widths, prepared_teacher)
+
+
+class LargestTensor(TorchDispatchMode):
+    """Records the largest tensor that any operation makes, views of the inputs apart."""
+
+    def __init__(self, *inputs):
+        super().__init__()
+        self.inputs = {tensor.untyped_storage().data_ptr() for tensor in inputs}
+        self.largest = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        for made in result if isinstance(result, tuple | list) else [result]:
+            if isinstance(made, torch.Tensor) and made.untyped_storage().data_ptr() not in self.inputs:
+                self.largest = max(self.largest, made.numel())
+        return result
+
+
+@pytest.mark.parametrize("distance", ALL)
+def test_many_rows_make_no_kernel_and_no_copy_of_the_features(distance, monkeypatch):
+    """Nothing is larger than the gradient itself: not n × n, and not the teacher's n × d_t."""
+    monkeypatch.setattr(rows, "BLOCK_ELEMENTS", 256 * 30)
+    generator = torch.Generator().manual_seed(0)
+    student = torch.randn(4000, 10, generator=generator).requires_grad_()
+    teacher = torch.randn(4000, 20, generator=generator)
+    with LargestTensor(student, teacher) as watch:
+        square(distance, student, teacher).backward()
+    assert watch.largest == student.numel()
 
 
 def test_unknown_normalisation_is_refused(draw):

@@ -1,0 +1,49 @@
+"""RCKA: three CKAs of one batch."""
+
+from __future__ import annotations
+
+import ckatorch
+import pytest
+import torch
+
+from geodistill.errors import GeodistillError
+from geodistill.losses import RCKALoss
+
+
+def batch():
+    generator = torch.Generator().manual_seed(0)
+    maps = [torch.randn(12, *shape, generator=generator, dtype=torch.float64) for shape in ((3, 4, 4), (5, 2, 2))]
+    logits = [torch.randn(12, 7, generator=generator, dtype=torch.float64) for _ in range(2)]
+    return *maps, *logits
+
+
+def oracle(x, y):
+    return ckatorch.core.cka_base(x, y, kernel="linear", unbiased=False, method="fro_norm")
+
+
+def test_the_sum_of_its_terms():
+    student, teacher, student_logits, teacher_logits = batch()
+    terms = [
+        1 - oracle(student.flatten(1), teacher.flatten(1)),
+        1 - oracle(student_logits, teacher_logits),
+        1 - oracle(student_logits.T, teacher_logits.T),
+    ]
+    assert torch.allclose(RCKALoss()(*batch()), sum(terms), rtol=1e-10)
+    weighted = RCKALoss(features=0.5, samples=2.0, classes=0.0)
+    assert torch.allclose(weighted(*batch()), 0.5 * terms[0] + 2 * terms[1], rtol=1e-10)
+    assert RCKALoss(features=0, samples=0, classes=0)(*batch()) == 0
+
+
+def test_gradients_reach_the_student_only():
+    tensors = [tensor.requires_grad_() for tensor in batch()]
+    RCKALoss()(*tensors).backward()
+    assert [tensor.grad is not None for tensor in tensors] == [True, False, True, False]
+    student, teacher, student_logits, teacher_logits = (tensor.detach() for tensor in tensors)
+    leaves = student.requires_grad_(), student_logits.requires_grad_()
+    assert torch.autograd.gradcheck(lambda s, logits: RCKALoss()(s, teacher, logits, teacher_logits), leaves)
+
+
+def test_logits_of_other_classes_are_refused():
+    student, teacher, student_logits, teacher_logits = batch()
+    with pytest.raises(GeodistillError, match="by class"):
+        RCKALoss()(student, teacher, student_logits, teacher_logits[:, :5])
