@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from geodistill.data.examples import load_examples
 from geodistill.data.models import resolve_model
 from geodistill.recipe import Recipe
 from geodistill.recipe_file import check_recipe, merge
+from geodistill.studies import compare as compare_module
 from geodistill.tasks.teacher import prepare_teacher
 
 WriteRecipe = Callable[..., Path]
@@ -79,6 +81,17 @@ def write_recipe(make_recipe: Callable[..., Recipe], tmp_path: Path) -> WriteRec
         return path
 
     return write
+
+
+@pytest.fixture
+def without_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the runs of a comparison go in this process: starting another costs more than a small run."""
+
+    class InThisProcess(ThreadPoolExecutor):
+        def __init__(self, workers: int, **processes: Any) -> None:
+            super().__init__(workers)
+
+    monkeypatch.setattr(compare_module, "ProcessPoolExecutor", InThisProcess)
 
 
 @pytest.fixture

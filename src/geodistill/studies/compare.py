@@ -86,7 +86,8 @@ def run_jobs(
     progress: bool,
 ) -> None:
     """Run the jobs in worker processes, each with its share of the cores, under one progress bar with the time left."""
-    threads = max(1, (os.cpu_count() or 1) // workers)
+    # What torch would use here, so that OMP_NUM_THREADS and the cores of a container are heeded.
+    threads = max(1, torch.get_num_threads() // workers)
     # Fresh processes: a fork of a process that has used several threads can hang in the first matrix product.
     context = multiprocessing.get_context("spawn")
     failures: list[tuple[Job, BaseException]] = []
