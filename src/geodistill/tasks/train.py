@@ -145,7 +145,10 @@ def train_stage(
     objective = Objective(stage.objective, student=student, teacher=taught.model)
     wanted = sorted({*objective.requests, *requests}, key=str)
     online = Teacher(taught.model, wanted, precision=recipe.teacher.precision)
-    teacher: SignalSource = online
+    checkpoints = folder / "checkpoints" / stage.name
+    training = stage.training.model_copy(update={"seed": recipe.training.seed})
+    arguments = training_arguments(training, checkpoints)
+    teacher: SignalSource = online.to(arguments.device)
     collate = collator(taught.tokenizer)
     if recipe.teacher.cache:
         with PartialState().main_process_first():
@@ -158,14 +161,12 @@ def train_stage(
                 dtype=recipe.teacher.cache_dtype,
                 limit_bytes=int(recipe.teacher.cache_limit_gb * 1e9),
                 progress=progress,
-            )
-    checkpoints = folder / "checkpoints" / stage.name
-    training = stage.training.model_copy(update={"seed": recipe.training.seed})
+            ).select(objective.requests)
     trainer = DistillationTrainer(
         model=student,
         teacher=teacher,
         objective=objective,
-        args=training_arguments(training, checkpoints),
+        args=arguments,
         train_dataset=encoded["train"],
         eval_dataset=encoded["validation"],
         data_collator=collate,
