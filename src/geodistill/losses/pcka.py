@@ -14,8 +14,8 @@ class PCKALoss(nn.Module):
     """1 − CKA between the patches of two feature maps, channel by channel, averaged over channels.
 
     Maps (B, C, H, W) are enlarged (bilinear) to whole patches of P × P pixels. For each channel, the patches of the map
-    are the rows of a matrix (patches × B·P²), and CKA compares the student's with the teacher's through Gram matrices of
-    (patches × patches). A map of a single patch has no shape to compare: centred, it gives a zero.
+    are the rows of a matrix (patches × B·P²), and CKA compares the student's with the teacher's through Gram matrices
+    of (patches × patches). A map of a single patch has no shape to compare: centred, it gives a zero.
 
     Args, all by keyword:
         patch: the side P of a patch, in pixels.
