@@ -1,8 +1,8 @@
 """geodistill: distil a large transformer into a small one that keeps the shape of the teacher's feature space.
 
-    from geodistill import ProcrustesLoss
+from geodistill import ProcrustesLoss
 
-    loss = cross_entropy + 0.5 * ProcrustesLoss()(student_hidden, teacher_hidden, mask=attention_mask)
+loss = cross_entropy + 0.5 * ProcrustesLoss()(student_hidden, teacher_hidden, mask=attention_mask)
 """
 
 from __future__ import annotations
