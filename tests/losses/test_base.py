@@ -100,6 +100,18 @@ def test_the_teacher_receives_no_gradient(make):
     assert teacher.grad is None
 
 
+@pytest.mark.parametrize("n", [6, 60])
+@pytest.mark.parametrize("normalize", [True, "rows"])
+def test_teachers_of_inference_mode(make, n, normalize):
+    student, teacher = features(n)
+    with torch.inference_mode():
+        inferred = teacher * 1
+    loss = make(normalize=normalize)
+    value, gradient = value_and_gradient(loss, student, teacher)
+    found, found_gradient = value_and_gradient(loss, student, inferred)
+    assert found == value and torch.equal(found_gradient, gradient)
+
+
 def test_half_precision_and_autocast(make):
     loss = make()
     student, teacher = features(60, dtype=torch.bfloat16)

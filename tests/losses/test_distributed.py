@@ -123,13 +123,21 @@ def both_ways():
     ]
 
 
+def in_bfloat16():
+    """Low-precision rows cross the ranks as they are, and are multiplied in float32 like anywhere else."""
+    _, teacher, mask, slices, _ = batch("few")
+    own, low = slices[dist.get_rank()], teacher.bfloat16()
+    found = ProcrustesLoss(global_batch=True)(low[own, :12], low[own], mask[own])
+    return [abs(found - ProcrustesLoss()(low[:, :12], low, mask)).item()]
+
+
 def process(rank, folder):
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
     errors = {"|".join(case): compare(case) for case in CASES}
     accumulated = [(loss, "default", shards) for loss in LOSSES for shards in ("few", "many")]
     errors |= {"|".join(("accumulated", *case)): compare(case, accumulated=True) for case in accumulated}
-    errors["both ways"] = both_ways()
+    errors |= {"both ways": both_ways(), "bfloat16": in_bfloat16()}
     (Path(folder) / f"{rank}.json").write_text(json.dumps(errors), encoding="utf-8")
     dist.destroy_process_group()
 
@@ -162,6 +170,10 @@ def test_accumulation_over_ranks_and_parts_is_one(errors):
 
 def test_gathering_and_summing_agree(errors):
     assert max(errors[0]["both ways"] + errors[1]["both ways"]) < 1e-6
+
+
+def test_bfloat16_rows_are_gathered(errors):
+    assert max(errors[0]["bfloat16"] + errors[1]["bfloat16"]) < 1e-6
 
 
 def test_what_is_sent_decides():

@@ -223,7 +223,10 @@ def root(square: Tensor, whole: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def _measure(distance: Callable[[PairedRows], tuple[Tensor, Tensor]], rows: PairedRows, squared: bool) -> Tensor:
-    """A distance in the features' dtype, from float64 products when it turns out to be small."""
+    """A distance in the features' dtype, from float64 products when it turns out to be small.
+
+    Looking at the value waits for an accelerator; the losses, which are for training, do not.
+    """
     dtype = rows.dtype
     with full_precision(rows.student.device):
         square, whole = distance(rows)

@@ -37,7 +37,10 @@ def gather_is_cheaper(n: int, student_width: int, teacher_width: int, student_gr
 
 
 def agree_on_rows(rows: PairedRows) -> tuple[PairedRows, list[int]]:
-    """Every rank's number of rows. A rank without a mask gets one of ones when another rank has a mask."""
+    """Every rank's number of rows, for which an accelerator is waited.
+
+    A rank without a mask gets one of ones when another rank has a mask.
+    """
     own = torch.tensor([len(rows.student), rows.weights is not None], device=rows.student.device)
     shapes = [torch.empty_like(own) for _ in range(world_size())]
     dist.all_gather(shapes, own)
