@@ -117,7 +117,7 @@ def test_headline_of_a_baseline_that_wins(rows: list[Row]) -> None:
 
 def test_headline_names_the_others_that_differ(rows: list[Row]) -> None:
     text = headline([*rows[:1], replace(rows[1], holm_p=0.01), *rows[2:]])
-    assert text.endswith("Distinguishable from the baseline as well: labels only (−0.50).")
+    assert text.endswith("Distinguishable from the baseline: labels only (−0.50).")
 
 
 def test_headline_of_a_tie_of_one_and_of_none(rows: list[Row]) -> None:

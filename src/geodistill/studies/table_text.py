@@ -111,7 +111,7 @@ def headline(rows: Sequence[Row]) -> str:
         return f"{text}."
     others = [f"{one_line(row.name)} ({_difference(row)})" for row in candidates if row not in told and _distinct(row)]
     if others:
-        sentences.append(f"Distinguishable from the baseline as well: {', '.join(others)}.")
+        sentences.append(f"Distinguishable from the baseline: {', '.join(others)}.")
     return " ".join(sentences)
 
 
