@@ -19,6 +19,7 @@ from geodistill.data.models import resolve_model
 from geodistill.recipe import Recipe
 from geodistill.recipe_file import check_recipe, merge
 from geodistill.studies import compare as compare_module
+from geodistill.tasks.classification import Classification
 from geodistill.tasks.teacher import prepare_teacher
 
 WriteRecipe = Callable[..., Path]
@@ -64,7 +65,9 @@ def classifier(content: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
     """The cut teacher after its fine-tuning on the questions."""
     recipe = check_recipe(content)
     folder = tmp_path_factory.mktemp("fine-tuned") / "teacher"
-    prepare_teacher(recipe.teacher, load_examples(recipe.data), recipe.data.max_length, folder, progress=False)
+    prepare_teacher(
+        recipe.teacher, Classification(load_examples(recipe.data), recipe.data.max_length), folder, progress=False
+    )
     return folder
 
 

@@ -9,47 +9,50 @@ import torch
 from safetensors.torch import load_file
 from transformers.trainer_callback import TrainerCallback
 
-from geodistill.data.examples import Examples, load_examples
+from geodistill.data.examples import load_examples
 from geodistill.errors import GeodistillError
 from geodistill.recipe import DataRecipe, TeacherRecipe, TrainingRecipe
 from geodistill.tasks import teacher as teacher_module
+from geodistill.tasks.classification import Classification
 from geodistill.tasks.run_folder import read_json, read_metrics
 from geodistill.tasks.teacher import TEACHER_FILE, prepare_teacher, teacher_fingerprint
 
 
 @pytest.fixture
-def examples(write_csv: Any, questions: list[tuple[str, str]]) -> Examples:
-    return load_examples(DataRecipe(source=str(write_csv(questions))))
+def examples(write_csv: Any, questions: list[tuple[str, str]]) -> Classification:
+    return Classification(load_examples(DataRecipe(source=str(write_csv(questions)))), 16)
 
 
-def test_what_is_fine_tuned_is_used_again(encoder: Path, examples: Examples, tmp_path: Path) -> None:
+def test_what_is_fine_tuned_is_used_again(encoder: Path, examples: Classification, tmp_path: Path) -> None:
     recipe = TeacherRecipe(model=str(encoder), training=TrainingRecipe(max_steps=1, batch_size=8))
-    first = prepare_teacher(recipe, examples, 16, tmp_path, progress=False)
+    first = prepare_teacher(recipe, examples, tmp_path, progress=False)
     assert first.name == str(encoder) and first.folder == str(tmp_path)
     assert first.training_seconds is not None and first.training_seconds > 0
     assert first.model.config.num_labels == 6 and set(first.metrics) == {"accuracy", "macro_f1"}
     stamp = (tmp_path / "model.safetensors").stat().st_mtime_ns
-    again = prepare_teacher(recipe, examples, 16, tmp_path, progress=False)
+    again = prepare_teacher(recipe, examples, tmp_path, progress=False)
     assert (tmp_path / "model.safetensors").stat().st_mtime_ns == stamp
     assert (again.metrics, again.training_seconds) == (first.metrics, first.training_seconds)
 
-    given = prepare_teacher(TeacherRecipe(model=str(tmp_path)), examples, 16, tmp_path / "unused", progress=False)
+    given = prepare_teacher(TeacherRecipe(model=str(tmp_path)), examples, tmp_path / "unused", progress=False)
     assert given.metrics == first.metrics and not (tmp_path / "unused").exists()
 
 
 def test_the_recorded_score_is_not_taken_for_other_data(
-    classifier: Path, examples: Examples, content: dict[str, Any]
+    classifier: Path, examples: Classification, content: dict[str, Any]
 ) -> None:
     recipe = TeacherRecipe(model=str(classifier))
     record = read_json(classifier / TEACHER_FILE)
-    own = load_examples(DataRecipe(**content["data"]))
-    assert prepare_teacher(recipe, own, 16, classifier / "unused").metrics == record["metrics"]
-    other = prepare_teacher(recipe, examples, 16, classifier / "unused")
-    correct = other.metrics["accuracy"] * len(examples.splits["test"])
+    own = Classification(load_examples(DataRecipe(**content["data"])), 16)
+    assert prepare_teacher(recipe, own, classifier / "unused").metrics == record["metrics"]
+    other = prepare_teacher(recipe, examples, classifier / "unused")
+    correct = other.metrics["accuracy"] * len(examples.examples.splits["test"])
     assert correct == pytest.approx(round(correct)) and other.metrics != record["metrics"]
 
 
-def test_a_teacher_is_known_by_weights_training_and_data(encoder: Path, classifier: Path, examples: Examples) -> None:
+def test_a_teacher_is_known_by_weights_training_and_data(
+    encoder: Path, classifier: Path, examples: Classification
+) -> None:
     def of(model: Path, training: TrainingRecipe | None = None, **others: Any) -> str:
         return teacher_fingerprint(TeacherRecipe(model=str(model), training=training, **others), examples)
 
@@ -59,11 +62,11 @@ def test_a_teacher_is_known_by_weights_training_and_data(encoder: Path, classifi
 
 
 def test_an_interrupted_teacher_ends_with_the_same_weights(
-    encoder: Path, examples: Examples, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    encoder: Path, examples: Classification, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     training = TrainingRecipe(max_steps=4, batch_size=16, save_steps=2, logging_steps=1)
     recipe = TeacherRecipe(model=str(encoder), training=training)
-    prepare_teacher(recipe, examples, 16, tmp_path / "whole", progress=False)
+    prepare_teacher(recipe, examples, tmp_path / "whole", progress=False)
     torch.rand(5)  # what was drawn before must not matter
 
     class Interruption(TrainerCallback):
@@ -75,9 +78,9 @@ def test_an_interrupted_teacher_ends_with_the_same_weights(
 
     monkeypatch.setattr(teacher_module, "StepBar", Interruption)
     with pytest.raises(KeyboardInterrupt):
-        prepare_teacher(recipe, examples, 16, tmp_path / "part")
+        prepare_teacher(recipe, examples, tmp_path / "part")
     assert not (tmp_path / "part" / TEACHER_FILE).exists()
-    prepare_teacher(recipe, examples, 16, tmp_path / "part", progress=False)
+    prepare_teacher(recipe, examples, tmp_path / "part", progress=False)
     one, two = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "part"))
     assert all(torch.equal(one[name], two[name]) for name in one)
     assert [entry["step"] for entry in read_metrics(tmp_path / "part") if "loss" in entry] == [1, 2, 3, 4]
@@ -85,10 +88,10 @@ def test_an_interrupted_teacher_ends_with_the_same_weights(
 
 def test_unlabelled_data_teaches_no_head(encoder: Path, write_csv: Callable[..., Path], tmp_path: Path) -> None:
     path = write_csv([(f"text {i}", "") for i in range(40)])
-    unlabelled = load_examples(DataRecipe(source=str(path), problem="unlabelled"))
+    unlabelled = Classification(load_examples(DataRecipe(source=str(path), problem="unlabelled")), 16)
     recipe = TeacherRecipe(model=str(encoder), training=TrainingRecipe())
     with pytest.raises(GeodistillError, match="cannot be fine-tuned on data without labels"):
-        prepare_teacher(recipe, unlabelled, 16, tmp_path / "teacher")
+        prepare_teacher(recipe, unlabelled, tmp_path / "teacher")
     assert not (tmp_path / "teacher").exists()
-    taught = prepare_teacher(TeacherRecipe(model=str(encoder)), unlabelled, 16, tmp_path / "teacher")
+    taught = prepare_teacher(TeacherRecipe(model=str(encoder)), unlabelled, tmp_path / "teacher")
     assert taught.metrics == {} and taught.training_seconds is None

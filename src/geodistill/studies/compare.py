@@ -14,9 +14,8 @@ from typing import Any
 import torch
 import yaml
 from tqdm.auto import tqdm
-from transformers import AutoModelForSequenceClassification, PreTrainedModel
+from transformers import PreTrainedModel
 
-from geodistill.data.examples import load_examples
 from geodistill.distillation.objective import resolve_pairs
 from geodistill.distillation.student import build_student
 from geodistill.distillation.teacher import FeatureRequest
@@ -24,7 +23,7 @@ from geodistill.errors import GeodistillError
 from geodistill.recipe import Recipe
 from geodistill.studies.plan import Job, default_comparison, plan_jobs
 from geodistill.studies.table import RunResult, TeacherResult
-from geodistill.tasks.metrics import check_metrics
+from geodistill.tasks.choose import task_of
 from geodistill.tasks.run_folder import (
     RECIPE,
     RESULTS,
@@ -59,13 +58,12 @@ def compare(
     Raises GeodistillError for whatever the user can mend; a run that fails does not stop the others.
     """
     jobs = plan_jobs(recipe, folder, sweeps)
-    examples = load_examples(recipe.data)
-    check_metrics(examples.metrics, examples.problem)
-    identity = fingerprint_of("compare", teacher_fingerprint(recipe.teacher, examples), examples.fingerprint)
+    task = task_of(recipe)
+    identity = fingerprint_of("compare", teacher_fingerprint(recipe.teacher, task), task.fingerprint)
     content = recipe.model_dump(mode="json")
     if claim_folder(folder, content, identity, fresh=fresh):
         write_text(folder / RECIPE, yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
-    taught = prepare_teacher(recipe.teacher, examples, recipe.data.max_length, folder / "teacher", progress=progress)
+    taught = prepare_teacher(recipe.teacher, task, folder / "teacher", progress=progress)
     jobs = [_with_teacher(job, taught.folder) for job in jobs]
 
     run_jobs(jobs, folder, collect_requests(jobs, taught.model), workers=_workers(recipe), progress=progress)
@@ -162,7 +160,7 @@ def _with_latency(runs: list[RunResult], jobs: Sequence[Job], taught: TaughtTask
     for job in jobs:
         shape = job.recipe.student.model_dump_json()
         if shape not in latency:
-            student = AutoModelForSequenceClassification.from_pretrained(job.folder / "student")
+            student = taught.task.load_model(str(job.folder / "student"), new_head=False)
             latency[shape] = measure_latency(student, taught)
     return [
         replace(run, latency_ms=latency[job.recipe.student.model_dump_json()])

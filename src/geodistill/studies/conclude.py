@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from geodistill.data.examples import load_examples
 from geodistill.recipe import Recipe
 from geodistill.studies.plan import Job, default_comparison
 from geodistill.studies.report import write_report, write_run_report
 from geodistill.studies.report_svg import write_figure_svg
 from geodistill.studies.table import RunResult, TeacherResult, build_table, run_names
 from geodistill.studies.table_text import print_table
+from geodistill.tasks.choose import task_of
 from geodistill.tasks.run_folder import ENVIRONMENT, RECIPE, read_json, read_metrics, read_recipe
 
 REPORT, FIGURE = "report.html", "scores.svg"
@@ -23,7 +23,7 @@ def conclude_comparison(
 ) -> str:
     """Write report.html and scores.svg of a comparison, and return its table for the screen."""
     baseline = (recipe.compare or default_comparison(recipe)).baseline
-    metric = load_examples(recipe.data).metrics[0]
+    metric = task_of(recipe).metrics[0]
     rows = build_table(runs, baseline=baseline, main_metric=metric, teacher=teacher)
     curves = {name: read_metrics(job.folder) for name, job in zip(run_names(runs), jobs, strict=True)}
     write_report(

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from torch import Tensor
 from transformers import (
     AutoModelForSequenceClassification,
     AutoTokenizer,
@@ -22,10 +21,40 @@ from geodistill.data.examples import Examples
 from geodistill.data.models import resolve_model
 from geodistill.distillation.teacher import model_inputs
 from geodistill.errors import GeodistillError
-from geodistill.tasks.metrics import compute_metrics
+from geodistill.tasks.metrics import check_metrics, compute_metrics
+from geodistill.tasks.task import Collator, Encoded, EncodedExamples, Scores, batches
 
-EncodedExamples = list[dict[str, Any]]
-Collator = Callable[[list[Any]], dict[str, Any]]
+
+class Classification:
+    """Classification, regression, or unlabelled sentences for a stage: see `Task` for the members."""
+
+    rows = "tokens"
+
+    def __init__(self, examples: Examples, max_length: int) -> None:
+        check_metrics(examples.metrics, examples.problem)
+        self.examples, self.max_length = examples, max_length
+        self.fingerprint, self.metrics, self.notes = examples.fingerprint, examples.metrics, examples.notes
+        self.labelled = examples.problem != "unlabelled"
+
+    def load_model(
+        self, name: str, *, new_head: bool, revision: str | None = None, trust: bool = False
+    ) -> PreTrainedModel:
+        return load_classifier(name, self.examples, new_head=new_head, revision=revision, trust=trust)
+
+    def encode(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Encoded:
+        return encode(model, self.examples, tokenizer, self.max_length)
+
+    def collator(self, tokenizer: PreTrainedTokenizerBase) -> Collator:
+        return collator(tokenizer)
+
+    def score(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, encoded: Encoded, split: str) -> Scores:
+        if not self.labelled:
+            return Scores()
+        logits = predict(model, encoded[split], collator(tokenizer))
+        return Scores(score(logits, encoded[split], self.examples))
+
+    def compute_metrics(self, encoded: EncodedExamples) -> Callable[[Any], dict[str, float]] | None:
+        return (lambda result: score(result.predictions, encoded, self.examples)) if self.labelled else None
 
 
 def load_tokenizer(name: str, *, revision: str | None = None, trust: bool = False) -> PreTrainedTokenizerBase:
@@ -126,9 +155,7 @@ def check_vocabularies(
         )
 
 
-def encode(
-    model: PreTrainedModel, examples: Examples, tokenizer: PreTrainedTokenizerBase, max_length: int
-) -> dict[str, EncodedExamples]:
+def encode(model: PreTrainedModel, examples: Examples, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Encoded:
     """Tokenise every split once, up to what the model has positions for.
 
     `example_id` is the place in the split, `labels` are numbered as the model numbers them.
@@ -153,13 +180,6 @@ def encode(
 def collator(tokenizer: PreTrainedTokenizerBase) -> Collator:
     """Pad to the longest of a batch."""
     return DataCollatorWithPadding(tokenizer)
-
-
-def batches(encoded: EncodedExamples, collate: Collator, batch_size: int) -> Iterator[Mapping[str, Tensor]]:
-    """Yield padded batches of examples of like length, longest first, so that memory runs out at once or not at all."""
-    order = sorted(range(len(encoded)), key=lambda i: len(encoded[i]["input_ids"]), reverse=True)
-    for start in range(0, len(order), batch_size):
-        yield collate([encoded[i] for i in order[start : start + batch_size]])
 
 
 @torch.no_grad()

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 from geodistill.distillation.teacher import FeatureRequest, Teacher, model_inputs
 from geodistill.features import Capture, layer_count, map_layers, select_rows
 from geodistill.geometry import chance_level, cka, floor, gram_distance, procrustes_distance
-from geodistill.tasks.classification import Collator, EncodedExamples, batches
+from geodistill.tasks.task import Collator, EncodedExamples, batches
 
 MOST_EXAMPLES = (
     512  # their token rows are many times any width, so more would cost time and move no digit that is shown
@@ -20,16 +20,21 @@ MOST_EXAMPLES = (
 
 @torch.no_grad()
 def measure_geometry(
-    student: PreTrainedModel, teacher: PreTrainedModel, encoded: EncodedExamples, collate: Collator
+    student: PreTrainedModel,
+    teacher: PreTrainedModel,
+    encoded: EncodedExamples,
+    collate: Collator,
+    *,
+    rows: str = "tokens",
 ) -> list[dict[str, Any]]:
     """Return D_P², D_FG² and CKA of the uniformly paired layers, each beside its floor and its chance level.
 
-    All token rows of the (first 512) examples, centred and of unit Frobenius norm, in float32. The floor is the best
-    that a student of this width can reach on these rows (for CKA the highest); chance is what unpaired rows give.
+    All rows of this kind of the (first 512) examples, centred and of unit Frobenius norm, in float32. The floor is the
+    best that a student of this width can reach on these rows (for CKA the highest); chance is what unpaired rows give.
     """
     student.eval()
     pairs = map_layers("uniform", layer_count(student.config), layer_count(teacher.config))
-    requests = [FeatureRequest(t, "tokens") for _, t in pairs]
+    requests = [FeatureRequest(t, rows) for _, t in pairs]
     ask = Teacher(teacher, requests, precision="float32")
     capture = Capture(student, [s for s, _ in pairs])
     device = next(student.parameters()).device
@@ -40,12 +45,12 @@ def measure_geometry(
         signals = ask(inputs)
         _, hidden = capture(**model_inputs(student, inputs))
         for place, ((s, _), request) in enumerate(zip(pairs, requests, strict=True)):
-            rows, mask = select_rows(hidden[s], kind="tokens", attention_mask=inputs["attention_mask"])
+            found, mask = select_rows(hidden[s], kind=rows, attention_mask=inputs["attention_mask"])
             assert mask is not None
-            student_rows[place].append(rows[mask])
+            student_rows[place].append(found[mask])
             teacher_rows[place].append(signals.features[request][mask])
     return [
-        {"student_layer": s, "teacher_layer": t, "rows": "tokens", **compare_rows(torch.cat(s_rows), torch.cat(t_rows))}
+        {"student_layer": s, "teacher_layer": t, "rows": rows, **compare_rows(torch.cat(s_rows), torch.cat(t_rows))}
         for (s, t), s_rows, t_rows in zip(pairs, student_rows, teacher_rows, strict=True)
     ]
 

@@ -10,22 +10,14 @@ from typing import Any
 from accelerate import PartialState
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, set_seed
 
-from geodistill.data.examples import Examples
 from geodistill.data.models import resolve_model
 from geodistill.distillation.sampler import LengthGroupedSampler
 from geodistill.errors import GeodistillError
 from geodistill.recipe import TeacherRecipe
 from geodistill.tasks.arguments import StepBar, train_to_the_end, training_arguments
-from geodistill.tasks.classification import (
-    EncodedExamples,
-    collator,
-    encode,
-    load_classifier,
-    load_tokenizer,
-    predict,
-    score,
-)
+from geodistill.tasks.classification import load_tokenizer
 from geodistill.tasks.run_folder import MetricsFile, fingerprint_of, fingerprint_of_model, read_json, write_json
+from geodistill.tasks.task import Encoded, Task
 
 TEACHER_FILE = "teacher.json"
 
@@ -36,8 +28,8 @@ class TaughtTask:
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
-    examples: Examples
-    encoded: dict[str, EncodedExamples]
+    task: Task
+    encoded: Encoded
     metrics: dict[str, float]
     training_seconds: float | None
     name: str
@@ -46,61 +38,57 @@ class TaughtTask:
     """Where the teacher's files are: a folder, or a hub name."""
 
 
-def teacher_fingerprint(recipe: TeacherRecipe, examples: Examples) -> str:
+def teacher_fingerprint(recipe: TeacherRecipe, task: Task) -> str:
     """Identify a teacher by its weights and, when it is fine-tuned first, by how and on what."""
     training = recipe.training.model_dump() if recipe.training else None
-    return fingerprint_of(fingerprint_of_model(resolve_model(recipe.model)), training, examples.fingerprint)
+    return fingerprint_of(fingerprint_of_model(resolve_model(recipe.model)), training, task.fingerprint)
 
 
-def prepare_teacher(
-    recipe: TeacherRecipe, examples: Examples, max_length: int, folder: Path, *, progress: bool = True
-) -> TaughtTask:
+def prepare_teacher(recipe: TeacherRecipe, task: Task, folder: Path, *, progress: bool = True) -> TaughtTask:
     """Load the teacher, fine-tuning it first when the recipe says so, and score it on the test split.
 
     What is fine-tuned is kept in `folder` and used again by whatever has the same fingerprint.
     """
-    fingerprint = teacher_fingerprint(recipe, examples)
+    fingerprint = teacher_fingerprint(recipe, task)
     if recipe.training is not None:
         with PartialState().main_process_first():
             found = (folder / TEACHER_FILE).is_file() and read_json(folder / TEACHER_FILE)["fingerprint"] == fingerprint
         if not found:
-            fine_tune(recipe, examples, max_length, folder, fingerprint, progress=progress)
+            fine_tune(recipe, task, folder, fingerprint, progress=progress)
     name = str(folder) if recipe.training is not None else recipe.model
     trust = recipe.trust_remote_code
     revision = None if recipe.training is not None else recipe.revision
-    model = load_classifier(name, examples, new_head=False, revision=revision, trust=trust)
+    model = task.load_model(name, new_head=False, revision=revision, trust=trust)
     tokenizer = load_tokenizer(name, revision=revision, trust=trust)
-    encoded = encode(model, examples, tokenizer, max_length)
+    encoded = task.encode(model, tokenizer)
     record = read_json(Path(name) / TEACHER_FILE) if (Path(name) / TEACHER_FILE).is_file() else {}
-    if record.get("data") == examples.fingerprint:
+    if record.get("data") == task.fingerprint:
         metrics = record["metrics"]
     else:
-        metrics = score_teacher(model, tokenizer, examples, encoded)
+        metrics = score_teacher(model, tokenizer, task, encoded)
     origin = record.get("model", recipe.model)
-    return TaughtTask(model, tokenizer, examples, encoded, metrics, record.get("training_seconds"), origin, name)
+    return TaughtTask(model, tokenizer, task, encoded, metrics, record.get("training_seconds"), origin, name)
 
 
-def fine_tune(
-    recipe: TeacherRecipe, examples: Examples, max_length: int, folder: Path, fingerprint: str, *, progress: bool
-) -> None:
-    """Fine-tune a classifier on the train split; the last epoch is kept."""
+def fine_tune(recipe: TeacherRecipe, task: Task, folder: Path, fingerprint: str, *, progress: bool) -> None:
+    """Fine-tune a model of the task on the train split; the last epoch is kept."""
     assert recipe.training is not None
-    if examples.problem == "unlabelled":
+    if not task.labelled:
         raise GeodistillError(
             "A teacher cannot be fine-tuned on data without labels.", "Leave teacher.training out, or use other data."
         )
     trust = recipe.trust_remote_code
     set_seed(recipe.training.seed)  # the new head is drawn next
-    model = load_classifier(recipe.model, examples, new_head=True, revision=recipe.revision, trust=trust)
+    model = task.load_model(recipe.model, new_head=True, revision=recipe.revision, trust=trust)
     tokenizer = load_tokenizer(recipe.model, revision=recipe.revision, trust=trust)
-    encoded = encode(model, examples, tokenizer, max_length)
+    encoded = task.encode(model, tokenizer)
     folder.mkdir(parents=True, exist_ok=True)
     trainer = TeacherTrainer(
         model=model,
         args=training_arguments(recipe.training, folder / "checkpoints"),
         train_dataset=encoded["train"],
         eval_dataset=encoded["validation"],
-        data_collator=collator(tokenizer),
+        data_collator=task.collator(tokenizer),
         callbacks=[MetricsFile(folder, "teacher"), *([StepBar("teacher")] if progress else [])],
     )
     started = time.perf_counter()
@@ -109,12 +97,12 @@ def fine_tune(
     if PartialState().is_main_process:
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
-        metrics = score_teacher(model, tokenizer, examples, encoded)
+        metrics = score_teacher(model, tokenizer, task, encoded)
         record: dict[str, Any] = {
             "model": recipe.model,
             "metrics": metrics,
             "training_seconds": seconds,
-            "data": examples.fingerprint,
+            "data": task.fingerprint,
         }
         write_json(folder / TEACHER_FILE, {"fingerprint": fingerprint, **record})
     PartialState().wait_for_everyone()
@@ -131,12 +119,7 @@ class TeacherTrainer(Trainer):
 
 
 def score_teacher(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    examples: Examples,
-    encoded: dict[str, EncodedExamples],
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, task: Task, encoded: Encoded
 ) -> dict[str, float]:
     """Return the teacher's metrics on the test split; none when the data has no labels."""
-    if examples.problem == "unlabelled":
-        return {}
-    return score(predict(model, encoded["test"], collator(tokenizer)), encoded["test"], examples)
+    return task.score(model, tokenizer, encoded, "test").metrics if task.labelled else {}

@@ -11,9 +11,8 @@ from typing import Any
 
 import torch
 from accelerate import PartialState
-from transformers import AutoModelForSequenceClassification, PreTrainedModel, set_seed
+from transformers import PreTrainedModel, set_seed
 
-from geodistill.data.examples import load_examples
 from geodistill.distillation.cache import prepare_cache
 from geodistill.distillation.export import export_student
 from geodistill.distillation.objective import Objective
@@ -22,10 +21,11 @@ from geodistill.distillation.teacher import FeatureRequest, SignalSource, Teache
 from geodistill.distillation.trainer import DistillationTrainer
 from geodistill.recipe import TASK_STAGE, Recipe, StageRecipe
 from geodistill.tasks.arguments import StepBar, train_to_the_end, training_arguments
-from geodistill.tasks.classification import check_vocabularies, collator, encode, load_tokenizer, predict, score
+from geodistill.tasks.choose import task_of
+from geodistill.tasks.classification import check_vocabularies, load_tokenizer
 from geodistill.tasks.held_out import measure_geometry
-from geodistill.tasks.metrics import check_metrics
 from geodistill.tasks.run_folder import RESULTS, MetricsFile, claim_folder, fingerprint_of, read_json, write_json
+from geodistill.tasks.task import Task
 from geodistill.tasks.teacher import TaughtTask, prepare_teacher, teacher_fingerprint
 
 
@@ -50,17 +50,16 @@ def train(
     Returns what it writes to results.json. Raises GeodistillError for whatever the user can mend.
     """
     shared = shared or folder
-    examples = load_examples(recipe.data)
-    check_metrics(examples.metrics, examples.problem)
-    fingerprint = run_fingerprint(recipe, teacher_fingerprint(recipe.teacher, examples), examples.fingerprint)
+    task = task_of(recipe)
+    fingerprint = run_fingerprint(recipe, teacher_fingerprint(recipe.teacher, task), task.fingerprint)
     content = recipe.model_dump(mode="json", exclude={"compare"})
     with PartialState().main_process_first():
         main = PartialState().is_main_process
         known = claim_folder(folder, content, fingerprint, fresh=fresh and main, replace=replace and main)
     if known and (folder / RESULTS).is_file():
-        return finished_run(folder, onnx=onnx)
+        return finished_run(folder, task, onnx=onnx)
 
-    taught = prepare_teacher(recipe.teacher, examples, recipe.data.max_length, shared / "teacher", progress=progress)
+    taught = prepare_teacher(recipe.teacher, task, shared / "teacher", progress=progress)
     check_student_tokenizer(recipe, taught)
     set_seed(recipe.training.seed)
     student = build_student(
@@ -83,13 +82,13 @@ def train(
             "fingerprint": fingerprint,
             "seed": recipe.training.seed,
             "epoch": "last",
-            "split": "validation" if examples.problem == "unlabelled" else "test",
+            "split": "test" if task.labelled else "validation",
             **measure_student(student, taught),
             "teacher": describe_teacher(taught),
             "training_seconds": seconds,
             "skipped_steps": skipped,
             "starved_terms": starved,
-            "notes": examples.notes,
+            "notes": task.notes,
         }
         results["onnx_difference"] = export_student(student, taught.tokenizer, folder / "student", onnx=onnx)
         write_json(folder / RESULTS, results)
@@ -99,11 +98,11 @@ def train(
     return results
 
 
-def finished_run(folder: Path, *, onnx: bool) -> dict[str, Any]:
+def finished_run(folder: Path, task: Task, *, onnx: bool) -> dict[str, Any]:
     """Read the results of a finished run, adding the ONNX file when it is asked for only now."""
     results = read_json(folder / RESULTS)
     if onnx and results.get("onnx_difference") is None and PartialState().is_main_process:
-        student = AutoModelForSequenceClassification.from_pretrained(folder / "student")
+        student = task.load_model(str(folder / "student"), new_head=False)
         tokenizer = load_tokenizer(str(folder / "student"))
         results["onnx_difference"] = export_student(student, tokenizer, folder / "student", onnx=True)
         write_json(folder / RESULTS, results)
@@ -136,10 +135,10 @@ def train_stage(
 ) -> DistillationTrainer:
     """Train the student through one stage, going on from the stage's newest checkpoint if there is one."""
     if stage.name == TASK_STAGE:
-        examples, encoded = taught.examples, taught.encoded
+        task, encoded = taught.task, taught.encoded
     else:
-        examples = load_examples(stage.data)
-        encoded = encode(taught.model, examples, taught.tokenizer, stage.data.max_length)
+        task = task_of(recipe, stage.data)
+        encoded = task.encode(taught.model, taught.tokenizer)
     # A projection's first weights are drawn here; they must not depend on whether the stage before ran just now.
     set_seed(recipe.training.seed)
     objective = Objective(stage.objective, student=student, teacher=taught.model)
@@ -149,11 +148,11 @@ def train_stage(
     training = stage.training.model_copy(update={"seed": recipe.training.seed})
     arguments = training_arguments(training, checkpoints)
     teacher: SignalSource = online.to(arguments.device)
-    collate = collator(taught.tokenizer)
+    collate = task.collator(taught.tokenizer)
     if recipe.teacher.cache:
         with PartialState().main_process_first():
             teacher = prepare_cache(
-                cache / fingerprint_of(examples.fingerprint, wanted)[:12],
+                cache / fingerprint_of(task.fingerprint, wanted)[:12],
                 online,
                 taught.tokenizer,
                 encoded["train"],
@@ -170,9 +169,7 @@ def train_stage(
         train_dataset=encoded["train"],
         eval_dataset=encoded["validation"],
         data_collator=collate,
-        compute_metrics=None
-        if examples.problem == "unlabelled"
-        else lambda result: score(result.predictions, encoded["validation"], examples),
+        compute_metrics=task.compute_metrics(encoded["validation"]),
         callbacks=[MetricsFile(folder, stage.name), *([StepBar(stage.name)] if progress else [])],
     )
     train_to_the_end(trainer, checkpoints)
@@ -189,16 +186,15 @@ def check_student_tokenizer(recipe: Recipe, taught: TaughtTask) -> None:
 
 def measure_student(student: PreTrainedModel, taught: TaughtTask) -> dict[str, Any]:
     """Return the student's metrics and geometry on the test split, its size and its speed."""
-    collate = collator(taught.tokenizer)
-    split = "validation" if taught.examples.problem == "unlabelled" else "test"
-    encoded = taught.encoded[split]
-    scores: dict[str, Any] = {"metrics": {}, "validation_metrics": {}}
-    if taught.examples.problem != "unlabelled":
-        for key, part in (("metrics", encoded), ("validation_metrics", taught.encoded["validation"])):
-            scores[key] = score(predict(student, part, collate), part, taught.examples)
+    task, split = taught.task, "test" if taught.task.labelled else "validation"
+    found = task.score(student, taught.tokenizer, taught.encoded, split)
+    validation = task.score(student, taught.tokenizer, taught.encoded, "validation")
+    collate = task.collator(taught.tokenizer)
     return {
-        **scores,
-        "geometry": measure_geometry(student, taught.model.cpu(), encoded, collate),
+        "metrics": found.metrics,
+        "validation_metrics": validation.metrics,
+        "details": found.details,
+        "geometry": measure_geometry(student, taught.model.cpu(), taught.encoded[split], collate, rows=task.rows),
         "parameters": count_parameters(student),
         "megabytes": size_in_megabytes(student),
         "latency_ms": measure_latency(student, taught),
@@ -221,7 +217,7 @@ def describe_teacher(taught: TaughtTask) -> dict[str, Any]:
 def measure_latency(model: PreTrainedModel, taught: TaughtTask, repeats: int = 30) -> float:
     """Return the median milliseconds for one example on the CPU, one at a time, over the first examples."""
     model.eval()
-    collate = collator(taught.tokenizer)
+    collate = taught.task.collator(taught.tokenizer)
     examples = taught.encoded["validation"][:repeats]
     times = []
     for example in [*examples[:5], *examples]:  # the first five warm up

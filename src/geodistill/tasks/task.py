@@ -1,0 +1,63 @@
+"""What a run needs to know of its task, and nothing of how the task does it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+EncodedExamples = list[dict[str, Any]]
+Encoded = dict[str, EncodedExamples]
+Collator = Callable[[list[Any]], dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Scores:
+    """The metrics of a model on a split, the main one first, and what else is worth keeping of how they came about."""
+
+    metrics: dict[str, float] = field(default_factory=dict)
+    details: dict[str, Any] = field(default_factory=dict)
+
+
+class Task(Protocol):
+    """One kind of work on one data section: its model, its batches, its scores.
+
+    fingerprint: of all that a run on these examples depends on
+    metrics: names of the reported metrics, the main one first; empty where nothing can be scored
+    notes: what was done to the data that its owner should know, one sentence each
+    labelled: whether there is something to learn from the examples themselves
+    rows: the kind of rows that the held-out geometry is measured on
+    """
+
+    fingerprint: str
+    metrics: list[str]
+    notes: list[str]
+    labelled: bool
+    rows: str
+
+    def load_model(
+        self, name: str, *, new_head: bool, revision: str | None = None, trust: bool = False
+    ) -> PreTrainedModel:
+        """Load a model of this task, by a bundled name, a folder or a hub name; `new_head` for one to be trained."""
+
+    def encode(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Encoded:
+        """Tokenise every split once, up to what the model has positions for."""
+
+    def collator(self, tokenizer: PreTrainedTokenizerBase) -> Collator:
+        """Pad a list of encoded examples to a batch."""
+
+    def score(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, encoded: Encoded, split: str) -> Scores:
+        """Score a model on the `validation` or the `test` split."""
+
+    def compute_metrics(self, encoded: EncodedExamples) -> Callable[[Any], dict[str, float]] | None:
+        """What transformers.Trainer computes of its predictions on a split while it trains; None for the loss alone."""
+
+
+def batches(encoded: Sequence[Any], collate: Collator, batch_size: int) -> Iterator[Mapping[str, Tensor]]:
+    """Yield padded batches of examples of like length, longest first, so that memory runs out at once or not at all."""
+    order = sorted(range(len(encoded)), key=lambda i: len(encoded[i]["input_ids"]), reverse=True)
+    for start in range(0, len(order), batch_size):
+        yield collate([encoded[i] for i in order[start : start + batch_size]])
