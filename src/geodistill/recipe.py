@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-RowKind = Literal["cls", "mean", "tokens", "last"]
+RowKind = Literal["cls", "mean", "tokens", "last", "response"]
 FeatureLossName = Literal["procrustes", "gram", "cka", "projection"]
 TASK_STAGE = "task"
 LayerPair = tuple[int, int]

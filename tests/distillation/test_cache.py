@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 from itertools import chain
+from typing import Any
 
 import pytest
 import torch
+from torch.nn.utils.rnn import pad_sequence
 from transformers import (
     LlamaConfig,
     LlamaForSequenceClassification,
@@ -13,7 +15,7 @@ from transformers import (
 )
 
 from geodistill import geometry
-from geodistill.distillation.cache import cache_fingerprint, open_cache
+from geodistill.distillation.cache import cache_fingerprint, open_cache, prepare_cache
 from geodistill.distillation.cache_format import MANIFEST
 from geodistill.distillation.teacher import FeatureRequest, Teacher
 from geodistill.errors import GeodistillError
@@ -99,6 +101,26 @@ def test_logits_of_tokens(lesson, tmp_path):
         assert found.logits.shape == expected.logits.shape
         torch.testing.assert_close(found.logits[attended], expected.logits[attended], atol=1e-6, rtol=0)
         assert not found.logits[~attended].any()
+
+
+def test_rows_of_responses(lesson, tmp_path):
+    lesson.model = RobertaForTokenClassification(lesson.model.config)
+    for example in lesson.dataset:
+        example["labels"] = [-100, -100, *example["input_ids"][2:]]
+    request = FeatureRequest(-1, "response")
+    teacher = lesson.teacher([request])
+
+    def collate(examples: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        batch = lesson.collate()([{**example, "labels": 0} for example in examples])
+        rows = [torch.tensor(example["labels"]) for example in examples]
+        return {**batch, "labels": pad_sequence(rows, batch_first=True, padding_value=-100)}
+
+    options: dict[str, Any] = {"dtype": "float32", "limit_bytes": 10**8, "progress": False}
+    cache = prepare_cache(tmp_path, teacher, lesson.tokenizer, lesson.dataset, collate, **options)
+    batch = collate([lesson.dataset[position] for position in POSITIONS])
+    found, expected = cache(batch).features[request], teacher(batch).features[request]
+    torch.testing.assert_close(found, expected, atol=1e-6, rtol=0)
+    assert torch.equal(found.any(-1), batch["labels"] != -100)
 
 
 def test_logits_alone_and_of_a_regression(lesson, tmp_path):

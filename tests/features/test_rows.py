@@ -8,7 +8,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from geodistill.errors import GeodistillError
-from geodistill.features import ROW_KINDS, find_special_tokens, select_rows
+from geodistill.features import IGNORED_LABEL, ROW_KINDS, find_special_tokens, select_rows
 
 LENGTHS = st.lists(st.integers(1, 6), min_size=1, max_size=4)
 
@@ -24,6 +24,12 @@ def padded(sentences, length, side, filling=float("nan")):
         mask[row, start : start + len(sentence)] = 1
         special[row, start + 1 : start + len(sentence) - 1] = 0  # the first and the last token are special
     return hidden, mask, special
+
+
+def respond(mask):
+    """Labels under which the first half of each sentence's tokens, rounded up, is its prompt."""
+    prompt = mask.cumsum(1) <= (mask.sum(1, keepdim=True) + 1) // 2
+    return torch.where(prompt | (mask == 0), IGNORED_LABEL, 7)
 
 
 def draw(lengths, width=5):
@@ -42,6 +48,8 @@ def slow_rows(sentences, kind, special_tokens):
             rows.append(sentence[-1:])
         elif kind == "mean":
             rows.append((inner if len(inner) else sentence).mean(dim=0, keepdim=True))
+        elif kind == "response":
+            rows.append(sentence[(len(sentence) + 1) // 2 :])
         else:
             rows.append(inner)
     return torch.cat(rows)
@@ -61,7 +69,12 @@ def test_padding_changes_neither_values_nor_gradients(lengths, extra, side, kind
     hidden, mask, special = padded(sentences, max(lengths) + extra, side, filling)
     hidden.requires_grad_()
     rows, rows_mask = select_rows(
-        hidden, kind=kind, attention_mask=mask, special_tokens_mask=special, special_tokens=special_tokens
+        hidden,
+        kind=kind,
+        attention_mask=mask,
+        special_tokens_mask=special,
+        special_tokens=special_tokens,
+        labels=respond(mask),
     )
     kept = rows if rows_mask is None else rows[rows_mask]
     expected = slow_rows(sentences, kind, special_tokens)
@@ -85,6 +98,36 @@ def test_tokens_come_with_a_boolean_mask_and_zeros_outside_it():
     assert (rows[~rows_mask] == 0).all()
 
 
+@settings(deadline=None, max_examples=30)
+@given(LENGTHS, st.sampled_from(["left", "right"]), st.sampled_from([float("nan"), float("inf"), 7.0]))
+def test_what_a_prompt_holds_changes_neither_values_nor_gradients(lengths, side, filling):
+    hidden, mask, _ = padded(draw(lengths), max(lengths) + 1, side, 0.0)
+    labels = respond(mask)
+    spoiled = torch.where((labels == IGNORED_LABEL).unsqueeze(-1), filling, hidden).requires_grad_()
+    hidden.requires_grad_()
+    found = []
+    for each in (hidden, spoiled):
+        rows, kept = select_rows(each, kind="response", attention_mask=mask, labels=labels)
+        assert torch.equal(kept, labels != IGNORED_LABEL)
+        rows.pow(3).sum().backward()
+        found.append(rows)
+    assert torch.equal(*found) and torch.equal(hidden.grad, spoiled.grad)
+    assert (hidden.grad[labels == IGNORED_LABEL] == 0).all()
+
+
+def test_a_label_on_padding_makes_no_row():
+    mask = torch.tensor([[1, 1, 0]])
+    kept = select_rows(torch.ones(1, 3, 2), kind="response", attention_mask=mask, labels=torch.tensor([[-100, 5, 5]]))
+    assert kept[1].tolist() == [[False, True, False]]
+
+
+def test_a_response_needs_a_label_for_each_token():
+    with pytest.raises(GeodistillError, match="need a label for each token"):
+        select_rows(torch.zeros(2, 4, 3), kind="response", attention_mask=None)
+    with pytest.raises(GeodistillError, match=r"shape of the labels is \(2,\)"):
+        select_rows(torch.zeros(2, 4, 3), kind="response", attention_mask=None, labels=torch.tensor([0, 1]))
+
+
 def test_without_a_mask_every_token_counts():
     hidden = torch.randn(2, 3, 4)
     assert torch.equal(select_rows(hidden, kind="cls", attention_mask=None)[0], hidden[:, 0])
@@ -98,9 +141,10 @@ def test_without_a_mask_every_token_counts():
 def test_boolean_and_float_masks_mean_the_same():
     hidden, mask, _ = padded(draw([3, 1]), 4, "left")
     for kind in ROW_KINDS:
-        expected, _ = select_rows(hidden, kind=kind, attention_mask=mask)
+        expected, _ = select_rows(hidden, kind=kind, attention_mask=mask, labels=respond(mask))
         for other in (mask.bool(), mask.float()):
-            assert torch.equal(select_rows(hidden, kind=kind, attention_mask=other)[0], expected)
+            found, _ = select_rows(hidden, kind=kind, attention_mask=other, labels=respond(mask))
+            assert torch.equal(found, expected)
 
 
 @pytest.mark.parametrize("kind", ["cls", "last", "mean"])
@@ -127,7 +171,7 @@ def test_a_mistyped_kind_is_met_with_the_nearest():
 
 
 def test_a_mask_of_another_shape_is_refused():
-    with pytest.raises(GeodistillError, match=r"attention_mask has shape \(2, 5\)"):
+    with pytest.raises(GeodistillError, match=r"attention_mask is \(2, 5\)"):
         select_rows(torch.zeros(2, 4, 3), kind="cls", attention_mask=torch.ones(2, 5))
 
 

@@ -26,7 +26,7 @@ from transformers import PreTrainedTokenizerBase
 from geodistill.distillation.teacher import FeatureRequest, Teacher, bfloat16_is_faster
 from geodistill.errors import GeodistillError
 
-FORMAT = 1
+FORMAT = 2
 MANIFEST = "manifest.json"
 PROGRESS = "progress.json"
 INDEX = "examples.safetensors"
@@ -35,8 +35,8 @@ LOGITS = "logits.bin"
 
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 CacheDtype = Literal["bfloat16", "float32"]
-RowsPer = Literal["example", "attended", "content"]
-"""What a table has a row for: an example, each attended token, or each attended token that is not special."""
+RowsPer = Literal["example", "attended", "content", "response"]
+"""What a table has a row for: an example, or each attended token, and of these only the content or the response."""
 
 
 @dataclass(frozen=True)

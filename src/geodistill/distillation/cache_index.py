@@ -13,11 +13,12 @@ from torch import Tensor
 
 from geodistill.distillation.cache_format import RowsPer
 from geodistill.errors import GeodistillError
+from geodistill.features import IGNORED_LABEL
 
 Examples = Sequence[Mapping[str, Any]]
 Collate = Callable[[list[Mapping[str, Any]]], Mapping[str, Tensor]]
 
-# What the teacher may see of an example; labels are not among it.
+# What the teacher may see of an example; of labels only where they are.
 _TEACHER_INPUTS = ("input_ids", "attention_mask", "special_tokens_mask", "token_type_ids", "position_ids")
 _CHUNK = 4096
 
@@ -25,10 +26,15 @@ _CHUNK = 4096
 class ExampleIndex:
     """Where each example's rows lie, and a checksum of its tokens by which a batch of other data is recognised."""
 
-    def __init__(self, attended: Tensor, content: Tensor, checksum: Tensor) -> None:
-        self.attended, self.content, self.checksum = attended, content, checksum
+    def __init__(self, attended: Tensor, content: Tensor, response: Tensor, checksum: Tensor) -> None:
+        self.attended, self.content, self.response, self.checksum = attended, content, response, checksum
         self.order = attended.argsort(descending=True, stable=True)
-        self._counts = {"example": torch.ones_like(attended), "attended": attended, "content": content}
+        self._counts: dict[RowsPer, Tensor] = {
+            "example": torch.ones_like(attended),
+            "attended": attended,
+            "content": content,
+            "response": response,
+        }
         self.starts = {per: self._starts(counts) for per, counts in self._counts.items()}
 
     def __len__(self) -> int:
@@ -48,7 +54,8 @@ class ExampleIndex:
         return sum(tensor.nbytes for tensor in self.tensors().values())
 
     def tensors(self) -> dict[str, Tensor]:
-        return {"attended": self.attended, "content": self.content, "checksum": self.checksum}
+        tokens = {"attended": self.attended, "content": self.content, "response": self.response}
+        return {**tokens, "checksum": self.checksum}
 
 
 class BatchRows:
@@ -59,7 +66,7 @@ class BatchRows:
         mask = inputs.get("attention_mask")
         self.index, self.positions = index, positions
         self.attended = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask.cpu() != 0
-        self._special = inputs.get("special_tokens_mask")
+        self._special, self._labels = inputs.get("special_tokens_mask"), inputs.get("labels")
         rank = self.attended.cumsum(1) - 1
         checksum = ((ids + 1) * _mix(rank) * self.attended).sum(1)
         wrong = checksum != index.checksum[positions]
@@ -74,6 +81,8 @@ class BatchRows:
         """The tokens (b, t) of the batch that have a row."""
         if per == "attended":
             return self.attended
+        if per == "response":
+            return self._response()
         if self._special is None:
             raise GeodistillError(
                 "Leaving special tokens out needs the special-token mask, and the batch has none.",
@@ -84,6 +93,16 @@ class BatchRows:
             raise GeodistillError(
                 "The special-token mask of the batch differs from that of the cached data.",
                 "Use the same collator and tokenizer as when the cache was written.",
+            )
+        return kept
+
+    def _response(self) -> Tensor:
+        labels = self._labels
+        kept = self.attended & (labels.cpu() != IGNORED_LABEL) if labels is not None and labels.ndim == 2 else None
+        if kept is None or not torch.equal(kept.sum(1), self.index.response[self.positions]):
+            raise GeodistillError(
+                "The labels of the batch mark other tokens as the response than those of the cached data.",
+                "Use the same collator and data as when the cache was written.",
             )
         return kept
 
@@ -128,12 +147,13 @@ def scan(dataset: Examples) -> tuple[ExampleIndex, str]:
         parts.append(_scan_chunk(chunk, digest))
     if not parts:
         raise GeodistillError("There are no examples for the teacher to read.", "Give a data set that is not empty.")
-    attended, content, checksum = (torch.from_numpy(np.concatenate(part)) for part in zip(*parts, strict=True))
-    return ExampleIndex(attended, content, checksum), digest.hexdigest()
+    index = ExampleIndex(*(torch.from_numpy(np.concatenate(part)) for part in zip(*parts, strict=True)))
+    return index, digest.hexdigest()
 
 
 def _scan_chunk(chunk: list[Mapping[str, Any]], digest: Any) -> tuple[np.ndarray, ...]:
-    """Each example's attended tokens, those of them that are content, and checksum; `digest` takes in all columns."""
+    """Each example's attended tokens, those of them that are content and response, and checksum, in the order of
+    `ExampleIndex`; `digest` takes in all columns."""
     lengths = np.array([len(example["input_ids"]) for example in chunk])
     digest.update(lengths.astype(np.int64).tobytes())
     columns = {}
@@ -144,13 +164,25 @@ def _scan_chunk(chunk: list[Mapping[str, Any]], digest: Any) -> tuple[np.ndarray
     tokens = np.ones(lengths.sum(), dtype=np.int64)
     kept = columns.get("attention_mask", tokens) != 0
     content = kept & (columns.get("special_tokens_mask", 0 * tokens) == 0)
+    response = np.zeros_like(kept)
+    if np.ndim(chunk[0].get("labels", 0)):
+        response = kept & np.concatenate([_labelled(example) for example in chunk])
+        digest.update(b"response" + response.tobytes())
     owner = np.repeat(np.arange(len(chunk)), lengths)
-    attended = np.bincount(owner[kept], minlength=len(chunk))
+    attended, content, answer = (
+        np.bincount(owner[chosen], minlength=len(chunk)) for chosen in (kept, content, response)
+    )
     before = np.repeat(attended.cumsum() - attended, lengths)
     terms = (columns["input_ids"] + 1) * _mix(kept.cumsum() - 1 - before) * kept
     checksum = np.zeros(len(chunk), dtype=np.int64)
     np.add.at(checksum, owner, terms)
-    return attended, np.bincount(owner[content], minlength=len(chunk)), checksum
+    return attended, content, answer, checksum
+
+
+def _labelled(example: Mapping[str, Any]) -> np.ndarray:
+    """Which tokens have a label; none where the labels are not those of tokens."""
+    labels, tokens = np.asarray(example.get("labels")), len(example["input_ids"])
+    return labels != IGNORED_LABEL if labels.shape == (tokens,) else np.zeros(tokens, dtype=bool)
 
 
 def _mix(rank: Any) -> Any:

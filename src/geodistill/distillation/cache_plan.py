@@ -97,11 +97,14 @@ def _plan_tables(
         per: RowsPer = "example"
         if request.rows == "tokens":
             per = "attended" if request.special_tokens else "content"
+        elif request.rows == "response":
+            per = "response"
         width = signals.features[request].shape[-1]
         tables[request] = Table(f"features-{number}.bin", dtype, (width,), per)
         if index.rows(per) == 0:
             raise GeodistillError(
-                f"No example has a token for the rows '{request.rows}'.", "Check the texts, or keep special tokens."
+                f"No example has a token for the rows '{request.rows}'.",
+                "Check the texts, or keep special tokens; a response needs labels.",
             )
     return tables
 

@@ -103,6 +103,7 @@ class Objective(nn.Module):
                     attention_mask=inputs.get("attention_mask"),
                     special_tokens_mask=inputs.get("special_tokens_mask"),
                     special_tokens=match.special_tokens,
+                    labels=inputs.get("labels"),
                 )
                 teacher = signals.features[match.request(t)]
                 value = feature_loss(student, teacher, mask=mask)

@@ -77,6 +77,7 @@ class Teacher:
                 attention_mask=inputs.get("attention_mask"),
                 special_tokens_mask=inputs.get("special_tokens_mask"),
                 special_tokens=request.special_tokens,
+                labels=inputs.get("labels"),
             )[0]
             for request in self.requests
         }

@@ -11,9 +11,10 @@ from geodistill.features.capture import (
     layer_count,
 )
 from geodistill.features.layers import map_layers, resolve_layer
-from geodistill.features.rows import ROW_KINDS, find_special_tokens, select_rows
+from geodistill.features.rows import IGNORED_LABEL, ROW_KINDS, find_special_tokens, select_rows
 
 __all__ = [
+    "IGNORED_LABEL",
     "ROW_KINDS",
     "Capture",
     "Point",

@@ -1,6 +1,6 @@
 """From hidden states to feature rows: which token vectors of a batch are compared.
 
-Rows are chosen by the attention mask alone, so the padding side and the padded length change nothing, and whatever
+Rows are chosen by masks of the tokens alone, so the padding side and the padded length change nothing, and whatever
 padding positions hold, NaN and infinity included, reaches neither values nor gradients.
 """
 
@@ -12,7 +12,8 @@ from transformers import PreTrainedTokenizerBase
 
 from geodistill.errors import GeodistillError, suggest
 
-ROW_KINDS = ("cls", "mean", "tokens", "last")
+ROW_KINDS = ("cls", "mean", "tokens", "last", "response")
+IGNORED_LABEL = -100  # what transformers writes where a token has no label
 
 
 def select_rows(
@@ -22,6 +23,7 @@ def select_rows(
     attention_mask: Tensor | None,
     special_tokens_mask: Tensor | None = None,
     special_tokens: bool = True,
+    labels: Tensor | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """Return the feature rows of hidden states (b, t, d), and the mask that says which of them count.
 
@@ -30,12 +32,14 @@ def select_rows(
     - `"mean"`: the mean over the attended tokens of each sentence, (b, d), no mask; in float32 at least.
       Without special tokens, a sentence of nothing else keeps them, so that an empty text still has a row.
     - `"tokens"`: every token, (b, t, d), with a boolean mask (b, t) of those that count; the others are zero.
+    - `"response"`: likewise the attended tokens with a label, so those of the response and none of the prompt.
 
     `attention_mask` (b, t) is non-zero where a token is attended; None means everywhere. `special_tokens=False` leaves
-    out of `"mean"` and `"tokens"` the tokens where `special_tokens_mask` (b, t) is non-zero; `"cls"` and `"last"`
-    follow the attention mask alone. A sentence with no attended token at all gives zeros.
+    out of `"mean"` and `"tokens"` the tokens where `special_tokens_mask` (b, t) is non-zero, and does nothing to the
+    other kinds. `labels` (b, t) are those of a language model, −100 where there is none. A sentence with no attended
+    token at all gives zeros.
 
-    Raises GeodistillError for an unknown kind, a mask of another shape, or a missing `special_tokens_mask`.
+    Raises GeodistillError for an unknown kind, and for a mask or labels of another shape, or missing where needed.
     """
     attended = _as_mask("attention_mask", attention_mask, hidden)
     if kind == "cls":
@@ -44,6 +48,14 @@ def select_rows(
         return _take(hidden, attended.shape[1] - 1 - attended.flip(1).int().argmax(dim=1), attended), None
     if kind not in ROW_KINDS:
         raise GeodistillError(f"Unknown kind of rows '{kind}'.", suggest(kind, ROW_KINDS))
+    if kind == "response":
+        if labels is None:
+            raise GeodistillError(
+                "The rows 'response' need a label for each token, and the batch has none.",
+                "Use them with instruction data, or choose rows=tokens.",
+            )
+        kept = attended & (_aligned("labels", labels, hidden) != IGNORED_LABEL)
+        return _zero_outside(hidden, kept), kept
     kept = attended
     if not special_tokens:
         if special_tokens_mask is None:
@@ -76,12 +88,16 @@ def find_special_tokens(input_ids: Tensor, tokenizer: PreTrainedTokenizerBase) -
 def _as_mask(name: str, mask: Tensor | None, hidden: Tensor) -> Tensor:
     if mask is None:
         return torch.ones(hidden.shape[:2], dtype=torch.bool, device=hidden.device)
-    if mask.shape != hidden.shape[:2]:
+    return _aligned(name, mask, hidden) != 0
+
+
+def _aligned(name: str, values: Tensor, hidden: Tensor) -> Tensor:
+    if values.shape != hidden.shape[:2]:
         raise GeodistillError(
-            f"The {name} has shape {tuple(mask.shape)}, but the hidden states have shape {tuple(hidden.shape)}.",
-            f"Give a mask of shape {tuple(hidden.shape[:2])}, one entry a token.",
+            f"The shape of the {name} is {tuple(values.shape)}, but that of the hidden states {tuple(hidden.shape)}.",
+            f"Give {name} of shape {tuple(hidden.shape[:2])}, one entry a token.",
         )
-    return mask.to(hidden.device) != 0
+    return values.to(hidden.device)
 
 
 def _take(hidden: Tensor, position: Tensor, attended: Tensor) -> Tensor:
