@@ -30,7 +30,8 @@ from geodistill.distillation.teacher import FeatureRequest, SignalSource, Teache
 from geodistill.distillation.trainer import DistillationModel
 from geodistill.geometry import cka, gram_distance, procrustes_distance
 from geodistill.recipe import DataRecipe, ObjectiveRecipe, StudentRecipe
-from geodistill.tasks.classification import collator, encode, load_classifier, load_tokenizer
+from geodistill.tasks.classification import collator, encode, load_classifier
+from geodistill.tasks.loading import load_tokenizer
 
 MODEL = "bundled:minilm-l6"
 REQUESTS = [FeatureRequest(3, "tokens"), FeatureRequest(6, "tokens")]

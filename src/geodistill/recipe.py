@@ -142,6 +142,19 @@ class ObjectiveRecipe(Section):
         return self
 
 
+class GenerationRecipe(Section):
+    """How responses are drawn when a model that follows instructions is scored; the defaults are MiniLLM's protocol."""
+
+    max_new_tokens: int = Field(256, ge=1)
+    sample: bool = Field(True, description="draw tokens; else the likeliest is taken, and one seed is enough")
+    temperature: float = Field(1.0, gt=0)
+    top_p: float = Field(1.0, gt=0, le=1)
+    top_k: int = Field(0, ge=0, description="0: not cut")
+    seeds: list[int] = Field(default_factory=lambda: [10, 20, 30, 40, 50], min_length=1)
+    batch_size: int = Field(16, ge=1)
+    limit: int | None = Field(None, ge=1, description="respond to at most so many prompts of each split")
+
+
 class StageRecipe(Section):
     """A training stage that comes before the task itself, such as feature terms alone on unlabelled text."""
 
@@ -161,12 +174,14 @@ class CompareRecipe(Section):
 
 
 class Recipe(Section):
+    task: Literal["classification", "instructions"] = "classification"
     data: DataRecipe = Field(default_factory=DataRecipe)
     teacher: TeacherRecipe = Field(default_factory=TeacherRecipe)
     student: StudentRecipe
     objective: ObjectiveRecipe
     stages: list[StageRecipe] = Field(default_factory=list)
     training: TrainingRecipe = Field(default_factory=TrainingRecipe)
+    generation: GenerationRecipe = Field(default_factory=GenerationRecipe)
     compare: CompareRecipe | None = None
 
     @field_validator("stages")

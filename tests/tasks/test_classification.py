@@ -12,18 +12,16 @@ from geodistill.data.examples import Examples, load_examples
 from geodistill.errors import GeodistillError
 from geodistill.recipe import DataRecipe
 from geodistill.tasks.classification import (
-    batches,
-    check_vocabularies,
     collator,
     encode,
     head_settings,
     label_order,
     load_classifier,
-    load_tokenizer,
-    position_limit,
     predict,
     score,
 )
+from geodistill.tasks.loading import check_vocabularies, load_tokenizer, position_limit
+from geodistill.tasks.task import batches
 
 
 def tiny(labels: dict[int, str] | None = None, **changes: Any) -> BertForSequenceClassification:

@@ -11,8 +11,9 @@ from geodistill.data.examples import load_examples
 from geodistill.geometry import cka, gram_distance, procrustes_distance
 from geodistill.recipe import DataRecipe
 from geodistill.tasks import held_out
-from geodistill.tasks.classification import collator, encode, load_tokenizer
+from geodistill.tasks.classification import collator, encode
 from geodistill.tasks.held_out import compare_rows, measure_geometry
+from geodistill.tasks.loading import load_tokenizer
 
 
 def test_each_measure_stands_beside_its_floor_and_chance() -> None:

@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
 from transformers import (
     AutoModelForSequenceClassification,
-    AutoTokenizer,
     DataCollatorWithPadding,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 
 from geodistill.data.examples import Examples
-from geodistill.data.models import resolve_model
 from geodistill.distillation.teacher import model_inputs
 from geodistill.errors import GeodistillError
+from geodistill.tasks.loading import load, position_limit
 from geodistill.tasks.metrics import check_metrics, compute_metrics
-from geodistill.tasks.task import Collator, Encoded, EncodedExamples, Scores, batches
+from geodistill.tasks.task import Collator, Encoded, EncodedExamples, Scores, batches, parts_of
 
 
 class Classification:
@@ -47,19 +44,25 @@ class Classification:
     def collator(self, tokenizer: PreTrainedTokenizerBase) -> Collator:
         return collator(tokenizer)
 
+    def validate(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, encoded: Encoded) -> Scores:
+        return self.score(model, tokenizer, encoded, "validation") if self.labelled else Scores()
+
     def score(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, encoded: Encoded, split: str) -> Scores:
+        """Score the model; a line holds the text, the label that it predicts with its probability, or the value, and
+        the reference."""
         if not self.labelled:
-            return Scores()
-        logits = predict(model, encoded[split], collator(tokenizer))
-        return Scores(score(logits, encoded[split], self.examples))
+            raise GeodistillError("Data without labels cannot be scored.", "Name the label column: data.label=COLUMN.")
+        parts = parts_of(encoded, split)
+        chosen = [example for part in parts for example in encoded[part]]
+        chosen = [{**example, "example_id": place} for place, example in enumerate(chosen)]
+        logits = predict(model, chosen, collator(tokenizer))
+        labels = model.config.id2label if self.examples.problem == "classification" else None
+        given = [row for part in parts for row in self.examples.splits[part].to_list()]
+        lines = [prediction(*row, labels) for row in zip(given, chosen, logits, strict=True)]
+        return Scores(score(logits, chosen, self.examples), lines=lines)
 
     def compute_metrics(self, encoded: EncodedExamples) -> Callable[[Any], dict[str, float]] | None:
         return (lambda result: score(result.predictions, encoded, self.examples)) if self.labelled else None
-
-
-def load_tokenizer(name: str, *, revision: str | None = None, trust: bool = False) -> PreTrainedTokenizerBase:
-    """Load the tokenizer of a bundled model, a folder or a hub name."""
-    return _loaded(AutoTokenizer.from_pretrained, name, revision=revision, trust_remote_code=trust)
 
 
 def load_classifier(
@@ -76,7 +79,7 @@ def load_classifier(
     one for other labels: another number of them, unless it knows all those of the data by name.
     """
     if new_head:
-        return _loaded(
+        return load(
             AutoModelForSequenceClassification.from_pretrained,
             name,
             revision=revision,
@@ -84,7 +87,7 @@ def load_classifier(
             ignore_mismatched_sizes=True,
             **head_settings(examples),
         )
-    model, info = _loaded(
+    model, info = load(
         AutoModelForSequenceClassification.from_pretrained,
         name,
         revision=revision,
@@ -143,18 +146,6 @@ def knows_labels(model: PreTrainedModel, examples: Examples) -> bool:
     return bool(names) and names <= set(known_labels(model))
 
 
-def check_vocabularies(
-    student: PreTrainedTokenizerBase, teacher: PreTrainedTokenizerBase, student_name: str, teacher_name: str
-) -> None:
-    """Refuse a student that splits or numbers words otherwise than its teacher: their rows would not be paired."""
-    probe = "Geometry-aware distillation, 2025: naïve façade!"
-    if student.get_vocab() != teacher.get_vocab() or student(probe)["input_ids"] != teacher(probe)["input_ids"]:
-        raise GeodistillError(
-            f"The student '{student_name}' and the teacher '{teacher_name}' have different vocabularies.",
-            "Choose a student with the teacher's tokenizer, or a new one: student.width with student.layers.",
-        )
-
-
 def encode(model: PreTrainedModel, examples: Examples, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Encoded:
     """Tokenise every split once, up to what the model has positions for.
 
@@ -206,23 +197,16 @@ def score(logits: np.ndarray, encoded: EncodedExamples, examples: Examples) -> d
     return compute_metrics(examples.metrics, predictions, references, problem=examples.problem)
 
 
-def position_limit(model: PreTrainedModel) -> int:
-    """Return how many tokens a model has positions for; RoBERTa's begin after the padding index."""
-    limit = getattr(model.config, "max_position_embeddings", None) or 10**9
-    offset = (model.config.pad_token_id or 0) + 1 if "roberta" in model.config.model_type else 0
-    return int(limit) - offset
-
-
-def _loaded(load: Callable[..., Any], name: str, **settings: Any) -> Any:
-    path = resolve_model(name)
-    if settings.get("revision") is None:
-        settings.pop("revision", None)
-    try:
-        return load(path, **settings)
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
-        remedy = (
-            "Look whether its files are whole; it needs config.json, weights in safetensors and a tokenizer."
-            if Path(path).is_dir()
-            else "Give a folder or the hub name of a model, and look whether the hub can be reached."
-        )
-        raise GeodistillError(f"The model '{name}' cannot be loaded: {str(error).splitlines()[0]}", remedy) from error
+def prediction(row: dict[str, Any], example: dict[str, Any], logits: np.ndarray, names: Any) -> dict[str, Any]:
+    """Return the line that tells what a model made of one example."""
+    texts: dict[str, Any] = {key: row[key] for key in ("text", "text_pair") if key in row}
+    if names is None:
+        return {**texts, "prediction": float(logits[0]), "reference": float(example["labels"])}
+    shares = np.exp(logits - logits.max())
+    best = int(logits.argmax())
+    return {
+        **texts,
+        "prediction": names[best],
+        "probability": round(float(shares[best] / shares.sum()), 6),
+        "reference": names[example["labels"]],
+    }

@@ -12,14 +12,16 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 EncodedExamples = list[dict[str, Any]]
 Encoded = dict[str, EncodedExamples]
 Collator = Callable[[list[Any]], dict[str, Any]]
+ALL = "all"
 
 
 @dataclass(frozen=True)
 class Scores:
-    """The metrics of a model on a split, the main one first, and what else is worth keeping of how they came about."""
+    """The metrics of a model on a split; how they came about, as far as it is worth keeping; a line an example."""
 
     metrics: dict[str, float] = field(default_factory=dict)
     details: dict[str, Any] = field(default_factory=dict)
+    lines: list[dict[str, Any]] = field(default_factory=list)
 
 
 class Task(Protocol):
@@ -50,7 +52,13 @@ class Task(Protocol):
         """Pad a list of encoded examples to a batch."""
 
     def score(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, encoded: Encoded, split: str) -> Scores:
-        """Score a model on the `validation` or the `test` split."""
+        """Score a model as it is reported, on a split or on `ALL` of them together.
+
+        Raises GeodistillError for examples without labels.
+        """
+
+    def validate(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, encoded: Encoded) -> Scores:
+        """Score a model on the validation split by what choices are made on; no metrics without labels."""
 
     def compute_metrics(self, encoded: EncodedExamples) -> Callable[[Any], dict[str, float]] | None:
         """What transformers.Trainer computes of its predictions on a split while it trains; None for the loss alone."""
@@ -61,3 +69,8 @@ def batches(encoded: Sequence[Any], collate: Collator, batch_size: int) -> Itera
     order = sorted(range(len(encoded)), key=lambda i: len(encoded[i]["input_ids"]), reverse=True)
     for start in range(0, len(order), batch_size):
         yield collate([encoded[i] for i in order[start : start + batch_size]])
+
+
+def parts_of(encoded: Encoded, split: str) -> list[str]:
+    """Return the splits that a name stands for."""
+    return list(encoded) if split == ALL else [split]

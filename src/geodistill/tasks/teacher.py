@@ -15,7 +15,7 @@ from geodistill.distillation.sampler import LengthGroupedSampler
 from geodistill.errors import GeodistillError
 from geodistill.recipe import TeacherRecipe
 from geodistill.tasks.arguments import StepBar, train_to_the_end, training_arguments
-from geodistill.tasks.classification import load_tokenizer
+from geodistill.tasks.loading import load_tokenizer
 from geodistill.tasks.run_folder import MetricsFile, fingerprint_of, fingerprint_of_model, read_json, write_json
 from geodistill.tasks.task import Encoded, Task
 

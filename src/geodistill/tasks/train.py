@@ -22,10 +22,10 @@ from geodistill.distillation.trainer import DistillationTrainer
 from geodistill.recipe import TASK_STAGE, Recipe, StageRecipe
 from geodistill.tasks.arguments import StepBar, train_to_the_end, training_arguments
 from geodistill.tasks.choose import task_of
-from geodistill.tasks.classification import check_vocabularies, load_tokenizer
 from geodistill.tasks.held_out import measure_geometry
+from geodistill.tasks.loading import check_vocabularies, load_tokenizer
 from geodistill.tasks.run_folder import RESULTS, MetricsFile, claim_folder, fingerprint_of, read_json, write_json
-from geodistill.tasks.task import Task
+from geodistill.tasks.task import Scores, Task
 from geodistill.tasks.teacher import TaughtTask, prepare_teacher, teacher_fingerprint
 
 
@@ -187,8 +187,8 @@ def check_student_tokenizer(recipe: Recipe, taught: TaughtTask) -> None:
 def measure_student(student: PreTrainedModel, taught: TaughtTask) -> dict[str, Any]:
     """Return the student's metrics and geometry on the test split, its size and its speed."""
     task, split = taught.task, "test" if taught.task.labelled else "validation"
-    found = task.score(student, taught.tokenizer, taught.encoded, split)
-    validation = task.score(student, taught.tokenizer, taught.encoded, "validation")
+    found = task.score(student, taught.tokenizer, taught.encoded, split) if task.labelled else Scores()
+    validation = task.validate(student, taught.tokenizer, taught.encoded)
     collate = task.collator(taught.tokenizer)
     return {
         "metrics": found.metrics,

@@ -1,0 +1,53 @@
+"""Loading a model or a tokenizer by name, and what is said when that fails."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from geodistill.data.models import resolve_model
+from geodistill.errors import GeodistillError
+
+
+def load_tokenizer(name: str, *, revision: str | None = None, trust: bool = False) -> PreTrainedTokenizerBase:
+    """Load the tokenizer of a bundled model, a folder or a hub name."""
+    return load(AutoTokenizer.from_pretrained, name, revision=revision, trust_remote_code=trust)
+
+
+def load(from_pretrained: Callable[..., Any], name: str, **settings: Any) -> Any:
+    """Call a `from_pretrained` on a bundled name, a folder or a hub name; raises GeodistillError when it fails."""
+    path = resolve_model(name)
+    if settings.get("revision") is None:
+        settings.pop("revision", None)
+    try:
+        return from_pretrained(path, **settings)
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        remedy = (
+            "Look whether its files are whole; it needs config.json, weights in safetensors and a tokenizer."
+            if Path(path).is_dir()
+            else "Give a folder or the hub name of a model, and look whether the hub can be reached."
+        )
+        raise GeodistillError(f"The model '{name}' cannot be loaded: {str(error).splitlines()[0]}", remedy) from error
+
+
+def check_vocabularies(
+    student: PreTrainedTokenizerBase, teacher: PreTrainedTokenizerBase, student_name: str, teacher_name: str
+) -> None:
+    """Refuse a student that splits or numbers words otherwise than its teacher: their rows would not be paired."""
+    probe = "Geometry-aware distillation, 2025: naïve façade!"
+    if student.get_vocab() != teacher.get_vocab() or student(probe)["input_ids"] != teacher(probe)["input_ids"]:
+        raise GeodistillError(
+            f"The student '{student_name}' and the teacher '{teacher_name}' have different vocabularies.",
+            "Choose a student with the teacher's tokenizer, or a new one: student.width with student.layers.",
+        )
+
+
+def position_limit(model: PreTrainedModel) -> int:
+    """Return how many tokens a model has positions for; RoBERTa's begin after the padding index."""
+    limit = getattr(model.config, "max_position_embeddings", None) or 10**9
+    offset = (model.config.pad_token_id or 0) + 1 if "roberta" in model.config.model_type else 0
+    return int(limit) - offset
