@@ -74,6 +74,9 @@ class TeacherRecipe(Section):
     precision: Literal["auto", "float32", "bfloat16"] = Field("auto", description="of the teacher's forward pass")
     cache: bool = Field(True, description="run the teacher over the data once and read its signals from disk after")
     cache_dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    cache_variance: float | None = Field(
+        None, gt=0, le=1, description="keep cached rows in the principal axes that hold this share of their variance"
+    )
     cache_limit_gb: float = Field(8.0, gt=0, description="refuse to write a larger cache")
 
 

@@ -28,7 +28,7 @@ def make_run() -> MakeRun:
             "variant": variant,
             "seed": seed,
             "sweep": {},
-            "metrics": {"accuracy": accuracy, "f1": accuracy - 0.1},
+            "metrics": {"accuracy": accuracy, "macro_f1": accuracy - 0.1},
             "geometry": [layer_pair(1, 3, 1.6), layer_pair(2, 6, distance)],
             "training_seconds": 70.0 + seed,
             "parameters": 4_386_178,
@@ -43,7 +43,7 @@ def make_run() -> MakeRun:
 
 @pytest.fixture
 def teacher() -> TeacherResult:
-    return TeacherResult({"accuracy": 0.955, "f1": 0.94}, 22_713_216, 90.9, 6.4)
+    return TeacherResult({"accuracy": 0.955, "macro_f1": 0.94}, 22_713_216, 90.9, 6.4)
 
 
 @pytest.fixture

@@ -82,7 +82,7 @@ def results(runs: list[RunResult]) -> dict[str, Any]:
 
 def test_a_run_is_concluded(results: dict[str, Any], folder: Path) -> None:
     shown = conclude_run(folder, results).splitlines()
-    assert shown[0] == "student on test: accuracy 0.8700, f1 0.7700"
+    assert shown[0] == "student on test: accuracy 0.8700, macro_f1 0.7700"
     assert shown[1] == "teacher: accuracy 0.9550"
     assert shown[2].startswith("layer 1 ↔ teacher layer 3: D_P² 1.600 (floor 0.200, chance 1.700), D_FG² 0.400")
     assert "note: Two rows were dropped." in shown

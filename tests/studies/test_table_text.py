@@ -16,6 +16,7 @@ from geodistill.studies.table_text import (
     one_line,
     p_value,
     print_table,
+    quality_table,
 )
 
 
@@ -160,3 +161,17 @@ def test_duration(seconds: float | None, text: str) -> None:
 
 def test_p_value() -> None:
     assert [p_value(p) for p in (None, 0.0004, 0.001, 0.25)] == ["–", "<0.001", "0.001", "0.250"]
+
+
+def test_a_metric_of_its_own_unit_is_shown_as_it_is_and_the_smallest_is_best() -> None:
+    def run(variant: str, seed: int, perplexity: float) -> RunResult:
+        return RunResult(variant, seed, {}, {"unseen_perplexity": perplexity}, [], 1.0, 10, 1.0, 1.0, 0)
+
+    values = {"KD": (12.0, 12.5, 12.2), "KD + Gram": (11.0, 11.6, 11.1)}
+    runs = [run(name, seed, value) for name, each in values.items() for seed, value in enumerate(each)]
+    rows = build_table(runs, baseline="KD", main_metric="unseen_perplexity")
+    assert headline(rows).startswith("KD + Gram is best by mean: unseen_perplexity 11.23 ± 0.32, −1.00 against KD")
+    assert legend(rows)[0].startswith("unseen_perplexity on the test split")
+    assert "points" not in " ".join(legend(rows))
+    table = quality_table(rows)
+    assert "12.23 ± 0.25" in table and "params" not in table

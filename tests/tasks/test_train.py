@@ -219,3 +219,17 @@ def test_the_task_is_the_last_stage(two_stages: Callable[..., Recipe]) -> None:
     recipe = two_stages()
     assert [stage.name for stage in stages_of(recipe)] == ["warm", "task"]
     assert stages_of(recipe)[1].objective == recipe.objective
+
+
+def test_a_rotated_cache_serves_every_feature_loss(make_recipe: Callable[..., Recipe], tmp_path: Path) -> None:
+    """The projection is as wide as the rows that come, and the geometry is what the whole rows give."""
+    terms = [{"loss": "procrustes", "weight": 3}, {"loss": "projection"}]
+    objective = {"label": {}, "features": terms}
+    whole = make_recipe(objective=objective, teacher={"cache_dtype": "float32"})
+    rotated = make_recipe(objective=objective, teacher={"cache_dtype": "float32", "cache_variance": 0.95})
+    for name, recipe in (("whole", whole), ("rotated", rotated)):
+        train(recipe, tmp_path / name, progress=False)
+    first, second = (read_metrics(tmp_path / name)[0] for name in ("whole", "rotated"))
+    assert second["procrustes_1_2"] == pytest.approx(first["procrustes_1_2"], abs=0.05)
+    assert second["procrustes_1_2"] != first["procrustes_1_2"]
+    assert second["projection_1_2"] > 0

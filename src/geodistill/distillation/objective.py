@@ -38,13 +38,21 @@ class ObjectiveOutput:
 class FeatureMatch(nn.Module):
     """One feature term: a loss for each of its layer pairs (a learned projection differs from pair to pair)."""
 
-    def __init__(self, term: FeatureTerm, student: PreTrainedModel, teacher: PreTrainedModel) -> None:
+    def __init__(
+        self,
+        term: FeatureTerm,
+        student: PreTrainedModel,
+        teacher: PreTrainedModel,
+        widths: Mapping[FeatureRequest, int],
+    ) -> None:
         super().__init__()
         self.weight, self.rows, self.special_tokens = term.weight, term.rows, term.special_tokens
         self.pairs = resolve_pairs(term, student, teacher)
         student_widths = feature_widths(student, [pair[0] for pair in self.pairs])
         teacher_widths = feature_widths(teacher, [pair[1] for pair in self.pairs])
-        self.losses = nn.ModuleList(make_loss(term, student_widths[s], teacher_widths[t]) for s, t in self.pairs)
+        self.losses = nn.ModuleList(
+            make_loss(term, student_widths[s], widths.get(self.request(t), teacher_widths[t])) for s, t in self.pairs
+        )
         self.names = [f"{term.loss}_{s}_{t}" for s, t in self.pairs]
 
     def request(self, teacher_point: Point) -> FeatureRequest:
@@ -55,19 +63,27 @@ class Objective(nn.Module):
     """All terms of a recipe, bound to a student and a teacher.
 
     `student_points` and `requests` say what has to be captured of the one and asked of the other. The models are read
-    for their layers and widths, and are not kept.
+    for their layers and widths, and are not kept. `widths` are those of teacher rows that come narrower than the
+    teacher is, from a rotated cache (`TeacherCache.widths`).
 
     Raises GeodistillError for a layer out of range or a module path that does not exist.
     """
 
-    def __init__(self, recipe: ObjectiveRecipe, *, student: PreTrainedModel, teacher: PreTrainedModel) -> None:
+    def __init__(
+        self,
+        recipe: ObjectiveRecipe,
+        *,
+        student: PreTrainedModel,
+        teacher: PreTrainedModel,
+        widths: Mapping[FeatureRequest, int] | None = None,
+    ) -> None:
         super().__init__()
         self.label_weight = recipe.label.weight if recipe.label else None
         self.logit_weight = recipe.logits.weight if recipe.logits else None
         self.logit_loss = LogitLoss(recipe.logits.temperature) if recipe.logits else None
-        self.features = nn.ModuleList(FeatureMatch(term, student, teacher) for term in recipe.features)
+        self.features = nn.ModuleList(FeatureMatch(term, student, teacher, widths or {}) for term in recipe.features)
         self.student_points = list(dict.fromkeys(s for match in self._matches() for s, _ in match.pairs))
-        self.requests = list(dict.fromkeys(match.request(t) for match in self._matches() for _, t in match.pairs))
+        self.requests = feature_requests(recipe, student, teacher)
 
     def forward(
         self,
@@ -118,6 +134,18 @@ class Objective(nn.Module):
 
     def _matches(self) -> list[FeatureMatch]:
         return list(self.features)  # type: ignore[arg-type]  # an nn.ModuleList forgets what it holds
+
+
+def feature_requests(
+    recipe: ObjectiveRecipe, student: PreTrainedModel, teacher: PreTrainedModel
+) -> list[FeatureRequest]:
+    """Return the teacher rows that the objective compares, each once."""
+    requests = [
+        FeatureRequest(point, term.rows, term.special_tokens)
+        for term in recipe.features
+        for _, point in resolve_pairs(term, student, teacher)
+    ]
+    return list(dict.fromkeys(requests))
 
 
 def resolve_pairs(term: FeatureTerm, student: PreTrainedModel, teacher: PreTrainedModel) -> list[tuple[Point, Point]]:

@@ -16,7 +16,7 @@ import yaml
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
-from geodistill.distillation.objective import resolve_pairs
+from geodistill.distillation.objective import feature_requests
 from geodistill.distillation.student import build_student
 from geodistill.distillation.teacher import FeatureRequest
 from geodistill.errors import GeodistillError
@@ -126,9 +126,7 @@ def collect_requests(jobs: Sequence[Job], teacher: PreTrainedModel) -> dict[str,
         student = build_student(job.recipe.student, teacher, seed=job.seed)
         for stage in stages_of(job.recipe):
             ours = wanted.setdefault(stage.data.model_dump_json(), {})
-            for term in stage.objective.features:
-                for _, point in resolve_pairs(term, student, teacher):
-                    ours[FeatureRequest(point, term.rows, term.special_tokens)] = None
+            ours |= dict.fromkeys(feature_requests(stage.objective, student, teacher))
     return {data: list(requests) for data, requests in wanted.items()}
 
 

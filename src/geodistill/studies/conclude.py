@@ -11,7 +11,7 @@ from geodistill.studies.plan import Job, default_comparison
 from geodistill.studies.report import write_report, write_run_report
 from geodistill.studies.report_svg import write_figure_svg
 from geodistill.studies.table import RunResult, TeacherResult, build_table, run_names
-from geodistill.studies.table_text import print_table
+from geodistill.studies.table_text import print_table, quality_table
 from geodistill.tasks.choose import task_of
 from geodistill.tasks.run_folder import ENVIRONMENT, RECIPE, read_json, read_metrics, read_recipe
 
@@ -23,8 +23,9 @@ def conclude_comparison(
 ) -> str:
     """Write report.html and scores.svg of a comparison, and return its table for the screen."""
     baseline = (recipe.compare or default_comparison(recipe)).baseline
-    metric = task_of(recipe).metrics[0]
-    rows = build_table(runs, baseline=baseline, main_metric=metric, teacher=teacher)
+    rows, *others = (
+        build_table(runs, baseline=baseline, main_metric=metric, teacher=teacher) for metric in task_of(recipe).metrics
+    )
     curves = {name: read_metrics(job.folder) for name, job in zip(run_names(runs), jobs, strict=True)}
     write_report(
         folder / REPORT,
@@ -35,9 +36,11 @@ def conclude_comparison(
         runs=runs,
         teacher=teacher,
         curves=curves,
+        others=others,
     )
     write_figure_svg(rows, runs, folder / FIGURE)
-    return f"{print_table(rows)}\n\nReport: {folder / REPORT}"
+    further = "".join(f"\n\n{quality_table(each)}" for each in others)
+    return f"{print_table(rows)}{further}\n\nReport: {folder / REPORT}"
 
 
 def conclude_run(folder: Path, results: Mapping[str, Any]) -> str:

@@ -46,12 +46,18 @@ def write_report(
     runs: Sequence[RunResult],
     teacher: TeacherResult | None,
     curves: Mapping[str, Curve] | None = None,
+    others: Sequence[Sequence[Row]] = (),
 ) -> None:
-    """Write the report of a comparison. `curves` maps the names that `run_names(runs)` gives to log entries."""
+    """Write the report of a comparison. `curves` maps the names that `run_names(runs)` gives to log entries, `others`
+    are the rows of further metrics."""
     page = Page()
     drawn = styles([row.name for row in rows if row.role != "teacher"])
     tables = [_comparison_table(rows, sections) for sections in (("quality",), ("geometry", "cost"))]
     page.section("Results", *tables, bullets(legend(rows)))
+    for further in others:
+        page.section(
+            one_line(further[0].metric), _comparison_table(further, ("quality",)), bullets([headline(further)])
+        )
     _score_section(page, rows, runs)
     _geometry_sections(page, rows, runs, drawn)
     if curves:

@@ -49,25 +49,25 @@ def score_plot(rows: Sequence[Row], runs: Sequence[RunResult]) -> Figure:
     points = scores_of(students, runs)
     data = []
     for height, row in _from_the_top(students):
-        style, values = drawn[row.name], [100 * value for value in points[row.name].values()]
+        style, values = drawn[row.name], [row.scale * value for value in points[row.name].values()]
         texts = [
             f"{_safe(row.name)}, seed {seed}: {value:.2f}" for seed, value in zip(points[row.name], values, strict=True)
         ]
         data.append(_markers(values, [height - 0.24] * len(values), texts, style, size=8, opaque=False))
-        mean = _markers([100 * row.score.mean], [height], [f"{_safe(row.name)}: {score(row)}"], style, size=12)
+        mean = _markers([row.scale * row.score.mean], [height], [f"{_safe(row.name)}: {score(row)}"], style, size=12)
         interval = mean_interval(values)
         if interval:
             reach = (interval[1] - interval[0]) / 2
             mean["error_x"] = {"type": "data", "array": [reach], "thickness": 2, "color": style.colour}
         data.append(mean)
-    layout = _row_layout(students, f"{_safe(rows[0].metric)} × 100" if rows else "")
+    layout = _row_layout(students, _safe(rows[0].shown_as) if rows else "")
     teachers = [row for row in rows if row.role == "teacher" and math.isfinite(row.score.mean)]
-    layout["shapes"] = [_vertical(100 * row.score.mean) for row in teachers]
+    layout["shapes"] = [_vertical(row.scale * row.score.mean) for row in teachers]
     layout["annotations"] = [_note(row, students) for row in teachers]
     for row in teachers:
         # An invisible point makes the axis reach as far as the teacher's line.
         unseen = {"opacity": 0, "hoverinfo": "skip", "showlegend": False}
-        data.append({"type": "scatter", "x": [100 * row.score.mean], "y": [0], **unseen})
+        data.append({"type": "scatter", "x": [row.scale * row.score.mean], "y": [0], **unseen})
     return {"data": _clean(data), "layout": layout}
 
 
@@ -110,10 +110,10 @@ def scatter_plots(rows: Sequence[Row], runs: Sequence[RunResult]) -> dict[str, F
             mine = [(name, run) for name, run in mine if run.geometry and run.geometry[-1].get(measure)]
             if mine:
                 x = [run.geometry[-1][measure].get("value") for _, run in mine]
-                y = [100 * run.metrics[row.metric] for _, run in mine]
+                y = [row.scale * run.metrics[row.metric] for _, run in mine]
                 data.append(_markers(x, y, [_safe(name) for name, _ in mine], drawn[row.name], size=10))
         if data:
-            layout = _layout(MEASURE_NAMES[measure], f"{_safe(rows[0].metric)} × 100", height=320)
+            layout = _layout(MEASURE_NAMES[measure], _safe(rows[0].shown_as), height=320)
             figures[MEASURE_NAMES[measure]] = {"data": _clean(data), "layout": layout}
     return figures
 
@@ -225,7 +225,7 @@ def _vertical(x: float) -> Figure:
 def _note(row: Row, others: Sequence[Row]) -> Figure:
     """A name and score above the plot, on the side of their line where the others are, so that it is not cut off."""
     side = "left" if all(row.score.mean < other.score.mean for other in others) else "right"
-    place = {"x": 100 * row.score.mean, "y": 1, "yref": "paper", "yanchor": "bottom", "xanchor": side}
+    place = {"x": row.scale * row.score.mean, "y": 1, "yref": "paper", "yanchor": "bottom", "xanchor": side}
     return {**place, "text": f"{_safe(row.name)} {score(row)}", "showarrow": False}
 
 

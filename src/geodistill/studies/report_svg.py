@@ -35,11 +35,12 @@ def score_svg(rows: Sequence[Row], runs: Sequence[RunResult]) -> str:
     students = [row for row in rows if row.role != "teacher"]
     teachers = [row for row in rows if row.role == "teacher" and math.isfinite(row.score.mean)]
     drawn = styles([row.name for row in students])
-    points = {name: [100 * v for v in seeds.values()] for name, seeds in scores_of(students, runs).items()}
+    scale = rows[0].scale if rows else 1.0
+    points = {name: [scale * v for v in seeds.values()] for name, seeds in scores_of(students, runs).items()}
     intervals = {row.name: mean_interval(points[row.name]) for row in students if math.isfinite(row.score.mean)}
     reach = [x for values in points.values() for x in values]
     reach += [x for interval in intervals.values() if interval for x in interval]
-    reach += [100 * row.score.mean for row in teachers]
+    reach += [scale * row.score.mean for row in teachers]
     ticks = nice_ticks(min(reach, default=0.0), max(reach, default=1.0))
     names = {row.name: _shorten(one_line(row.name)) for row in students}
     left = 24 + LETTER * max(map(len, names.values()), default=0)
@@ -54,7 +55,7 @@ def score_svg(rows: Sequence[Row], runs: Sequence[RunResult]) -> str:
         parts.append(_line(place(tick), TOP - 8, place(tick), bottom, "grid"))
         parts.append(_text(place(tick), bottom + 18, f"{tick:g}".replace("-", "−"), "soft small", "middle"))
     for row in teachers:
-        x = place(100 * row.score.mean)
+        x = place(scale * row.score.mean)
         parts.append(_line(x, TOP - 8, x, bottom, "rule"))
         anchor = "end" if x > (left + right) / 2 else "start"
         parts.append(_text(x, TOP - 16, f"{_shorten(one_line(row.name))} {score(row)}", "soft small", anchor))
@@ -70,10 +71,12 @@ def score_svg(rows: Sequence[Row], runs: Sequence[RunResult]) -> str:
         for value in points[row.name]:
             parts.append(f'<circle cx="{place(value):.1f}" cy="{y + 11}" r="4" fill="none" stroke="{colour}"/>')
         if math.isfinite(row.score.mean):
-            x = place(100 * row.score.mean)
+            x = place(scale * row.score.mean)
             parts.append(f'<path d="M{x - 7:.1f} {y}l7 -7l7 7l-7 7z" fill="{colour}"/>')
     metric = one_line(rows[0].metric) if rows else ""
-    parts.append(_text((left + right) / 2, bottom + 36, f"{metric} × 100", "soft small", "middle"))
+    parts.append(
+        _text((left + right) / 2, bottom + 36, one_line(rows[0].shown_as) if rows else "", "soft small", "middle")
+    )
     caption = "circles: seeds · diamond and bar: mean and its 95 % t interval"
     parts.append(_text((left + right) / 2, bottom + 53, caption, "soft small", "middle"))
     return (

@@ -14,6 +14,7 @@ from typing import Any
 
 from geodistill.errors import GeodistillError, suggest
 from geodistill.studies.statistics import PairedComparison, Summary, compare_paired, holm, summarize
+from geodistill.tasks.metrics import is_share
 
 MEASURES = ("procrustes", "gram", "cka")
 
@@ -24,7 +25,7 @@ class RunResult:
 
     Attributes:
         sweep: dotted recipe path → value, for the fields that were swept; {} for a run that no swept field touches.
-        metrics: name → share (0.91, not 91); higher is better.
+        metrics: name → share (0.91, not 91), or a value in units of its own (`metrics.is_share`).
         geometry: on held-out rows, per matched layer pair from shallow to deep: `student_layer`, `teacher_layer`,
             `rows`, and under `procrustes` (D_P²), `gram` (D_FG²) and `cka` each `value`, `floor` (the best that a
             student of this width can reach: lowest distance, highest CKA) and `chance` (what unpaired rows give).
@@ -75,7 +76,7 @@ class Row:
     """The teacher (`role` "teacher", no seeds), a baseline, or a candidate with its comparison to the baseline.
 
     `against` is the name of the row that it is compared with; None for a teacher, for a baseline, and for a candidate
-    whose sweep point has no baseline. All scores are shares.
+    whose sweep point has no baseline.
     """
 
     name: str
@@ -95,6 +96,16 @@ class Row:
     against: str | None = None
     comparison: PairedComparison | None = None
     holm_p: float | None = None
+
+    @property
+    def scale(self) -> float:
+        """What the score is multiplied by when it is shown: 100 for a share, 1 for a metric in units of its own."""
+        return 100.0 if is_share(self.metric) else 1.0
+
+    @property
+    def shown_as(self) -> str:
+        """The metric as an axis or a legend names it."""
+        return f"{self.metric} × 100" if is_share(self.metric) else self.metric
 
 
 def reached(value: float, floor: float, chance: float) -> float | None:

@@ -15,6 +15,7 @@ from functools import partial
 
 from geodistill.studies.statistics import PairedComparison, minimum_wilcoxon_p
 from geodistill.studies.table import MEASURES, Row
+from geodistill.tasks.metrics import is_share
 
 MEASURE_NAMES = {"procrustes": "D_P²", "gram": "D_FG²", "cka": "CKA"}
 ABSENT = "–"
@@ -49,11 +50,11 @@ def columns(rows: Sequence[Row]) -> list[Column]:
         column("quality", "seeds", lambda row: str(len(row.seeds)) if row.seeds else ""),
         column("quality", one_line(rows[0].metric) if rows else "", lambda row: score(row)),
         column("quality", "diff.", _difference),
-        tested(f"{confidence} interval", lambda c, _: _interval(c.t_interval)),
+        tested(f"{confidence} interval", lambda c, row: _interval(c.t_interval, row.scale)),
         tested("p", lambda c, _: p_value(c.t_p)),
         tested("p Holm", lambda _, row: p_value(row.holm_p)),
         tested("Wilcoxon", lambda c, _: p_value(c.wilcoxon_p)),
-        tested("bootstrap", lambda c, _: _interval(c.bootstrap_interval)),
+        tested("bootstrap", lambda c, row: _interval(c.bootstrap_interval, row.scale)),
         *(column("geometry", MEASURE_NAMES[name], partial(_geometry, measure=name)) for name in MEASURES),
         column("cost", "params", lambda row: count(row.parameters)),
         column("cost", "MB", lambda row: _unit(row.megabytes, "")),
@@ -81,6 +82,11 @@ def print_table(rows: Sequence[Row], *, width: int = 120) -> str:
     return "\n\n".join([*map(_block, blocks), _wrapped(legend(rows), width)])
 
 
+def quality_table(rows: Sequence[Row]) -> str:
+    """The columns of quality alone, aligned: what a further metric of the same runs adds."""
+    return _block([column for column in columns(rows) if column.section in ("", "quality")])
+
+
 def markdown_table(rows: Sequence[Row]) -> str:
     """The same table and legend in GitHub's Markdown."""
     every = columns(rows)
@@ -95,7 +101,8 @@ def headline(rows: Sequence[Row]) -> str:
     students = [row for row in rows if row.role != "teacher" and math.isfinite(row.score.mean)]
     if not students:
         return "No run has a finite score."
-    top = max(row.score.mean for row in students)
+    pick = max if is_share(students[0].metric) else min
+    top = pick(row.score.mean for row in students)
     best = [row for row in students if row.score.mean == top]
     verb = "share the best mean" if len(best) > 1 else "is best by mean" if len(students) > 1 else "was run alone"
     text = f"{' and '.join(one_line(row.name) for row in best)} {verb}: {one_line(best[0].metric)} {score(best[0])}"
@@ -105,7 +112,7 @@ def headline(rows: Sequence[Row]) -> str:
         told = best
         sentences = [f"{text}, {_against(best[0])}."]
     elif rivals:
-        told = [max(rivals, key=lambda row: row.score.mean)]
+        told = [pick(rivals, key=lambda row: row.score.mean)]
         sentences = [f"{text}.", f"Next comes {one_line(told[0].name)}: {score(told[0])}, {_against(told[0])}."]
     else:
         return f"{text}."
@@ -119,18 +126,18 @@ def legend(rows: Sequence[Row]) -> list[str]:
     """What the columns mean, how the tests were made, and what was not done."""
     if not rows:
         return []
-    metric = one_line(rows[0].metric)
     swept = any(row.sweep for row in rows)
     lines = [
-        f"{metric} × 100 on the test split after the last epoch: mean ± sample deviation over the seeds. "
+        f"{one_line(rows[0].shown_as)} on the test split after the last epoch: mean ± sample deviation over the seeds. "
         + (SWEPT if swept else "The test split was not used to choose anything.")
     ]
+    points = ", in points" if is_share(rows[0].metric) else ""
     compared = [(row, row.comparison) for row in rows if row.comparison]
     against = list(dict.fromkeys(row.against for row, _ in compared))
     if len(against) == 1:
-        lines.append(f"diff.: from {one_line(against[0] or '')}, in points, paired by seed.")
+        lines.append(f"diff.: from {one_line(against[0] or '')}{points}, paired by seed.")
     elif against:
-        lines.append("diff.: from the baseline at the same sweep point, in points, paired by seed.")
+        lines.append(f"diff.: from the baseline at the same sweep point{points}, paired by seed.")
     made = [comparison for _, comparison in compared if comparison.t_p is not None]
     if made:
         few = min(comparison.n for comparison in made)
@@ -170,8 +177,8 @@ def legend(rows: Sequence[Row]) -> list[str]:
 def score(row: Row) -> str:
     if not math.isfinite(row.score.mean):
         return "not finite"
-    text = f"{100 * row.score.mean:.2f}".replace("-", "−")
-    return text if row.score.deviation is None else f"{text} ± {100 * row.score.deviation:.2f}"
+    text = f"{row.scale * row.score.mean:.2f}".replace("-", "−")
+    return text if row.score.deviation is None else f"{text} ± {row.scale * row.score.deviation:.2f}"
 
 
 def p_value(p: float | None) -> str:
@@ -201,12 +208,13 @@ def one_line(text: str) -> str:
 
 
 def _against(row: Row) -> str:
-    text = f"{_difference(row)} points against {one_line(row.against or '')}"
+    unit = " points" if is_share(row.metric) else ""
+    text = f"{_difference(row)}{unit} against {one_line(row.against or '')}"
     comparison = row.comparison
     if comparison is None or comparison.t_interval is None:
         return f"{text} ({comparison.note if comparison else ABSENT})"
     level = f"{100 * comparison.confidence:g} %"
-    text += f" ({level} interval {_interval(comparison.t_interval)}, Holm p {p_value(row.holm_p)})"
+    text += f" ({level} interval {_interval(comparison.t_interval, row.scale)}, Holm p {p_value(row.holm_p)})"
     return f"{text}: {'' if _distinct(row) else 'not '}distinguishable with {comparison.n} seeds"
 
 
@@ -217,15 +225,15 @@ def _distinct(row: Row) -> bool:
 def _difference(row: Row) -> str:
     if row.comparison is None:
         return {"baseline": "baseline", "candidate": ABSENT}.get(row.role, "")
-    return _points(row.comparison.mean_difference)
+    return _points(row.comparison.mean_difference, row.scale)
 
 
-def _points(share: float | None) -> str:
-    return ABSENT if share is None or not math.isfinite(share) else f"{100 * share:+.2f}".replace("-", "−")
+def _points(value: float | None, scale: float) -> str:
+    return ABSENT if value is None or not math.isfinite(value) else f"{scale * value:+.2f}".replace("-", "−")
 
 
-def _interval(interval: tuple[float, float] | None) -> str:
-    return ABSENT if interval is None else f"{_points(interval[0])} … {_points(interval[1])}"
+def _interval(interval: tuple[float, float] | None, scale: float) -> str:
+    return ABSENT if interval is None else f"{_points(interval[0], scale)} … {_points(interval[1], scale)}"
 
 
 def _unit(value: float, unit: str) -> str:

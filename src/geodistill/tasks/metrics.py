@@ -58,7 +58,12 @@ CLASSIFICATION: dict[str, Metric] = {
     "matthews_correlation": matthews_correlation,
 }
 REGRESSION: dict[str, Metric] = {"pearson": pearson, "spearman": spearman, "mean_squared_error": mean_squared_error}
-SMALLER_IS_BETTER = frozenset({"mean_squared_error"})
+NOT_SHARES = ("mean_squared_error", "perplexity")  # in units of their own, and the smaller the better
+
+
+def is_share(name: str) -> bool:
+    """Tell whether a metric is a share or a correlation, of which more is better, whatever prefix its name has."""
+    return not name.endswith(NOT_SHARES)
 
 
 def check_metrics(names: Sequence[str], problem: str) -> dict[str, Metric]:

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel, set_seed
 
 from geodistill.distillation.cache import prepare_cache
 from geodistill.distillation.export import export_student
-from geodistill.distillation.objective import Objective
+from geodistill.distillation.objective import Objective, feature_requests
 from geodistill.distillation.student import build_student, count_parameters, size_in_megabytes
 from geodistill.distillation.teacher import FeatureRequest, SignalSource, Teacher, model_inputs
 from geodistill.distillation.trainer import DistillationTrainer
@@ -139,28 +139,31 @@ def train_stage(
     else:
         task = task_of(recipe, stage.data)
         encoded = task.encode(taught.model, taught.tokenizer)
-    # A projection's first weights are drawn here; they must not depend on whether the stage before ran just now.
-    set_seed(recipe.training.seed)
-    objective = Objective(stage.objective, student=student, teacher=taught.model)
-    wanted = sorted({*objective.requests, *requests}, key=str)
-    online = Teacher(taught.model, wanted, precision=recipe.teacher.precision)
+    wanted = feature_requests(stage.objective, student, taught.model)
+    online = Teacher(taught.model, sorted({*wanted, *requests}, key=str), precision=recipe.teacher.precision)
     checkpoints = folder / "checkpoints" / stage.name
     training = stage.training.model_copy(update={"seed": recipe.training.seed})
     arguments = training_arguments(training, checkpoints)
     teacher: SignalSource = online.to(arguments.device)
     collate = task.collator(taught.tokenizer)
+    widths = None
     if recipe.teacher.cache:
         with PartialState().main_process_first():
             teacher = prepare_cache(
-                cache / fingerprint_of(task.fingerprint, wanted)[:12],
+                cache / task.fingerprint[:12],
                 online,
                 taught.tokenizer,
                 encoded["train"],
                 collate,
                 dtype=recipe.teacher.cache_dtype,
+                variance=recipe.teacher.cache_variance,
                 limit_bytes=int(recipe.teacher.cache_limit_gb * 1e9),
                 progress=progress,
-            ).select(objective.requests)
+            ).select(wanted)
+            widths = teacher.widths
+    # A projection's first weights are drawn here; they must not depend on what ran just now and what was read.
+    set_seed(recipe.training.seed)
+    objective = Objective(stage.objective, student=student, teacher=taught.model, widths=widths)
     trainer = DistillationTrainer(
         model=student,
         teacher=teacher,
