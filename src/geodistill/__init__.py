@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     )
     from geodistill.losses import CKALoss, GramLoss, PCKALoss, ProcrustesLoss, ProjectionLoss, RCKALoss
     from geodistill.losses.logits import LogitLoss
+    from geodistill.losses.top_k import TopKLogits
     from geodistill.recipe import ObjectiveRecipe
 
 # Where each public name lives. They are imported when first asked for, so that `geodistill --help` does not wait for
@@ -45,6 +46,7 @@ _HOMES = {
     "RCKALoss": "losses",
     "PCKALoss": "losses",
     "LogitLoss": "losses.logits",
+    "TopKLogits": "losses.top_k",
     "Objective": "distillation.objective",
     "Teacher": "distillation.teacher",
     "DistillationTrainer": "distillation.trainer",
@@ -66,6 +68,7 @@ __all__ = [
     "ProjectionLoss",
     "RCKALoss",
     "Teacher",
+    "TopKLogits",
     "chance_level",
     "cka",
     "effective_rank",

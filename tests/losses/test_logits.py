@@ -5,7 +5,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from geodistill.errors import GeodistillError
+from geodistill.losses.divergences import NAMES, DivergenceName
 from geodistill.losses.logits import LogitLoss
+from geodistill.losses.top_k import TopKLogits
 
 
 @pytest.fixture
@@ -86,3 +89,106 @@ def test_extreme_logits_stay_finite() -> None:
     value.backward()
     assert value.item() == pytest.approx(2e4)
     assert torch.isfinite(student.grad).all()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_only_rows_that_count(logits: tuple[Tensor, Tensor], name: DivergenceName) -> None:
+    student, teacher = (side.clone().view(7, 1, 5) for side in logits)
+    mask = torch.tensor([1, 0, 1, 1, 0, 0, 1]).view(7, 1)
+    loss = LogitLoss(3.0, divergence=name)
+    expected = loss(student[mask.bool()], teacher[mask.bool()])
+    student[1], teacher[4], student[5], teacher[5] = torch.nan, torch.nan, torch.inf, torch.nan
+    student.requires_grad_()
+    found = loss(student, teacher, mask)
+    torch.testing.assert_close(found, expected)
+    found.backward()
+    assert student.grad.isfinite().all()
+    assert torch.equal(student.grad.abs().sum((1, 2)) > 0, mask.view(7) > 0)
+
+
+@pytest.mark.parametrize("classes", [1, 5])
+def test_no_row_that_counts_gives_a_differentiable_zero(logits: tuple[Tensor, Tensor], classes: int) -> None:
+    student, teacher = (side[:, :classes] * torch.nan for side in logits)
+    student.requires_grad_()
+    value = LogitLoss()(student, teacher, torch.zeros(7))
+    value.backward()
+    assert value.item() == 0
+    assert torch.equal(student.grad, torch.zeros_like(student))
+
+
+def test_rows_of_a_regression_that_count(logits: tuple[Tensor, Tensor]) -> None:
+    student, teacher = (side[:, :1].clone() for side in logits)
+    student[3] = torch.nan
+    expected = ((student - teacher)[:3] ** 2).mean()
+    torch.testing.assert_close(LogitLoss()(student, teacher, torch.arange(7) < 3), expected)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_bfloat16_gradients_are_those_of_float32_rounded(logits: tuple[Tensor, Tensor], name: DivergenceName) -> None:
+    student, teacher = (side.bfloat16() for side in logits)
+    narrow, wide = student.clone().requires_grad_(), student.float().requires_grad_()
+    for each in (narrow, wide):
+        LogitLoss(divergence=name)(each, teacher).backward()
+    assert narrow.grad.dtype == torch.bfloat16
+    assert torch.equal(narrow.grad, wide.grad.bfloat16())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_logits_of_ten_thousand(name: DivergenceName) -> None:
+    student = torch.tensor([[1e4, -1e4, 0.0], [0.0, 0.0, 1e4]], requires_grad=True)
+    value = LogitLoss(1.0, divergence=name)(student, torch.tensor([[-1e4, 1e4, 0.0], [0.0, -1e4, 1e4]]))
+    value.backward()
+    assert value.isfinite() and student.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_tokens_that_the_teacher_rules_out(logits: tuple[Tensor, Tensor], name: DivergenceName) -> None:
+    """Reverse KL is infinite where the student has mass there, and all are finite where both have none."""
+    student, teacher = (side.clone() for side in logits)
+    teacher[:, 2] = -torch.inf
+    value = LogitLoss(1.0, divergence=name)(student.requires_grad_(), teacher)
+    if name == "reverse_kl":
+        assert value.item() == np.inf
+    else:
+        value.backward()
+        assert value.isfinite() and student.grad.isfinite().all()
+        assert (student.grad[:, 2] >= 0).all()  # a descent takes the mass away
+    both = student.detach().clone()
+    both[:, 2] = -torch.inf
+    both.requires_grad_()
+    kept = [0, 1, 3, 4]
+    value = LogitLoss(1.0, divergence=name)(both, teacher)
+    torch.testing.assert_close(value, LogitLoss(1.0, divergence=name)(student[:, kept], teacher[:, kept]))
+    value.backward()
+    assert both.grad.isfinite().all() and not both.grad[:, 2].any()
+
+
+@pytest.mark.parametrize("name", NAMES[:-1])
+def test_the_factor_keeps_the_gradient_at_high_temperatures(
+    logits: tuple[Tensor, Tensor], name: DivergenceName
+) -> None:
+    student, teacher = logits
+    sizes = []
+    for temperature in (1e3, 1e4):
+        leaf = student.clone().requires_grad_()
+        LogitLoss(temperature, divergence=name)(leaf, teacher).backward()
+        sizes.append(leaf.grad.norm().item())
+    assert sizes[0] == pytest.approx(sizes[1], rel=0.05)
+
+
+def test_it_refuses_what_does_not_fit(logits: tuple[Tensor, Tensor]) -> None:
+    student, teacher = logits
+    for other in (teacher[:, :4], teacher[:5], teacher.view(1, 7, 5), TopKLogits.of(teacher[:5], 2, 2.0)):
+        with pytest.raises(GeodistillError, match="The student's logits have shape"):
+            LogitLoss()(student, other)
+    with pytest.raises(GeodistillError, match=r"mask of the logits has shape \(7, 5\).*\(7,\), one entry a row"):
+        LogitLoss()(student, teacher, torch.ones(7, 5))
+    with pytest.raises(GeodistillError, match="Did you mean 'jensen_shannon'"):
+        LogitLoss(divergence="jensen-shannon")
+    with pytest.raises(GeodistillError, match="temperature is 0"):
+        LogitLoss(0)
+
+
+def test_its_options_are_shown() -> None:
+    shown = "LogitLoss(temperature=1.0, divergence='jensen_shannon', beta=0.2, skew=0.1)"
+    assert repr(LogitLoss(1.0, divergence="jensen_shannon", beta=0.2)) == shown

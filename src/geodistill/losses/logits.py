@@ -1,4 +1,4 @@
-"""The logit term of knowledge distillation."""
+"""The logit term of knowledge distillation: a divergence between the two softened distributions."""
 
 from __future__ import annotations
 
@@ -6,36 +6,99 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from geodistill.errors import GeodistillError
+from geodistill.losses.divergences import DivergenceName, choose_divergence
+from geodistill.losses.row_chunks import MeanDivergence
+from geodistill.losses.top_k import TopKLogits
+
 
 class LogitLoss(nn.Module):
-    """Match the teacher's softened class probabilities.
+    """Match the teacher's softened distribution over classes or tokens.
 
-    T² · KL(p_T ‖ p_S), p = softmax(logits / T), averaged over examples; with a single output, which is a regression,
-    the mean squared error of the outputs, where T plays no part.
+    T² · D(p_T, p_S), p = softmax(logits / T), averaged over the rows that count; with a single output, which is a
+    regression, the mean squared error of the outputs, where T plays no part. D is one of
 
-    Args: `temperature` T > 0. The factor T² keeps the gradient's size independent of T.
-    Input: student and teacher logits (…, classes); the teacher's receive no gradient. Output: a scalar ≥ 0, in nats,
-    float32 (float64 for float64 logits of the student), whatever autocast says.
+    - `"forward_kl"`: KL(p_T ‖ p_S). The student must cover all that the teacher finds likely.
+    - `"reverse_kl"`: KL(p_S ‖ p_T). Mode-seeking: the student must leave out what the teacher finds unlikely.
+    - `"jensen_shannon"`: β KL(p_T ‖ m) + (1 − β) KL(p_S ‖ m), m = β p_T + (1 − β) p_S. Between the two.
+    - `"skewed_forward_kl"`: KL(p_T ‖ w p_T + (1 − w) p_S), and `"skewed_reverse_kl"`: KL(p_S ‖ w p_S + (1 − w) p_T).
+      Bounded by −log w, so that one unlikely token cannot rule the gradient.
+    - `"total_variation"`: ½ Σ |p_T − p_S|.
 
-    Reference: Hinton, Vinyals, Dean (2015), Distilling the Knowledge in a Neural Network, section 2.1.
+    Args: `temperature` T > 0; the factor T² keeps the gradient's size independent of T, except for total variation,
+    which is of first order and is therefore mostly used at T = 1. By keyword: `divergence`; `beta` β in (0, 1) of
+    Jensen–Shannon; `skew` w in [0, 1) of the skewed ones.
+    Input: student and teacher logits (…, classes), or the teacher's as `TopKLogits` (…); the teacher's receive no
+    gradient. `mask` (…), non-zero where a row counts: the others may hold anything, NaN included, and get no gradient.
+    Output: a scalar ≥ 0, in nats, float32 (float64 for float64 logits of the student), whatever autocast says; a zero
+    that can be differentiated when no row counts. A logit of −∞ rules a token out: where only the student's does,
+    forward KL is infinite, and where only the teacher's does, reverse KL is.
+
+    Memory beyond the inputs and the student's gradient does not grow with rows × classes.
+
+    Raises GeodistillError for an unknown divergence, a parameter out of range, shapes that do not fit, and `TopKLogits`
+    of another temperature.
+
+    Reference: Hinton, Vinyals, Dean (2015), Distilling the Knowledge in a Neural Network, section 2.1; for the other
+    divergences see `geodistill.losses.divergences`.
 
         loss = LogitLoss(temperature=2.0)(student_logits, teacher_logits)
     """
 
-    def __init__(self, temperature: float = 2.0) -> None:
+    def __init__(
+        self,
+        temperature: float = 2.0,
+        *,
+        divergence: DivergenceName = "forward_kl",
+        beta: float = 0.5,
+        skew: float = 0.1,
+    ) -> None:
         super().__init__()
+        if not temperature > 0:
+            raise GeodistillError(f"The temperature is {temperature}.", "Give one above zero.")
         self.temperature = temperature
+        self.divergence = divergence
+        self.beta = beta
+        self.skew = skew
+        self._formula = choose_divergence(divergence, beta=beta, skew=skew)
 
-    def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
-        dtype = torch.promote_types(student.dtype, torch.float32)
-        student, teacher = student.to(dtype), teacher.detach().to(dtype)
+    def forward(self, student: Tensor, teacher: Tensor | TopKLogits, mask: Tensor | None = None) -> Tensor:
+        check_shapes(student, teacher, mask)
+        # Which rows count is read once, for which an accelerator is waited: the others then cost nothing.
+        rows = None if mask is None else mask.to(student.device).flatten().nonzero().squeeze(1)
+        logits = student.flatten(0, -2)
+        if isinstance(teacher, TopKLogits):
+            teacher.check_temperature(self.temperature)
+            return MeanDivergence.apply(logits, rows, self._formula, self.temperature, *teacher.rows())
+        targets = teacher.detach().flatten(0, -2)
         if student.shape[-1] == 1:
-            return functional.mse_loss(student, teacher)
-        with torch.autocast(student.device.type, enabled=False):
-            student_log = functional.log_softmax(student / self.temperature, dim=-1).flatten(0, -2)
-            teacher_log = functional.log_softmax(teacher / self.temperature, dim=-1).flatten(0, -2)
-            divergence = functional.kl_div(student_log, teacher_log, reduction="batchmean", log_target=True)
-        return self.temperature**2 * divergence
+            return mean_squared_error(logits, targets, rows)
+        return MeanDivergence.apply(logits, rows, self._formula, self.temperature, targets)
 
     def extra_repr(self) -> str:
-        return f"temperature={self.temperature}"
+        options = ("temperature", "divergence", "beta", "skew")
+        return ", ".join(f"{name}={getattr(self, name)!r}" for name in options)
+
+
+def mean_squared_error(student: Tensor, teacher: Tensor, rows: Tensor | None) -> Tensor:
+    """The mean over all rows (n, d), or over those named, of (student − teacher)²; zero when there is none."""
+    if rows is not None:
+        student, teacher = student[rows], teacher[rows]
+    dtype = torch.promote_types(student.dtype, torch.float32)
+    return functional.mse_loss(student.to(dtype), teacher.to(dtype), reduction="sum") / max(1, student.numel())
+
+
+def check_shapes(student: Tensor, teacher: Tensor | TopKLogits, mask: Tensor | None) -> None:
+    """Refuse logits of other examples or of another vocabulary, and a mask of other rows."""
+    found = teacher.values.shape[:-1] if isinstance(teacher, TopKLogits) else teacher.shape
+    wanted = student.shape[:-1] if isinstance(teacher, TopKLogits) else student.shape
+    if student.ndim < 2 or found != wanted:
+        raise GeodistillError(
+            f"The student's logits have shape {tuple(student.shape)}, and the teacher's {tuple(found)}.",
+            "Give both models the same inputs and the same classes or vocabulary, (…, classes).",
+        )
+    if mask is not None and mask.shape != student.shape[:-1]:
+        raise GeodistillError(
+            f"The mask of the logits has shape {tuple(mask.shape)}, and the logits {tuple(student.shape)}.",
+            f"Give a mask of shape {tuple(student.shape[:-1])}, one entry a row.",
+        )
