@@ -1,11 +1,21 @@
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from pydantic import ValidationError
 
-from geodistill.recipe import FeatureTerm, ObjectiveRecipe, Recipe, StudentRecipe, TrainingRecipe
+from geodistill.losses.divergences import NAMES
+from geodistill.recipe import (
+    DivergenceName,
+    FeatureTerm,
+    LogitTerm,
+    ObjectiveRecipe,
+    Recipe,
+    StudentRecipe,
+    TeacherRecipe,
+    TrainingRecipe,
+)
 
 SMALLEST: dict[str, Any] = {"student": {"width": 64, "layers": 2}, "objective": {"label": {}}}
 
@@ -56,6 +66,12 @@ def test_an_objective_without_terms_is_refused() -> None:
         (TrainingRecipe, {"batch_size": 0}),
         (TrainingRecipe, {"warmup": 1}),
         (TrainingRecipe, {"save_steps": 0}),
+        (LogitTerm, {"temperature": 0}),
+        (LogitTerm, {"beta": 0}),
+        (LogitTerm, {"beta": 1}),
+        (LogitTerm, {"skew": 1}),
+        (LogitTerm, {"skew": -0.1}),
+        (TeacherRecipe, {"cache_top_k": 0}),
         (FeatureTerm, {"loss": "gram", "weight": float("nan")}),
         (FeatureTerm, {"loss": "gram", "weight": -1}),
         (FeatureTerm, {"loss": "gram", "rows": "token"}),
@@ -75,3 +91,8 @@ def test_a_stage_needs_a_name_of_its_own(names: list[str]) -> None:
         Recipe.model_validate({**SMALLEST, "stages": [{**stage, "name": name} for name in names]})
     allowed = Recipe.model_validate({**SMALLEST, "stages": [{**stage, "name": "geometry first"}]})
     assert allowed.stages[0].name == "geometry first"
+
+
+def test_the_divergences_of_a_recipe_are_those_there_are() -> None:
+    assert get_args(DivergenceName) == NAMES
+    assert LogitTerm().divergence == "forward_kl"

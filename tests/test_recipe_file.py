@@ -73,6 +73,11 @@ def test_a_section_that_is_absent_appears() -> None:
         ("trainin.epochs=1", "Unknown key 'trainin' in .*In the top level: Did you mean 'training'"),
         ("objective.features.0.wieght=1", "Unknown key 'objective.features.0.wieght' .*Did you mean 'weight'"),
         ("objective.logits.temp=1", "Unknown key 'objective.logits.temp' .*Did you mean 'temperature'"),
+        (
+            "objective.logits.divergence=jensen_shanon",
+            "'jensen_shanon' is no valid value of 'objective.logits.divergence' .*Did you mean 'jensen_shannon'",
+        ),
+        ("objective.logits.beta=1", "'objective.logits.beta' in .* is not valid: .*less than 1"),
         ("teacher.training.epoch=1", "Unknown key 'teacher.training.epoch' .*Did you mean 'epochs'"),
         ("objective.features.0.loss=procrustez", "'procrustez' is no valid value of .*Did you mean 'procrustes'"),
         ("objective.features.0.loss=null", "no valid value of 'objective.features.0.loss'"),

@@ -13,6 +13,9 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 RowKind = Literal["cls", "mean", "tokens", "last", "response"]
 FeatureLossName = Literal["procrustes", "gram", "cka", "projection"]
 TASK_STAGE = "task"
+DivergenceName = Literal[
+    "forward_kl", "reverse_kl", "jensen_shannon", "skewed_forward_kl", "skewed_reverse_kl", "total_variation"
+]
 LayerPair = tuple[int, int]
 ModulePair = tuple[str, str]
 
@@ -78,6 +81,7 @@ class TeacherRecipe(Section):
         None, gt=0, le=1, description="keep cached rows in the principal axes that hold this share of their variance"
     )
     cache_limit_gb: float = Field(8.0, gt=0, description="refuse to write a larger cache")
+    cache_top_k: int | None = Field(None, ge=1, description="of a token's logits keep the largest and the rest's mass")
 
 
 class StudentRecipe(Section):
@@ -108,10 +112,13 @@ class LabelTerm(Section):
 
 
 class LogitTerm(Section):
-    """T² · KL(teacher ‖ student) at temperature T (Hinton et al. 2015); mean squared error for a regression."""
+    """T² · divergence(teacher, student) at temperature T (Hinton et al. 2015); mean squared error for a regression."""
 
     weight: float = Field(1.0, ge=0)
     temperature: float = Field(2.0, gt=0)
+    divergence: DivergenceName = "forward_kl"
+    beta: float = Field(0.5, gt=0, lt=1, description="jensen_shannon: nearer forward_kl below ½, reverse_kl above")
+    skew: float = Field(0.1, ge=0, lt=1, description="skewed_*: the share of the first side in what it is compared to")
 
 
 class FeatureTerm(Section):

@@ -5,10 +5,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from transformers import PreTrainedTokenizerFast
+from torch.nn import functional
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from geodistill.errors import GeodistillError
-from geodistill.features import IGNORED_LABEL, ROW_KINDS, find_special_tokens, select_rows
+from geodistill.features import IGNORED_LABEL, ROW_KINDS, find_special_tokens, response_logits_mask, select_rows
 
 LENGTHS = st.lists(st.integers(1, 6), min_size=1, max_size=4)
 
@@ -202,3 +203,27 @@ def test_special_tokens_found_from_ids_agree_with_the_tokenizer():
 def test_an_unknown_word_that_doubles_as_end_of_text_is_special():
     words = tokenizer(eos_token="[UNK]")
     assert find_special_tokens(torch.tensor([[4, 3]]), words).tolist() == [[False, True]]
+
+
+def test_scored_logits_are_those_before_a_label():
+    labels = torch.tensor([[-100, -100, 7, 8, 9], [-100, 4, -100, 5, -100], [-100] * 5, [3, 4, 5, -100, -100]])
+    scored = [[1, 2, 3], [0, 2], [], [0, 1]]
+    assert [row.nonzero().flatten().tolist() for row in response_logits_mask(labels)] == scored
+
+
+def test_padding_on_the_left_is_not_scored_though_a_label_follows_it():
+    labels = torch.tensor([[-100, -100, 7, 8]])
+    assert response_logits_mask(labels, torch.tensor([[0, 0, 1, 1]])).tolist() == [[False, False, True, False]]
+    assert response_logits_mask(labels[:, :1]).tolist() == [[False]]
+
+
+def test_scored_logits_are_those_that_a_causal_model_takes_its_loss_from():
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    model = LlamaForCausalLM(LlamaConfig(vocab_size=20, **sizes)).eval()
+    ids = torch.randint(0, 20, (3, 7))
+    labels = ids.where(torch.tensor([[0, 0, 1, 1, 1, 0, 0], [1] * 7, [0] * 6 + [1]]) > 0, -100)
+    output = model(ids, labels=labels)
+    mask = response_logits_mask(labels)
+    targets = ids.roll(-1, 1)[mask]
+    torch.testing.assert_close(output.loss, functional.cross_entropy(output.logits[mask], targets))

@@ -1,6 +1,6 @@
 """The objective: label, logit and feature terms, each with its weight, over one batch.
 
-    loss = w_label · label loss + w_logits · T² KL(teacher ‖ student) + Σ w_i · feature loss i
+    loss = w_label · label loss + w_logits · T² D(teacher, student) + Σ w_i · feature loss i
 
 A feature term over several layer pairs is the mean over the pairs, so that its weight does not depend on how many
 there are.
@@ -18,10 +18,10 @@ from transformers import PreTrainedModel
 
 from geodistill.distillation.teacher import FeatureRequest, TeacherSignals
 from geodistill.errors import GeodistillError
-from geodistill.features import Point, feature_widths, layer_count, map_layers, select_rows
+from geodistill.features import Point, feature_widths, layer_count, map_layers, response_logits_mask, select_rows
 from geodistill.losses import CKALoss, GramLoss, ProcrustesLoss, ProjectionLoss
 from geodistill.losses.logits import LogitLoss
-from geodistill.recipe import FeatureTerm, ObjectiveRecipe
+from geodistill.recipe import FeatureTerm, LogitTerm, ObjectiveRecipe
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class Objective(nn.Module):
         super().__init__()
         self.label_weight = recipe.label.weight if recipe.label else None
         self.logit_weight = recipe.logits.weight if recipe.logits else None
-        self.logit_loss = LogitLoss(recipe.logits.temperature) if recipe.logits else None
+        self.logit_loss = make_logit_loss(recipe.logits) if recipe.logits else None
         self.features = nn.ModuleList(FeatureMatch(term, student, teacher, widths or {}) for term in recipe.features)
         self.student_points = list(dict.fromkeys(s for match in self._matches() for s, _ in match.pairs))
         self.requests = feature_requests(recipe, student, teacher)
@@ -108,7 +108,7 @@ class Objective(nn.Module):
             terms["label"] = outputs.loss
             loss = loss + self.label_weight * outputs.loss
         if self.logit_loss is not None and self.logit_weight is not None:
-            terms["logits"] = self.logit_loss(outputs.logits, signals.logits)
+            terms["logits"] = self.logit_loss(outputs.logits, signals.logits, scored_logits(outputs.logits, inputs))
             loss = loss + self.logit_weight * terms["logits"]
         for number, match in enumerate(self._matches()):
             total = torch.zeros_like(loss)
@@ -172,6 +172,19 @@ def make_loss(term: FeatureTerm, student_width: int, teacher_width: int) -> nn.M
             return CKALoss(**shared)
         case "projection":
             return ProjectionLoss(student_width, teacher_width, orthogonal=term.orthogonal, **shared)
+
+
+def make_logit_loss(term: LogitTerm) -> LogitLoss:
+    return LogitLoss(term.temperature, divergence=term.divergence, beta=term.beta, skew=term.skew)
+
+
+def scored_logits(logits: Tensor, inputs: Mapping[str, Tensor]) -> Tensor | None:
+    """Return which logits count: all of a classifier's (b, classes); of tokens' (b, t, V) those that labels score, or
+    those of attended tokens where there are no labels."""
+    attended = inputs.get("attention_mask")
+    if logits.ndim != 3:
+        return None
+    return response_logits_mask(inputs["labels"], attended) if "labels" in inputs else attended
 
 
 @torch.no_grad()

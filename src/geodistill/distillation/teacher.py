@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from geodistill.features import Capture, Point, select_rows
+from geodistill.losses.top_k import TopKLogits
 
 
 class FeatureRequest(NamedTuple):
@@ -24,9 +25,10 @@ class FeatureRequest(NamedTuple):
 
 @dataclass(frozen=True)
 class TeacherSignals:
-    """What the teacher says of one batch: logits (b, …) and the rows of each request, (b, t, d) or (b, d)."""
+    """What the teacher says of one batch: logits (b, …), or the largest of each token's, and the rows of each request,
+    (b, t, d) or (b, d)."""
 
-    logits: Tensor
+    logits: Tensor | TopKLogits
     features: dict[FeatureRequest, Tensor] = field(default_factory=dict)
 
 
@@ -81,7 +83,7 @@ class Teacher:
             )[0]
             for request in self.requests
         }
-        return TeacherSignals(logits=outputs.logits.float(), features=features)
+        return TeacherSignals(logits=outputs.logits, features=features)
 
 
 def model_inputs(model: nn.Module, inputs: Mapping[str, Tensor], *, labels: bool = False) -> dict[str, Tensor]:

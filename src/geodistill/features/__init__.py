@@ -11,7 +11,7 @@ from geodistill.features.capture import (
     layer_count,
 )
 from geodistill.features.layers import map_layers, resolve_layer
-from geodistill.features.rows import IGNORED_LABEL, ROW_KINDS, find_special_tokens, select_rows
+from geodistill.features.rows import IGNORED_LABEL, ROW_KINDS, find_special_tokens, response_logits_mask, select_rows
 
 __all__ = [
     "IGNORED_LABEL",
@@ -27,5 +27,6 @@ __all__ = [
     "layer_count",
     "map_layers",
     "resolve_layer",
+    "response_logits_mask",
     "select_rows",
 ]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 from transformers import PreTrainedTokenizerBase
 
 from geodistill.errors import GeodistillError, suggest
@@ -70,6 +71,16 @@ def select_rows(
     dtype = torch.promote_types(hidden.dtype, torch.float32)
     total = _zero_outside(hidden, kept).sum(dim=1, dtype=dtype)
     return total / kept.sum(dim=1, keepdim=True).clamp(min=1), None
+
+
+def response_logits_mask(labels: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+    """Return which logits (b, t) of a causal language model are scored, from its labels (b, t), −100 where unscored.
+
+    The logits at one position are about the next token, so a position counts where the label after it does; the last
+    one never does. Nor does one that is not attended: with the padding on the left that is the one before the text.
+    """
+    mask = functional.pad(labels[:, 1:] != IGNORED_LABEL, (0, 1), value=False)
+    return mask if attention_mask is None else mask & (attention_mask != 0)
 
 
 def find_special_tokens(input_ids: Tensor, tokenizer: PreTrainedTokenizerBase) -> Tensor:
