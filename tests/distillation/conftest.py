@@ -10,6 +10,8 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import (
     DataCollatorWithPadding,
+    LlamaConfig,
+    LlamaForCausalLM,
     PreTrainedModel,
     PreTrainedTokenizerFast,
     RobertaConfig,
@@ -41,7 +43,7 @@ class ObservedTeacher(Teacher):
 class Lesson:
     """A tiny teacher with a tiny encoded data set. RoBERTa counts positions from the text, wherever the padding is."""
 
-    requests = (
+    requests: tuple[FeatureRequest, ...] = (
         FeatureRequest(-1, "tokens"),
         FeatureRequest(1, "tokens", special_tokens=False),
         FeatureRequest(1, "cls"),
@@ -109,3 +111,12 @@ def single_threaded() -> None:
 @pytest.fixture
 def lesson() -> Lesson:
     return Lesson()
+
+
+@pytest.fixture
+def speaking(lesson: Lesson) -> Lesson:
+    """The lesson of a decoder that has logits for every token of its vocabulary of 40."""
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+    lesson.model = LlamaForCausalLM(LlamaConfig(vocab_size=40, pad_token_id=0, **sizes))
+    lesson.requests = (FeatureRequest(-1, "tokens"),)
+    return lesson

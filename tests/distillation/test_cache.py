@@ -16,9 +16,11 @@ from transformers import (
 
 from geodistill import geometry
 from geodistill.distillation.cache import cache_fingerprint, open_cache, prepare_cache
-from geodistill.distillation.cache_format import MANIFEST
+from geodistill.distillation.cache_format import MANIFEST, TopK
 from geodistill.distillation.teacher import FeatureRequest, Teacher
 from geodistill.errors import GeodistillError
+from geodistill.losses.logits import LogitLoss
+from geodistill.losses.top_k import TopKLogits
 
 POSITIONS = [17, 3, 29, 0, 8, 3]  # in no order, and one of them twice
 
@@ -121,6 +123,43 @@ def test_rows_of_responses(lesson, tmp_path):
     found, expected = cache(batch).features[request], teacher(batch).features[request]
     torch.testing.assert_close(found, expected, atol=1e-6, rtol=0)
     assert torch.equal(found.any(-1), batch["labels"] != -100)
+
+
+def test_the_largest_logits_of_tokens(speaking, tmp_path):
+    cache = speaking.prepare(tmp_path, top_k=TopK(5, 2.0))
+    assert cache.select([]).top_k == cache.top_k == TopK(5, 2.0)
+    for side in ("right", "left"):
+        batch = speaking.batch(POSITIONS, side, 25)
+        attended = batch["attention_mask"].bool()
+        signals = speaking.teacher()(batch)
+        found, expected = cache(batch), TopKLogits.of(signals.logits, 5, 2.0)
+        assert found.logits.values.shape == (*attended.shape, 5) and found.logits.temperature == 2.0
+        assert torch.equal(found.logits.indices[attended], expected.indices[attended])
+        for name in ("values", "tail_log_mass"):
+            pair = (getattr(logits, name)[attended] for logits in (found.logits, expected))
+            torch.testing.assert_close(*pair, atol=1e-6, rtol=0)
+        torch.testing.assert_close(
+            found.features[speaking.requests[0]][attended],
+            signals.features[speaking.requests[0]][attended],
+            atol=1e-6,
+            rtol=0,
+        )
+        student = torch.randn(*attended.shape, 40, generator=torch.Generator().manual_seed(0), requires_grad=True)
+        loss = LogitLoss(2.0)(student, found.logits, attended)
+        torch.testing.assert_close(loss, LogitLoss(2.0)(student, expected, attended))
+        assert 0 < loss < LogitLoss(2.0)(student, signals.logits, attended)
+        loss.backward()
+        assert student.grad.isfinite().all() and not student.grad[~attended].any()
+
+
+def test_another_cut_of_the_logits_is_written_anew(speaking, tmp_path):
+    speaking.prepare(tmp_path, top_k=TopK(5, 2.0))
+    for top_k in (TopK(5, 2.0), TopK(6, 2.0), TopK(6, 1.0), None):
+        if top_k != TopK(5, 2.0):
+            with pytest.raises(GeodistillError, match="is stale"):
+                reopen(speaking, tmp_path, top_k=top_k)
+        assert speaking.prepare(tmp_path, top_k=top_k).top_k == top_k
+        assert reopen(speaking, tmp_path, top_k=top_k).top_k == top_k
 
 
 def test_logits_alone_and_of_a_regression(lesson, tmp_path):

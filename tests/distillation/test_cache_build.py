@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from geodistill.distillation import cache_build
+from geodistill.distillation.cache_format import TopK
 from geodistill.errors import GeodistillError
 
 
@@ -54,6 +55,31 @@ def test_an_interrupted_writer_is_gone_on_with(lesson, begun, whole):
     lesson.prepare(begun, teacher)
     assert len(shown(teacher)) == 30 - 12
     assert contents(begun) == whole
+
+
+def test_an_interrupted_writer_of_the_largest_logits_is_gone_on_with(speaking, tmp_path):
+    top_k = TopK(5, 2.0)
+    whole = speaking.prepare(tmp_path / "whole", top_k=top_k)
+    for refused in (None, TopK(6, 2.0)):
+        with pytest.raises(Interrupted):
+            speaking.prepare(tmp_path / "begun", speaking.teacher(on_call=interrupt), top_k=top_k)
+        teacher = speaking.teacher()
+        speaking.prepare(tmp_path / "begun", teacher, top_k=refused)
+        assert len(shown(teacher)) == 30
+    with pytest.raises(Interrupted):
+        speaking.prepare(tmp_path / "begun", speaking.teacher(on_call=interrupt), top_k=top_k)
+    teacher = speaking.teacher()
+    cache = speaking.prepare(tmp_path / "begun", teacher, top_k=top_k)
+    assert len(shown(teacher)) == 30 - 12
+    assert contents(tmp_path / "begun") == contents(tmp_path / "whole")
+    assert len(cache) == len(whole)
+
+
+def test_a_teacher_without_finite_logits_is_refused_before_they_are_cut(speaking, tmp_path):
+    with torch.no_grad():
+        speaking.model.lm_head.weight[7] = torch.nan
+    with pytest.raises(GeodistillError, match=r"NaN or infinite values \(logits\)"):
+        speaking.prepare(tmp_path, top_k=TopK(5, 2.0))
 
 
 def test_it_may_be_interrupted_again_and_go_on_with_other_batches(lesson, begun):

@@ -5,17 +5,19 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from transformers import LlamaForSequenceClassification
 
 from geodistill.distillation import cache_plan
+from geodistill.distillation.cache_format import TopK
 from geodistill.distillation.cache_index import scan
 from geodistill.distillation.cache_plan import check_space, plan_cache
 from geodistill.distillation.teacher import FeatureRequest
 from geodistill.errors import GeodistillError
 
 
-def plan_of(lesson, rotated=False, dtype="float32"):
+def plan_of(lesson, rotated=False, dtype="float32", top_k=None):
     index, _ = scan(lesson.dataset)
-    return plan_cache(lesson.teacher(), lesson.dataset, lesson.collate(), index, dtype, rotated), index
+    return plan_cache(lesson.teacher(), lesson.dataset, lesson.collate(), index, dtype, rotated, top_k), index
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
@@ -79,6 +81,34 @@ def test_logits_of_an_unknown_shape_are_refused(lesson):
     lesson.model.classifier.forward = lambda hidden: torch.zeros(len(hidden), 99, 3)
     with pytest.raises(GeodistillError, match=r"shape \(1, 99, 3\), neither"):
         plan_of(lesson)
+
+
+def test_cut_logits_take_eight_bytes_for_each_kept_one(speaking, tmp_path):
+    speaking.requests = ()
+    plan, index = plan_of(speaking, top_k=TopK(9, 2.0))
+    tokens = sum(len(example["input_ids"]) for example in speaking.dataset)
+    assert plan.bytes - index.bytes == tokens * (8 * 9 + 4)
+    speaking.prepare(tmp_path, top_k=TopK(9, 2.0))
+    assert (tmp_path / "logits.bin").stat().st_size == tokens * (8 * 9 + 4)
+
+
+def test_whole_token_logits_over_the_limit_can_be_cut(speaking, tmp_path):
+    speaking.requests = ()
+    with pytest.raises(
+        GeodistillError, match=r"its limit is 0\.01 MB\. Keep the largest logits only \(teacher\.cache_top"
+    ):
+        speaking.prepare(tmp_path, limit_bytes=10_000)
+    speaking.prepare(tmp_path, limit_bytes=10_000, top_k=TopK(2, 2.0))
+
+
+def test_logits_that_have_no_k_largest_are_refused(speaking):
+    with pytest.raises(
+        GeodistillError, match=r"To keep the 20 largest of 40 logits takes no less room .*cache_top_k below 20"
+    ):
+        plan_of(speaking, top_k=TopK(20, 2.0))
+    speaking.model = LlamaForSequenceClassification(speaking.model.config)
+    with pytest.raises(GeodistillError, match=r"shape \(1, 2\), and only those of tokens are cut"):
+        plan_of(speaking, top_k=TopK(2, 2.0))
 
 
 def test_rows_that_no_example_has_are_refused(lesson):

@@ -22,6 +22,7 @@ from geodistill.distillation.cache_format import (
     CacheDtype,
     RowsPer,
     Table,
+    TopK,
     fingerprint_teacher,
     read_manifest,
     request_from_json,
@@ -32,15 +33,16 @@ from geodistill.distillation.cache_plan import Key, describe, say
 from geodistill.distillation.rotation import CutBounds
 from geodistill.distillation.teacher import FeatureRequest, Teacher, TeacherSignals
 from geodistill.errors import GeodistillError, suggest
+from geodistill.losses.top_k import TopKLogits
 
 
 class TeacherCache:
     """What the teacher said of every example of one data set, read from disk: a `SignalSource` like `Teacher`.
 
     Called with a batch that has `example_id` (b,), the examples' positions in the cached data, it returns what the
-    teacher would have: logits (b, …) in float32, rows (b, t, d) or (b, d) in the dtype of the cache, on the device of
-    the inputs. The batch may be padded on either side and to any length. Its tokens are compared with a checksum, so
-    that a batch of other data raises GeodistillError.
+    teacher would have: logits (b, …) in float32, or `TopKLogits` (b, t) where it was made with `top_k`, rows (b, t, d)
+    or (b, d) in the dtype of the cache, on the device of the inputs. The batch may be padded on either side and to any
+    length. Its tokens are compared with a checksum, so that a batch of other data raises GeodistillError.
 
     `widths` maps each request to the width of its rows. In a rotated cache that is less than the teacher's; `axes` has
     the matrix (d, width) that rotates and cuts the teacher's own rows likewise, and `bounds` what the cut can cost.
@@ -52,6 +54,7 @@ class TeacherCache:
         self.requests = list(dict.fromkeys(requests))
         self._index = ExampleIndex(**load_file(folder / INDEX))
         tables = {key: Table.from_json(entries[key]["table"]) for key in [None, *self.requests]}
+        self.top_k = tables[None].top_k
         self._data: dict[RowsPer, dict[Key, Tensor]] = {}
         for key, table in tables.items():
             rows = self._index.rows(table.per)
@@ -105,7 +108,8 @@ class TeacherCache:
         found: dict[Key, Tensor] = {}
         for per, data in self._data.items():
             found.update({key: values.to(device) for key, values in rows.gather(per, data).items()})
-        return TeacherSignals(logits=found[None], features={request: found[request] for request in self.requests})
+        logits = found[None] if self.top_k is None else TopKLogits.unpack(found[None], self.top_k.temperature)
+        return TeacherSignals(logits=logits, features={request: found[request] for request in self.requests})
 
 
 def prepare_cache(
@@ -118,6 +122,7 @@ def prepare_cache(
     limit_bytes: int,
     dtype: CacheDtype = "bfloat16",
     variance: float | None = None,
+    top_k: TopK | None = None,
     batch_size: int = 64,
     fresh: bool = False,
     progress: bool = True,
@@ -126,12 +131,15 @@ def prepare_cache(
 
     `dataset` is a sequence of encoded examples (input_ids, attention_mask, …), `collate` pads a list of them to a
     batch. The cache answers the teacher's requests. It is reused while the teacher's weights and precision, the
-    tokenizer, the data, `dtype` and `variance` are the same, and is otherwise written anew, as with `fresh`; where only
-    requests are missing, those that it held stay in it.
+    tokenizer, the data, `dtype`, `variance` and `top_k` are the same, and is otherwise written anew, as with `fresh`;
+    where only requests are missing, those that it held stay in it.
 
     With `variance`, such as 0.999, the rows are kept in their principal axes, the fewest that hold this share of the
     variance: smaller, the same to Procrustes, Gram and CKA up to the stated bounds, and narrower than the teacher,
     which a projection term must heed (`TeacherCache.widths`).
+
+    With `top_k`, of each token's logits only the k largest are kept, and the mass of the rest at that temperature,
+    8k + 4 bytes a token. A `LogitLoss` of another temperature refuses them.
 
     An interrupted writer is gone on with. Of two processes one writes and the other waits.
 
@@ -145,7 +153,7 @@ def prepare_cache(
             f"The share of the variance that a rotated cache keeps is {variance}.", "Give a share above 0 and up to 1."
         )
     index, data = scan(dataset)
-    fingerprint = fingerprint_teacher(teacher, tokenizer, data, dtype, variance)
+    fingerprint = fingerprint_teacher(teacher, tokenizer, data, dtype, variance, top_k)
     with _locked(folder, progress):
         if fresh:
             discard(folder)
@@ -170,6 +178,7 @@ def prepare_cache(
             dtype=dtype,
             limit_bytes=limit_bytes,
             variance=variance,
+            top_k=top_k,
             progress=progress,
         )
         return open_cache(folder, fingerprint=fingerprint, requests=teacher.requests)
@@ -182,12 +191,14 @@ def cache_fingerprint(
     *,
     dtype: CacheDtype = "bfloat16",
     variance: float | None = None,
+    top_k: TopK | None = None,
 ) -> str:
-    """SHA-256 over all that decides what a cache holds: weights, config, precision, tokenizer, encoded data, dtype.
+    """SHA-256 over all that decides what a cache holds: weights, config, precision, tokenizer, encoded data,
+    dtype, rotation and cut of the logits.
 
     Which layers and rows it holds is not in it: a cache answers any of the requests that its manifest lists.
     """
-    return fingerprint_teacher(teacher, tokenizer, scan(dataset)[1], dtype, variance)
+    return fingerprint_teacher(teacher, tokenizer, scan(dataset)[1], dtype, variance, top_k)
 
 
 def open_cache(folder: Path, *, fingerprint: str, requests: Sequence[FeatureRequest] = ()) -> TeacherCache:

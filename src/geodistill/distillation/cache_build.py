@@ -24,16 +24,18 @@ from geodistill.distillation.cache_format import (
     PROGRESS,
     CacheDtype,
     Table,
+    TopK,
     request_to_json,
     tensor_bytes,
     write_json,
     write_manifest,
 )
 from geodistill.distillation.cache_index import BatchRows, Collate, ExampleIndex, Examples
-from geodistill.distillation.cache_plan import Key, check_space, describe, make_batch, plan_cache, say
+from geodistill.distillation.cache_plan import Key, check_space, describe, make_batch, plan_cache, say, whole_logits
 from geodistill.distillation.rotation import CutBounds, cut_bounds, mean_and_covariance, principal_axes
 from geodistill.distillation.teacher import Teacher, TeacherSignals
 from geodistill.errors import GeodistillError
+from geodistill.losses.top_k import TopKLogits
 
 # How often what was written is forced to the disk and counted as done: the most that a power cut can cost.
 FLUSH_SECONDS = 5.0
@@ -52,13 +54,14 @@ def write_cache(
     dtype: CacheDtype,
     limit_bytes: int,
     variance: float | None,
+    top_k: TopK | None,
     progress: bool,
 ) -> None:
     """Run the teacher over the data, from where an interrupted writer left off, and seal the cache.
 
     The caller holds the folder's lock. See `prepare_cache` for the arguments and errors.
     """
-    plan = plan_cache(teacher, dataset, collate, index, dtype, rotated=variance is not None)
+    plan = plan_cache(teacher, dataset, collate, index, dtype, rotated=variance is not None, top_k=top_k)
     check_space(folder, plan, index, limit_bytes, progress)
 
     mark = {"fingerprint": fingerprint, "tables": [[repr(key), asdict(table)] for key, table in plan.written.items()]}
@@ -178,7 +181,9 @@ def _run_teacher(
 
 def _select(signals: TeacherSignals, key: Key, table: Table, rows: BatchRows) -> Tensor:
     """The rows that the table stores of one batch's signals, (rows, …), on the CPU."""
-    values = signals.logits if key is None else signals.features[key]
+    values = whole_logits(signals) if key is None else signals.features[key]
+    if table.top_k is not None:
+        values = TopKLogits.of(values, *table.top_k).pack()
     values = values.cpu() if table.per == "example" else values.cpu()[rows.kept(table.per)]
     if not values.isfinite().all():
         raise GeodistillError(

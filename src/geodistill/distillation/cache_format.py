@@ -39,14 +39,22 @@ RowsPer = Literal["example", "attended", "content", "response"]
 """What a table has a row for: an example, or each attended token, and of these only the content or the response."""
 
 
+class TopK(NamedTuple):
+    """How token logits are cut before they are kept: to their k largest and the mass of the rest, at a temperature."""
+
+    k: int
+    temperature: float
+
+
 @dataclass(frozen=True)
 class Table:
-    """Rows of one shape and dtype, stored back to back in one file."""
+    """Rows of one shape and dtype, stored back to back in one file; with `top_k`, each is a packed `TopKLogits`."""
 
     file: str
     dtype: str
     shape: tuple[int, ...]
     per: RowsPer
+    top_k: TopK | None = None
 
     @property
     def row_bytes(self) -> int:
@@ -54,7 +62,8 @@ class Table:
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Table:
-        return cls(content["file"], content["dtype"], tuple(content["shape"]), content["per"])
+        top_k = content["top_k"] and TopK(*content["top_k"])
+        return cls(content["file"], content["dtype"], tuple(content["shape"]), content["per"], top_k)
 
     def map(self, folder: Path, rows: int) -> Tensor:
         """Memory-map the table as a tensor (rows, …), read-only in effect: what is written to it stays in memory."""
@@ -64,7 +73,12 @@ class Table:
 
 
 def fingerprint_teacher(
-    teacher: Teacher, tokenizer: PreTrainedTokenizerBase, data: str, dtype: str, variance: float | None
+    teacher: Teacher,
+    tokenizer: PreTrainedTokenizerBase,
+    data: str,
+    dtype: str,
+    variance: float | None,
+    top_k: TopK | None,
 ) -> str:
     """SHA-256 over all that decides what a cache holds, but for the requests it answers: the manifest lists these."""
     digest = hashlib.sha256()
@@ -75,7 +89,7 @@ def fingerprint_teacher(
     }
     device = teacher.model.device
     bfloat16 = teacher.precision == "bfloat16" or (teacher.precision == "auto" and bfloat16_is_faster(device))
-    settings = [FORMAT, sys.byteorder, type(teacher.model).__name__, config, bfloat16, data, dtype, variance]
+    settings = [FORMAT, sys.byteorder, type(teacher.model).__name__, config, bfloat16, data, dtype, variance, top_k]
     digest.update(json.dumps(settings, sort_keys=True, default=str).encode())
     for name, tensor in teacher.model.state_dict().items():
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())

@@ -13,9 +13,9 @@ from typing import NamedTuple
 from torch import Tensor
 from tqdm import tqdm
 
-from geodistill.distillation.cache_format import LOGITS, CacheDtype, RowsPer, Table
+from geodistill.distillation.cache_format import LOGITS, CacheDtype, RowsPer, Table, TopK
 from geodistill.distillation.cache_index import Collate, ExampleIndex, Examples
-from geodistill.distillation.teacher import FeatureRequest, Teacher
+from geodistill.distillation.teacher import FeatureRequest, Teacher, TeacherSignals
 from geodistill.errors import GeodistillError
 
 Key = FeatureRequest | None
@@ -35,13 +35,19 @@ class Plan(NamedTuple):
 
 
 def plan_cache(
-    teacher: Teacher, dataset: Examples, collate: Collate, index: ExampleIndex, dtype: CacheDtype, rotated: bool
+    teacher: Teacher,
+    dataset: Examples,
+    collate: Collate,
+    index: ExampleIndex,
+    dtype: CacheDtype,
+    rotated: bool,
+    top_k: TopK | None,
 ) -> Plan:
     """Plan a cache by asking the teacher about the shortest example, which tells the shapes of its answers.
 
-    Raises GeodistillError for logits of an unknown shape, or rows that no example has.
+    Raises GeodistillError for logits of an unknown shape or that have no k largest, or rows that no example has.
     """
-    final = _plan_tables(teacher, dataset, collate, index, dtype)
+    final = _plan_tables(teacher, dataset, collate, index, dtype, top_k)
     size = estimate_bytes(final, index)
     if not rotated:
         return Plan(final, final, size)
@@ -77,9 +83,15 @@ def check_space(folder: Path, plan: Plan, index: ExampleIndex, limit: int, progr
         if plan.bytes > allowed:
             raise GeodistillError(
                 f"The teacher cache would take {size}, and {whose} {_readable(allowed)}.",
-                "Ask for fewer layers, raise teacher.cache_limit_gb, or set teacher.cache=false.",
+                f"{_shorter_logits(plan)} raise teacher.cache_limit_gb, or set teacher.cache=false.",
             )
     say(f"Teacher cache: {size}, in {folder} (limit {_readable(limit)}).", progress)
+
+
+def _shorter_logits(plan: Plan) -> str:
+    logits = plan.final[None]
+    whole = logits.per == "attended" and logits.top_k is None
+    return "Keep the largest logits only (teacher.cache_top_k=64)," if whole else "Ask for fewer layers,"
 
 
 def _readable(count: int) -> str:
@@ -87,12 +99,17 @@ def _readable(count: int) -> str:
 
 
 def _plan_tables(
-    teacher: Teacher, dataset: Examples, collate: Collate, index: ExampleIndex, dtype: CacheDtype
+    teacher: Teacher,
+    dataset: Examples,
+    collate: Collate,
+    index: ExampleIndex,
+    dtype: CacheDtype,
+    top_k: TopK | None,
 ) -> dict[Key, Table]:
     positions = index.order[-1:]
     inputs = make_batch(teacher, dataset, collate, positions)
     signals = teacher(inputs)
-    tables: dict[Key, Table] = {None: _logits_table(signals.logits, inputs["input_ids"].shape[1])}
+    tables: dict[Key, Table] = {None: _logits_table(whole_logits(signals), inputs["input_ids"].shape[1], top_k)}
     for number, request in enumerate(teacher.requests):
         per: RowsPer = "example"
         if request.rows == "tokens":
@@ -109,8 +126,16 @@ def _plan_tables(
     return tables
 
 
-def _logits_table(logits: Tensor, tokens: int) -> Table:
+def whole_logits(signals: TeacherSignals) -> Tensor:
+    """The logits of a teacher that runs, which gives all of them."""
+    assert isinstance(signals.logits, Tensor)
+    return signals.logits
+
+
+def _logits_table(logits: Tensor, tokens: int, top_k: TopK | None) -> Table:
     # Float32 whatever the features are: there are few of them, and a KL divergence of confident logits feels rounding.
+    if top_k is not None:
+        return _top_k_table(logits, tokens, top_k)
     if logits.ndim == 2:
         return Table(LOGITS, "float32", tuple(logits.shape[1:]), "example")
     if logits.ndim == 3 and logits.shape[1] == tokens:
@@ -119,6 +144,20 @@ def _logits_table(logits: Tensor, tokens: int) -> Table:
         f"The teacher's logits have shape {tuple(logits.shape)}, neither (examples, labels) nor (examples, tokens, …).",
         "Set teacher.cache=false for this teacher.",
     )
+
+
+def _top_k_table(logits: Tensor, tokens: int, top_k: TopK) -> Table:
+    if logits.ndim != 3 or logits.shape[1] != tokens:
+        raise GeodistillError(
+            f"The teacher's logits have shape {tuple(logits.shape)}, and only those of tokens are cut to the largest.",
+            "Leave teacher.cache_top_k out.",
+        )
+    if 2 * top_k.k + 1 >= logits.shape[2]:
+        raise GeodistillError(
+            f"To keep the {top_k.k} largest of {logits.shape[2]} logits takes no less room than to keep all.",
+            f"Set teacher.cache_top_k below {logits.shape[2] // 2}, or leave it out.",
+        )
+    return Table(LOGITS, "float32", (2 * top_k.k + 1,), "attended", top_k)
 
 
 def make_batch(teacher: Teacher, dataset: Examples, collate: Collate, positions: Tensor) -> dict[str, Tensor]:

@@ -14,12 +14,13 @@ from accelerate import PartialState
 from transformers import PreTrainedModel, set_seed
 
 from geodistill.distillation.cache import prepare_cache
+from geodistill.distillation.cache_format import TopK
 from geodistill.distillation.export import export_student
 from geodistill.distillation.objective import Objective, feature_requests
 from geodistill.distillation.student import build_student, count_parameters, size_in_megabytes
 from geodistill.distillation.teacher import FeatureRequest, SignalSource, Teacher, model_inputs
 from geodistill.distillation.trainer import DistillationTrainer
-from geodistill.recipe import TASK_STAGE, Recipe, StageRecipe
+from geodistill.recipe import TASK_STAGE, LogitTerm, Recipe, StageRecipe
 from geodistill.tasks.arguments import StepBar, train_to_the_end, training_arguments
 from geodistill.tasks.choose import task_of
 from geodistill.tasks.held_out import measure_geometry
@@ -148,15 +149,17 @@ def train_stage(
     collate = task.collator(taught.tokenizer)
     widths = None
     if recipe.teacher.cache:
+        top_k = kept_logits(stage, recipe.teacher.cache_top_k)
         with PartialState().main_process_first():
             teacher = prepare_cache(
-                cache / task.fingerprint[:12],
+                cache / cache_name(task, top_k),
                 online,
                 taught.tokenizer,
                 encoded["train"],
                 collate,
                 dtype=recipe.teacher.cache_dtype,
                 variance=recipe.teacher.cache_variance,
+                top_k=top_k,
                 limit_bytes=int(recipe.teacher.cache_limit_gb * 1e9),
                 progress=progress,
             ).select(wanted)
@@ -177,6 +180,17 @@ def train_stage(
     )
     train_to_the_end(trainer, checkpoints)
     return trainer
+
+
+def kept_logits(stage: StageRecipe, k: int | None) -> TopK | None:
+    """How the stage's cached logits are cut; one without a logit term shares the cache of the default temperature."""
+    return None if k is None else TopK(k, (stage.objective.logits or LogitTerm()).temperature)
+
+
+def cache_name(task: Task, top_k: TopK | None) -> str:
+    """The folder of a task's cache; those of other cuts lie beside it, so that variants do not overwrite each other."""
+    name = task.fingerprint[:12]
+    return name if top_k is None else f"{name}-top-{top_k.k}-at-{top_k.temperature:g}"
 
 
 def check_student_tokenizer(recipe: Recipe, taught: TaughtTask) -> None:
