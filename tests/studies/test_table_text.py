@@ -5,19 +5,9 @@ from typing import Any
 
 import pytest
 
+from geodistill.studies.formats import count, duration, one_line, p_value
 from geodistill.studies.table import Row, RunResult, TeacherResult, build_table
-from geodistill.studies.table_text import (
-    columns,
-    count,
-    duration,
-    headline,
-    legend,
-    markdown_table,
-    one_line,
-    p_value,
-    print_table,
-    quality_table,
-)
+from geodistill.studies.table_text import columns, headline, legend, markdown_table, print_table, quality_table
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import os
 import shutil
 from collections.abc import Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -133,7 +133,7 @@ def collect_requests(jobs: Sequence[Job], teacher: PreTrainedModel) -> dict[str,
 def read_run(job: Job) -> RunResult:
     """Read what a finished job wrote."""
     results = read_json(job.folder / RESULTS)
-    names = ("metrics", "geometry", "training_seconds", "parameters", "megabytes", "latency_ms", "skipped_steps")
+    names = {field.name for field in fields(RunResult)} & results.keys() - {"seed"}
     return RunResult(variant=job.variant, seed=job.seed, sweep=job.sweep, **{name: results[name] for name in names})
 
 

@@ -12,9 +12,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from geodistill.studies.formats import one_line
 from geodistill.studies.statistics import mean_interval
 from geodistill.studies.table import MEASURES, Row, RunResult, point_names, run_names
-from geodistill.studies.table_text import MEASURE_NAMES, one_line, score
+from geodistill.studies.table_text import MEASURE_NAMES, score
 
 Figure = dict[str, Any]
 Curve = Sequence[Mapping[str, Any]]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -31,6 +31,7 @@ class RunResult:
             student of this width can reach: lowest distance, highest CKA) and `chance` (what unpaired rows give).
             Empty when none was measured.
         skipped_steps: steps left out since their loss was not finite.
+        tokens_per_second, peak_megabytes: of the training, padding not counted, the teacher's memory included.
     """
 
     variant: str
@@ -43,6 +44,8 @@ class RunResult:
     megabytes: float
     latency_ms: float
     skipped_steps: int
+    tokens_per_second: float | None = None
+    peak_megabytes: float | None = None
 
 
 @dataclass(frozen=True)
@@ -91,6 +94,8 @@ class Row:
     variant: str = ""
     sweep: dict[str, Any] = field(default_factory=dict)
     skipped_steps: int = 0
+    tokens_per_second: float | None = None
+    peak_megabytes: float | None = None
     layers: tuple[Any, Any, str] | None = None
     geometry: dict[str, Geometry] = field(default_factory=dict)
     against: str | None = None
@@ -170,11 +175,18 @@ def _row(
         variant=first.variant,
         sweep=first.sweep,
         skipped_steps=sum(run.skipped_steps for run in group),
+        tokens_per_second=_mean(run.tokens_per_second for run in group),
+        peak_megabytes=_mean(run.peak_megabytes for run in group),
         layers=layers,
         geometry=geometry,
         against=_point_name(reference[0], short) if reference else None,
         comparison=comparison,
     )
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None
 
 
 def _baseline_of(sweep: Mapping[str, Any], baselines: list[list[RunResult]]) -> list[RunResult] | None:

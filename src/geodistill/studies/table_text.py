@@ -13,12 +13,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
+from geodistill.studies.formats import ABSENT, count, duration, one_line, p_value, unit
 from geodistill.studies.statistics import PairedComparison, minimum_wilcoxon_p
 from geodistill.studies.table import MEASURES, Row
 from geodistill.tasks.metrics import is_share
 
 MEASURE_NAMES = {"procrustes": "D_P²", "gram": "D_FG²", "cka": "CKA"}
-ABSENT = "–"
 SIGNIFICANT = 0.05
 SWEPT = "Every sweep point is shown; to pick the best of them from this table is to choose on the test split."
 
@@ -57,9 +57,11 @@ def columns(rows: Sequence[Row]) -> list[Column]:
         tested("bootstrap", lambda c, row: _interval(c.bootstrap_interval, row.scale)),
         *(column("geometry", MEASURE_NAMES[name], partial(_geometry, measure=name)) for name in MEASURES),
         column("cost", "params", lambda row: count(row.parameters)),
-        column("cost", "MB", lambda row: _unit(row.megabytes, "")),
-        column("cost", "latency", lambda row: _unit(row.latency_ms, " ms")),
+        column("cost", "MB", lambda row: unit(row.megabytes, "")),
+        column("cost", "latency", lambda row: unit(row.latency_ms, " ms")),
         column("cost", "training", lambda row: duration(row.training_seconds)),
+        column("cost", "tokens/s", lambda row: unit(row.tokens_per_second, "")),
+        column("cost", "peak", lambda row: unit(row.peak_megabytes, " MB")),
         column("cost", "skipped", lambda row: str(row.skipped_steps or "")),
     ]
     return [every[0], *(c for c in every[1:] if any(cell not in ("", ABSENT) for cell in c.cells))]
@@ -169,6 +171,8 @@ def legend(rows: Sequence[Row]) -> list[str]:
         )
     if len(pairs) > 1:
         lines.append("The rows were measured at different layers: compare their geometry with care.")
+    if any(row.peak_megabytes for row in rows):
+        lines.append("tokens/s and peak: of the training, padding not counted; the memory is the whole process's.")
     if any(row.skipped_steps for row in rows):
         lines.append("skipped: training steps left out over all seeds, since their loss was not finite.")
     return lines
@@ -181,35 +185,9 @@ def score(row: Row) -> str:
     return text if row.score.deviation is None else f"{text} ± {row.scale * row.score.deviation:.2f}"
 
 
-def p_value(p: float | None) -> str:
-    return ABSENT if p is None else "<0.001" if p < 0.001 else f"{p:.3f}"
-
-
-def count(number: float) -> str:
-    """22,713,216 → 22.7 M."""
-    for size, letter in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
-        if number >= 0.9995 * size:
-            return f"{number / size:.1f} {letter}"
-    return f"{number:.0f}"
-
-
-def duration(seconds: float | None) -> str:
-    if seconds is None or not math.isfinite(seconds):
-        return ABSENT
-    if seconds < 59.95:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes}:{rest:02d} min" if minutes < 60 else f"{minutes // 60}:{minutes % 60:02d} h"
-
-
-def one_line(text: str) -> str:
-    """A name as it may be printed: no line breaks, no control or formatting characters."""
-    return " ".join("".join(c if unicodedata.category(c)[0] != "C" else " " for c in str(text)).split())
-
-
 def _against(row: Row) -> str:
-    unit = " points" if is_share(row.metric) else ""
-    text = f"{_difference(row)}{unit} against {one_line(row.against or '')}"
+    points = " points" if is_share(row.metric) else ""
+    text = f"{_difference(row)}{points} against {one_line(row.against or '')}"
     comparison = row.comparison
     if comparison is None or comparison.t_interval is None:
         return f"{text} ({comparison.note if comparison else ABSENT})"
@@ -234,10 +212,6 @@ def _points(value: float | None, scale: float) -> str:
 
 def _interval(interval: tuple[float, float] | None, scale: float) -> str:
     return ABSENT if interval is None else f"{_points(interval[0], scale)} … {_points(interval[1], scale)}"
-
-
-def _unit(value: float, unit: str) -> str:
-    return f"{value:.{2 if value < 10 else 1}f}{unit}" if math.isfinite(value) else ABSENT
 
 
 def _geometry(row: Row, measure: str) -> str:

@@ -52,6 +52,7 @@ def training_arguments(training: TrainingRecipe, folder: Path) -> TrainingArgume
         "train_sampling_strategy": "group_by_length",
         "dataloader_pin_memory": torch.cuda.is_available(),
         "use_cpu": not torch.accelerator.is_available(),
+        "include_num_input_tokens_seen": "non_padding",  # for tokens a second
         "report_to": "none",
         "disable_tqdm": True,  # StepBar below shows the progress
     }

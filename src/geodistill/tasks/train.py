@@ -23,6 +23,7 @@ from geodistill.distillation.trainer import DistillationTrainer
 from geodistill.recipe import TASK_STAGE, LogitTerm, Recipe, StageRecipe
 from geodistill.tasks.arguments import StepBar, train_to_the_end, training_arguments
 from geodistill.tasks.choose import task_of
+from geodistill.tasks.cost import Cost, peak_megabytes, reset_peak_memory
 from geodistill.tasks.held_out import measure_geometry
 from geodistill.tasks.loading import check_vocabularies, load_tokenizer
 from geodistill.tasks.run_folder import RESULTS, MetricsFile, claim_folder, fingerprint_of, read_json, write_json
@@ -67,14 +68,15 @@ def train(
         recipe.student, taught.model, seed=recipe.training.seed, trust_remote_code=recipe.teacher.trust_remote_code
     )
 
-    started = time.perf_counter()
+    cost = Cost()
+    reset_peak_memory()
     skipped = starved = 0
     for stage in stages_of(recipe):
         wanted = (requests or {}).get(stage.data.model_dump_json(), ())
-        trainer = train_stage(stage, recipe, student, taught, folder, shared / "cache", wanted, progress)
+        trainer = train_stage(stage, recipe, student, taught, folder, shared / "cache", wanted, cost, progress)
         skipped += trainer.skipped_steps
         starved += trainer.starved_terms
-    seconds = time.perf_counter() - started
+    memory = peak_megabytes()
 
     results: dict[str, Any] = {}
     if PartialState().is_main_process:
@@ -86,7 +88,9 @@ def train(
             "split": "test" if task.labelled else "validation",
             **measure_student(student, taught),
             "teacher": describe_teacher(taught),
-            "training_seconds": seconds,
+            "training_seconds": cost.seconds,
+            "tokens_per_second": cost.tokens_per_second,
+            "peak_megabytes": memory,
             "skipped_steps": skipped,
             "starved_terms": starved,
             "notes": task.notes,
@@ -132,6 +136,7 @@ def train_stage(
     folder: Path,
     cache: Path,
     requests: Sequence[FeatureRequest],
+    cost: Cost,
     progress: bool,
 ) -> DistillationTrainer:
     """Train the student through one stage, going on from the stage's newest checkpoint if there is one."""
@@ -176,7 +181,7 @@ def train_stage(
         eval_dataset=encoded["validation"],
         data_collator=collate,
         compute_metrics=task.compute_metrics(encoded["validation"]),
-        callbacks=[MetricsFile(folder, stage.name), *([StepBar(stage.name)] if progress else [])],
+        callbacks=[MetricsFile(folder, stage.name), cost, *([StepBar(stage.name)] if progress else [])],
     )
     train_to_the_end(trainer, checkpoints)
     return trainer
