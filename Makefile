@@ -25,6 +25,7 @@ lint: $(READY)
 
 bench: $(READY)
 	$(BIN)/python benchmarks/losses.py
+	$(BIN)/python benchmarks/logits.py
 	$(BIN)/python benchmarks/cache.py
 
 # torch is pinned in constraints.txt: without the pin pip may take a build with gigabytes of CUDA.

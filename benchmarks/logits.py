@@ -26,6 +26,7 @@ from geodistill.losses.top_k import TopKLogits
 
 TEMPERATURE = 2.0
 WRITTEN, TOP_K = "kl_div as written", "forward_kl, top 64"
+CANDIDATES = (WRITTEN, *NAMES, TOP_K)
 
 
 def main() -> None:
@@ -44,9 +45,11 @@ def main() -> None:
         print(extra_memory(name, *draw(shape, getattr(torch, dtype))))
         return
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, logits {shape}, T = {TEMPERATURE}")
-    for dtype in ("float32", "bfloat16"):
+    # Memory first: on Linux a process starts with the peak of the one that it comes from.
+    dtypes = ("float32", "bfloat16")
+    memories = {dtype: {name: measure_apart(name, dtype, arguments) for name in CANDIDATES} for dtype in dtypes}
+    for dtype, memory in memories.items():
         times = interleaved(*draw(shape, getattr(torch, dtype)), arguments.rounds)
-        memory = {name: measure_apart(name, dtype, arguments) for name in times}
         print(f"\n{dtype:<22}{'time':>8}{'ratio':>8}{'extra memory':>15}{'ratio':>8}")
         for name in times:
             print(
@@ -83,7 +86,7 @@ def candidate(name: str, teacher: Tensor) -> Callable[[Tensor], Tensor]:
 
 def interleaved(student: Tensor, teacher: Tensor, rounds: int) -> dict[str, float]:
     """Seconds of each candidate with its gradient, the fastest of several rounds in turn."""
-    losses = {name: candidate(name, teacher) for name in (WRITTEN, *NAMES, TOP_K)}
+    losses = {name: candidate(name, teacher) for name in CANDIDATES}
     clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
     times: dict[str, list[float]] = {name: [] for name in losses}
     for _ in range(rounds):

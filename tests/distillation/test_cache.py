@@ -8,19 +8,24 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 from transformers import (
     LlamaConfig,
+    LlamaForCausalLM,
     LlamaForSequenceClassification,
     RobertaConfig,
     RobertaForSequenceClassification,
     RobertaForTokenClassification,
+    TrainingArguments,
 )
 
 from geodistill import geometry
 from geodistill.distillation.cache import cache_fingerprint, open_cache, prepare_cache
 from geodistill.distillation.cache_format import MANIFEST, TopK
+from geodistill.distillation.objective import Objective
 from geodistill.distillation.teacher import FeatureRequest, Teacher
+from geodistill.distillation.trainer import DistillationTrainer
 from geodistill.errors import GeodistillError
 from geodistill.losses.logits import LogitLoss
 from geodistill.losses.top_k import TopKLogits
+from geodistill.recipe import ObjectiveRecipe
 
 POSITIONS = [17, 3, 29, 0, 8, 3]  # in no order, and one of them twice
 
@@ -150,6 +155,48 @@ def test_the_largest_logits_of_tokens(speaking, tmp_path):
         assert 0 < loss < LogitLoss(2.0)(student, signals.logits, attended)
         loss.backward()
         assert student.grad.isfinite().all() and not student.grad[~attended].any()
+
+
+def test_a_decoder_learns_from_the_largest_logits(speaking, tmp_path):
+    """A whole training by `DistillationTrainer`, with nothing but 5 of 40 logits of each token on disk."""
+    for example in speaking.dataset:
+        example["labels"] = [-100, *example["input_ids"][1:]]
+
+    def collate(examples):
+        rows = [torch.tensor(example["labels"]) for example in examples]
+        batch = speaking.collate()([{**example, "labels": 0} for example in examples])
+        return {**batch, "labels": pad_sequence(rows, batch_first=True, padding_value=-100)}
+
+    with torch.no_grad():
+        speaking.model.lm_head.weight.mul_(20)  # a teacher that has something to say
+    terms = ObjectiveRecipe(logits={"temperature": 1.0, "divergence": "skewed_reverse_kl"})
+    options = {"dtype": "float32", "limit_bytes": 10**6, "progress": False, "top_k": TopK(5, 1.0)}
+    cache = prepare_cache(
+        tmp_path / "cache", speaking.teacher([]), speaking.tokenizer, speaking.dataset, collate, **options
+    )
+    student = LlamaForCausalLM(speaking.model.config)
+    arguments = TrainingArguments(
+        str(tmp_path / "out"),
+        max_steps=30,
+        learning_rate=1e-2,
+        logging_steps=10,
+        report_to=[],
+        save_strategy="no",
+        per_device_train_batch_size=15,
+        disable_tqdm=True,
+        use_cpu=True,
+    )
+    trainer = DistillationTrainer(
+        model=student,
+        teacher=cache,
+        objective=Objective(terms, student=student, teacher=speaking.model),
+        args=arguments,
+        train_dataset=speaking.dataset,
+        data_collator=collate,
+    )
+    trainer.train()
+    first, *_, last = [entry["logits"] for entry in trainer.state.log_history if "logits" in entry]
+    assert 0 < last < 0.7 * first
 
 
 def test_another_cut_of_the_logits_is_written_anew(speaking, tmp_path):

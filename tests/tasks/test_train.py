@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import torch
@@ -16,7 +17,8 @@ from geodistill.errors import GeodistillError
 from geodistill.recipe import Recipe
 from geodistill.tasks import train as train_module
 from geodistill.tasks.run_folder import read_json, read_metrics
-from geodistill.tasks.train import run_fingerprint, stages_of, train
+from geodistill.tasks.task import Task
+from geodistill.tasks.train import cache_name, kept_logits, run_fingerprint, stages_of, train
 
 MakeRecipe = Callable[..., Recipe]
 
@@ -134,6 +136,23 @@ def test_the_cache_changes_nothing_but_the_time(make_recipe: MakeRecipe, tmp_pat
     assert not (tmp_path / "cached" / "cache").exists()
     one, two = weights(tmp_path / "cached"), weights(tmp_path / "online")
     assert all(torch.allclose(one[name], two[name], atol=1e-3) for name in one)
+
+
+def test_only_logits_of_tokens_are_cut(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    with pytest.raises(
+        GeodistillError, match=r"only those of tokens are cut to the largest\. Leave teacher\.cache_top_k"
+    ):
+        run(make_recipe(teacher={"cache_top_k": 64}), tmp_path / "run")
+
+
+def test_caches_of_other_cuts_lie_side_by_side(make_recipe: MakeRecipe) -> None:
+    task = cast(Task, SimpleNamespace(fingerprint="0123456789abcdef"))
+    objectives = [{"label": {}}, {"logits": {}}, {"logits": {"temperature": 1.5}}]
+    stages = [stages_of(make_recipe(objective=objective))[-1] for objective in objectives]
+    assert [cache_name(task, kept_logits(stage, None)) for stage in stages] == ["0123456789ab"] * 3
+    at_two = "0123456789ab-top-64-at-2"
+    found = [cache_name(task, kept_logits(stage, 64)) for stage in stages]
+    assert found == [at_two, at_two, "0123456789ab-top-64-at-1.5"]
 
 
 def test_the_seed_decides_the_weights(make_recipe: MakeRecipe, tmp_path: Path) -> None:
