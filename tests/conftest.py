@@ -65,9 +65,7 @@ def classifier(content: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
     """The cut teacher after its fine-tuning on the questions."""
     recipe = check_recipe(content)
     folder = tmp_path_factory.mktemp("fine-tuned") / "teacher"
-    prepare_teacher(
-        recipe.teacher, Classification(load_examples(recipe.data), recipe.data.max_length), folder, progress=False
-    )
+    prepare_teacher(recipe.teacher, Classification(load_examples(recipe.data)), folder, progress=False)
     return folder
 
 

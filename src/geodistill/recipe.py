@@ -32,6 +32,13 @@ class DataRecipe(Section):
     text: str | None = Field(None, description="column with the sentence; found by its usual names when absent")
     text_pair: str | None = Field(None, description="column with the second sentence of a pair")
     label: str | None = Field(None, description="column with the label; found by its usual names when absent")
+    instruction: str | None = Field(
+        None, description="column with the instruction; found likewise, as are the next three"
+    )
+    input: str | None = Field(None, description="column with what the instruction is about; may be empty")
+    output: str | None = Field(None, description="column with the response, or a list of equally good ones")
+    messages: str | None = Field(None, description="column with a conversation; its last answer is the response")
+    prompt: Literal["alpaca", "chat", "plain"] = Field("alpaca", description="chat: by the tokenizer's own template")
     problem: Literal["auto", "classification", "regression", "unlabelled"] = "auto"
     metrics: list[str] | None = Field(
         None, description="reported metrics, the first is the main one; by task if absent"
@@ -43,7 +50,10 @@ class DataRecipe(Section):
     test_share: float = Field(0.2, gt=0, lt=1, description="cut from train when there is no test split")
     seed: int = Field(0, description="seed of the splits and of the limit; not the training seed")
     limit: int | None = Field(None, ge=1, description="at most so many rows of each split")
-    max_length: int = Field(128, ge=4, description="tokens; longer texts are truncated")
+    max_length: int | None = Field(
+        None, ge=4, description="tokens, longer texts are truncated; 128, and 512 for instructions with their response"
+    )
+    max_prompt_length: int = Field(256, ge=1, description="tokens; an instruction with a longer prompt is dropped")
 
 
 class TrainingRecipe(Section):

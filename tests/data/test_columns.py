@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from geodistill.data.columns import Columns, find_columns
+from geodistill.data.columns import Columns, InstructionColumns, find_columns, find_instruction_columns
 from geodistill.errors import GeodistillError
 from geodistill.recipe import DataRecipe
 
@@ -58,3 +58,49 @@ def test_unlabelled_looks_for_no_label() -> None:
 def test_missing_columns(present: list[str], recipe: DataRecipe, message: str) -> None:
     with pytest.raises(GeodistillError, match=message):
         find_columns(present, recipe)
+
+
+@pytest.mark.parametrize(
+    ("present", "expected"),
+    [
+        (["instruction", "context", "response", "category"], ("instruction", "context", "response", None, "category")),
+        (["instruction", "input", "output", "text"], ("instruction", "input", "output", None, None)),
+        (["question", "answer"], ("question", None, "answer", None, None)),
+        (["prompt", "completion"], ("prompt", None, "completion", None, None)),
+        (["Prompt", "Response"], ("Prompt", None, "Response", None, None)),
+        (["task", "instruction", "input", "target"], ("instruction", "input", "target", None, "task")),
+        (["input", "context", "output"], ("input", "context", "output", None, None)),
+        (["input", "output"], ("input", None, "output", None, None)),
+        (["prompt", "prompt_id", "messages"], (None, None, None, "messages", None)),
+        (["id", "conversations"], (None, None, None, "conversations", None)),
+        (["instruction", "output", "messages"], ("instruction", None, "output", None, None)),
+    ],
+)
+def test_usual_names_of_instructions(present: list[str], expected: tuple[str | None, ...]) -> None:
+    assert find_instruction_columns(present, DataRecipe()) == InstructionColumns(*expected)
+
+
+def test_named_columns_of_instructions_come_first() -> None:
+    present = ["instruction", "input", "output", "ask", "about", "say", "messages"]
+    recipe = DataRecipe(instruction="ask", input="about", output="say")
+    assert find_instruction_columns(present, recipe) == InstructionColumns("ask", "about", "say")
+    assert find_instruction_columns(present, DataRecipe(messages="messages")).instruction is None
+
+
+@pytest.mark.parametrize(
+    ("present", "recipe", "message"),
+    [
+        (["text", "label"], DataRecipe(), "No instruction column .* 'text', 'label'. Name it with data.instruction"),
+        (
+            ["instruction", "label"],
+            DataRecipe(),
+            "No response column .* 'instruction', 'label'. Name it with data.output",
+        ),
+        (["instruction", "output"], DataRecipe(input="about"), "no column 'about'.*Mend data.input"),
+        (["instruction", "output"], DataRecipe(messages="chat"), "no column 'chat'.*Mend data.messages"),
+        (["instruction", "output"], DataRecipe(output="instruction"), "chosen twice"),
+    ],
+)
+def test_missing_columns_of_instructions(present: list[str], recipe: DataRecipe, message: str) -> None:
+    with pytest.raises(GeodistillError, match=message):
+        find_instruction_columns(present, recipe)

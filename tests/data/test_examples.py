@@ -161,6 +161,7 @@ def test_fingerprint_follows_what_matters(tmp_path: Path) -> None:
     changed = jsonl(tmp_path / "c.jsonl", [*rows(99), {"text": "another", "label": 1}])
     base = load(path).fingerprint
     assert len(base) == 64
+    assert load(path).max_length == 128 and load(path, max_length=128).fingerprint == base
     assert load(copy).fingerprint == base
     others = [
         load(changed),

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModel, AutoTokenizer
+from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
 
 from geodistill.data import models
 from geodistill.data.models import resolve_model
-from geodistill.data.packages import MINILM_L3, extract
+from geodistill.data.packages import MINILM_L3, SMOLLM2, extract
 from geodistill.errors import GeodistillError
 
 
@@ -57,6 +57,38 @@ def test_minilm_l3_without_onnx(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(models, "extract", lambda package, folder: pytest.fail("fetched in vain"))
     with pytest.raises(GeodistillError, match=r"geodistill\[onnx\]"):
         resolve_model("bundled:minilm-l3")
+
+
+def test_smollm2_without_gguf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GEODISTILL_CACHE", str(tmp_path))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(models, "extract", lambda package, folder: pytest.fail("fetched in vain"))
+    with pytest.raises(GeodistillError, match=r"geodistill\[decoders\]"):
+        resolve_model("bundled:smollm2-135m")
+
+
+@pytest.mark.slow
+def test_smollm2_is_the_exported_model_and_answers(tmp_path: Path) -> None:
+    pytest.importorskip("gguf")
+    folder = resolve_model("bundled:smollm2-135m")
+    assert not list(Path(folder).glob("*.gguf"))
+    extract(SMOLLM2, tmp_path)
+    (file,) = SMOLLM2.members
+    exported = AutoModelForCausalLM.from_pretrained(tmp_path, gguf_file=file).state_dict()
+    tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModelForCausalLM.from_pretrained(folder).eval()
+    state = model.state_dict()
+    assert state.keys() == exported.keys() and all(torch.equal(state[name], exported[name]) for name in state)
+    assert getattr(model.config, "quantization_config", None) is None
+    assert not getattr(model, "is_quantized", False)
+    prompt = tokenizer.apply_chat_template(
+        [{"role": "user", "content": "What is the capital of France?"}],
+        add_generation_prompt=True,
+        return_tensors="pt",
+        return_dict=True,
+    )
+    answer = model.generate(**prompt, max_new_tokens=20, do_sample=False)[0, prompt["input_ids"].shape[1] :]
+    assert "Paris" in tokenizer.decode(answer)
+    assert answer[-1] == tokenizer.eos_token_id
 
 
 @pytest.mark.slow

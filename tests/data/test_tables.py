@@ -56,9 +56,19 @@ def test_plain_parquet(tmp_path: Path) -> None:
     assert read_table(tmp_path / "a.parquet").columns == {"text": ["a"], "score": [0.5]}
 
 
-def test_nested_columns_of_a_dataset_are_left_unread() -> None:
-    table = from_dataset(datasets.Dataset.from_dict({"text": ["a"], "tokens": [["a"]]}))
-    assert table.columns == {"text": ["a"]}
+def test_lists_and_objects_of_a_dataset_are_read_and_images_are_not() -> None:
+    turns = [[{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]]
+    columns = {"text": ["a"], "answers": [["a", "b"]], "messages": turns, "image": [None]}
+    features = datasets.Features(
+        {
+            "text": datasets.Value("string"),
+            "answers": datasets.Sequence(datasets.Value("string")),
+            "messages": [{"role": datasets.Value("string"), "content": datasets.Value("string")}],
+            "image": datasets.Image(),
+        }
+    )
+    table = from_dataset(datasets.Dataset.from_dict(columns, features=features))
+    assert table.columns == {name: values for name, values in columns.items() if name != "image"}
 
 
 @pytest.mark.parametrize(

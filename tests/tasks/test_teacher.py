@@ -20,7 +20,7 @@ from geodistill.tasks.teacher import TEACHER_FILE, prepare_teacher, teacher_fing
 
 @pytest.fixture
 def examples(write_csv: Any, questions: list[tuple[str, str]]) -> Classification:
-    return Classification(load_examples(DataRecipe(source=str(write_csv(questions)))), 16)
+    return Classification(load_examples(DataRecipe(source=str(write_csv(questions)))))
 
 
 def test_what_is_fine_tuned_is_used_again(encoder: Path, examples: Classification, tmp_path: Path) -> None:
@@ -43,7 +43,7 @@ def test_the_recorded_score_is_not_taken_for_other_data(
 ) -> None:
     recipe = TeacherRecipe(model=str(classifier))
     record = read_json(classifier / TEACHER_FILE)
-    own = Classification(load_examples(DataRecipe(**content["data"])), 16)
+    own = Classification(load_examples(DataRecipe(**content["data"])))
     assert prepare_teacher(recipe, own, classifier / "unused").metrics == record["metrics"]
     other = prepare_teacher(recipe, examples, classifier / "unused")
     correct = other.metrics["accuracy"] * len(examples.examples.splits["test"])
@@ -88,7 +88,7 @@ def test_an_interrupted_teacher_ends_with_the_same_weights(
 
 def test_unlabelled_data_teaches_no_head(encoder: Path, write_csv: Callable[..., Path], tmp_path: Path) -> None:
     path = write_csv([(f"text {i}", "") for i in range(40)])
-    unlabelled = Classification(load_examples(DataRecipe(source=str(path), problem="unlabelled")), 16)
+    unlabelled = Classification(load_examples(DataRecipe(source=str(path), problem="unlabelled")))
     recipe = TeacherRecipe(model=str(encoder), training=TrainingRecipe())
     with pytest.raises(GeodistillError, match="cannot be fine-tuned on data without labels"):
         prepare_teacher(recipe, unlabelled, tmp_path / "teacher")

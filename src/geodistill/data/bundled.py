@@ -1,30 +1,40 @@
 """The bundled data sets: published texts read from a pinned package, each text once.
 
 Two texts that differ in case or white space only are one text. A text that was given two labels is left out, since no
-answer to it would be right. Splits are cut afterwards, as for any other source (examples.py), so a text is in one only.
+answer to it would be right. Splits are cut afterwards, as for any other source (parts.py), so a text is in one only.
 """
 
 from __future__ import annotations
 
 import csv
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 
+from geodistill.data.natural_instructions import instruction_splits
 from geodistill.data.packages import TEXTS, package_files
 from geodistill.data.splits import cut, text_key
 from geodistill.data.tables import Table
 from geodistill.errors import GeodistillError, suggest
 from geodistill.recipe import DataRecipe
 
+INSTRUCTIONS = "bundled:instructions"
 SENTENCE_FILES = ("movieReviewSnippets", "amazonReviewSnippets", "tweets", "nytEditorialSnippets")
 NEUTRAL = 0.5  # mean ratings run from −4 to +4; nearer to zero than this a review has no side
 
 
-def bundled_table(recipe: DataRecipe) -> Table:
-    """All rows of `bundled:NAME`, not yet split. Raises GeodistillError for an unknown name."""
+def bundled_splits(recipe: DataRecipe) -> dict[str, Callable[[], Table]]:
+    """The splits of `bundled:NAME`: all rows as `train`, but for instructions, whose splits are their own.
+
+    Raises GeodistillError for an unknown name.
+    """
+    if recipe.source == INSTRUCTIONS:
+        tables = instruction_splits(recipe)
+        return {part: partial(tables.__getitem__, part) for part in tables}
     if recipe.source not in BUNDLED:
-        raise GeodistillError(f"There is no bundled data set '{recipe.source}'.", suggest(recipe.source, BUNDLED))
-    return BUNDLED[recipe.source](recipe)
+        names = [*BUNDLED, INSTRUCTIONS]
+        raise GeodistillError(f"There is no bundled data set '{recipe.source}'.", suggest(recipe.source, names))
+    return {"train": partial(BUNDLED[recipe.source], recipe)}
 
 
 def trec(recipe: DataRecipe) -> Table:

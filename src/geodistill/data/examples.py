@@ -11,10 +11,9 @@ from datasets import Dataset, DatasetDict, Features, Value
 
 from geodistill.data.columns import find_columns
 from geodistill.data.labels import Labels, Problem, train_labels
+from geodistill.data.parts import choose_splits, complete, cut_parts, limited, note_overlap
 from geodistill.data.rows import Rows, clean, has_labels
 from geodistill.data.sources import Source, open_source
-from geodistill.data.splits import cut, sample
-from geodistill.errors import GeodistillError
 from geodistill.recipe import DataRecipe
 
 DEFAULT_METRICS: dict[Problem, list[str]] = {
@@ -23,6 +22,7 @@ DEFAULT_METRICS: dict[Problem, list[str]] = {
     "unlabelled": [],
 }
 UNLABELLED_VALIDATION_SHARE = 0.05  # enough rows to measure the geometry on; the rest is worth more in training
+MAX_LENGTH = 128
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,7 @@ class Examples:
     problem: what the labels ask for
     label_names: the name of each class number; empty unless a classification
     metrics: names of the metrics to report, the main one first; empty when unlabelled
+    max_length: of the tokens of a text or pair
     fingerprint: SHA-256 over all rows, label names, metrics and `max_length`: what a run on these examples depends on
     notes: what was done to the data that its owner should know, one sentence each
     """
@@ -43,6 +44,7 @@ class Examples:
     problem: Problem
     label_names: list[str]
     metrics: list[str]
+    max_length: int
     fingerprint: str
     notes: list[str]
 
@@ -70,18 +72,19 @@ def load_examples(recipe: DataRecipe) -> Examples:
     labels = Labels("unlabelled") if given is None else train_labels(given, class_names, recipe.problem)
     rows = {name: _encoded(part, labels, name) for name, part in rows.items()}
     rows = _complete(rows, labels.problem, recipe, notes)
-    _note_overlap(rows, notes)
-    if recipe.limit is not None:
-        rows = {name: part.take(sample(part.text_keys(), recipe.limit, recipe.seed)) for name, part in rows.items()}
+    note_overlap(rows, notes)
+    rows = limited(rows, recipe)
     metrics = (
         [] if labels.problem == "unlabelled" else recipe.metrics or source.metrics or DEFAULT_METRICS[labels.problem]
     )
+    max_length = recipe.max_length or MAX_LENGTH
     return Examples(
         splits=DatasetDict({name: _dataset(part, labels.problem) for name, part in rows.items()}),
         problem=labels.problem,
         label_names=labels.names,
         metrics=list(metrics),
-        fingerprint=_fingerprint(rows, [labels.problem, labels.names, list(metrics), recipe.max_length]),
+        max_length=max_length,
+        fingerprint=_fingerprint(rows, [labels.problem, labels.names, list(metrics), max_length]),
         notes=notes,
     )
 
@@ -91,19 +94,7 @@ def _read(source: Source, recipe: DataRecipe, notes: list[str]) -> tuple[dict[st
 
     Labels are still as they came. A test split without labels is left out.
     """
-    names = {
-        "train": source.find(recipe.train_split, required=True),
-        "validation": source.find(recipe.validation_split, required=recipe.validation_split != "validation"),
-        "test": source.find(recipe.test_split, required=recipe.test_split != "test"),
-    }
-    if names["train"] in (names["validation"], names["test"]):
-        raise GeodistillError(
-            f"The split '{names['train']}' is asked for twice, to train on and to measure on.",
-            "Give data.validation_split and data.test_split other splits; missing ones are cut from train.",
-        )
-    if names["test"] == names["validation"]:
-        names["test"] = None  # reported on as test, as a validation split without a test split is
-    tables = {part: source.splits[name]() for part, name in names.items() if name is not None}
+    tables = {part: source.splits[name]() for part, name in choose_splits(source, recipe).items()}
     columns = find_columns(tables["train"].columns, recipe)
     class_names = tables["train"].class_names.get(columns.label) if columns.label else None
     rows = {}
@@ -125,32 +116,8 @@ def _complete(rows: dict[str, Rows], problem: Problem, recipe: DataRecipe, notes
     """Cut from train the splits that are missing, in the way that `load_examples` describes."""
     if problem == "unlabelled":
         shares = {} if "validation" in rows else {"validation": UNLABELLED_VALIDATION_SHARE}
-    elif "validation" in rows and "test" not in rows:
-        rows = {"train": rows["train"], "test": rows["validation"]}
-        shares = {"validation": recipe.validation_share}
-        notes.append("The validation split is reported on as test; a new validation part was cut from train.")
-    else:
-        wanted = {"test": recipe.test_share, "validation": recipe.validation_share}
-        shares = {name: share for name, share in wanted.items() if name not in rows}
-    if shares:
-        train = rows["train"]
-        strata = train.labels if problem == "classification" and train.labels else [0] * len(train.texts)
-        parts = cut(train.text_keys(), strata, shares, recipe.seed)
-        for name, indices in parts.items():
-            if not indices:
-                raise GeodistillError(
-                    f"The {len(train.texts)} training rows are too few to cut a {name} part from.",
-                    f"Give more rows, a {name} split of your own, or a larger data.{name}_share.",
-                )
-        rows = {**rows, **{name: train.take(indices, range(len(indices))) for name, indices in parts.items()}}
-    return {name: rows[name] for name in ("train", "validation", "test") if name in rows}
-
-
-def _note_overlap(rows: dict[str, Rows], notes: list[str]) -> None:
-    seen = set(rows["train"].text_keys())
-    for name in ("validation", "test"):
-        if name in rows and (shared := sum(key in seen for key in rows[name].text_keys())):
-            notes.append(f"{shared} of the {len(rows[name].texts)} {name} texts are in the training split as well.")
+        return cut_parts(rows, shares, recipe.seed)
+    return complete(rows, recipe, notes, rows["train"].labels if problem == "classification" else None)
 
 
 def _dataset(rows: Rows, problem: Problem) -> Dataset:

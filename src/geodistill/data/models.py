@@ -7,10 +7,10 @@ import shutil
 from pathlib import Path
 
 from geodistill.data.cache import cached
-from geodistill.data.packages import MINILM_L3, MINILM_L6, extract, package_files
+from geodistill.data.packages import MINILM_L3, MINILM_L6, SMOLLM2, extract, package_files
 from geodistill.errors import GeodistillError, suggest
 
-BUNDLED_MODELS = ("bundled:minilm-l6", "bundled:minilm-l3")
+BUNDLED_MODELS = ("bundled:minilm-l6", "bundled:minilm-l3", "bundled:smollm2-135m")
 TOKENIZER_FILES = ("special_tokens_map.json", "tokenizer.json", "tokenizer_config.json", "vocab.txt")
 
 
@@ -20,6 +20,9 @@ def resolve_model(name: str) -> str:
     - `bundled:minilm-l6`: all-MiniLM-L6-v2, a BertModel of 6 layers × 384, 22.7 M parameters, uncased
     - `bundled:minilm-l3`: paraphrase-MiniLM-L3-v2, a BertModel of 3 layers × 384, 17.2 M parameters, same vocabulary;
       rebuilt from an ONNX file, which needs `geodistill[onnx]` once, and without the weights of a pooler
+    - `bundled:smollm2-135m`: SmolLM2-135M-Instruct, a LlamaForCausalLM of 30 layers × 576, 134.5 M parameters, with its
+      chat template; rebuilt from 4-bit weights, which needs `geodistill[decoders]` once, so fine-tune it first to use
+      it as a teacher
     - a folder: returned as it is, once it is seen to exist
     - anything else is taken for a hub name and returned as it is
 
@@ -29,6 +32,8 @@ def resolve_model(name: str) -> str:
         return str(package_files(MINILM_L6))
     if name == "bundled:minilm-l3":
         return str(cached("paraphrase-MiniLM-L3-v2", build_minilm_l3))
+    if name == "bundled:smollm2-135m":
+        return str(cached("SmolLM2-135M-Instruct", build_smollm2))
     if name.startswith("bundled:"):
         raise GeodistillError(f"There is no bundled model '{name}'.", suggest(name, BUNDLED_MODELS))
     path = Path(name).expanduser()
@@ -44,11 +49,7 @@ def resolve_model(name: str) -> str:
 
 def build_minilm_l3(folder: Path) -> None:
     """Write paraphrase-MiniLM-L3-v2 into `folder`, with the tokenizer of all-MiniLM-L6-v2, which has its vocabulary."""
-    if importlib.util.find_spec("onnx") is None:
-        raise GeodistillError(
-            "'bundled:minilm-l3' is rebuilt from an ONNX file, and the onnx package is not installed.",
-            "Install it: pip install 'geodistill[onnx]'.",
-        )
+    _require("onnx", "onnx", "'bundled:minilm-l3' is rebuilt from an ONNX file")
     from geodistill.data.onnx_bert import bert_state, build_bert
 
     extract(MINILM_L3, folder)
@@ -57,3 +58,28 @@ def build_minilm_l3(folder: Path) -> None:
     exported.unlink()
     for file in TOKENIZER_FILES:
         shutil.copy(package_files(MINILM_L6) / file, folder)
+
+
+def build_smollm2(folder: Path) -> None:
+    """Write SmolLM2-135M-Instruct into `folder`, its 4-bit weights as float32, with tokenizer and chat template."""
+    _require("gguf", "decoders", "'bundled:smollm2-135m' is rebuilt from a GGUF file")
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    extract(SMOLLM2, folder)
+    (file,) = SMOLLM2.members
+    model = AutoModelForCausalLM.from_pretrained(folder, gguf_file=file, dtype="float32")
+    # What is loaded is no longer quantized, but says that it is, and would be saved and trained as such.
+    del model.config.quantization_config
+    for mark in ("hf_quantizer", "quantization_method", "is_quantized"):
+        if hasattr(model, mark):
+            delattr(model, mark)
+    AutoTokenizer.from_pretrained(folder, gguf_file=file).save_pretrained(folder)
+    model.save_pretrained(folder)
+    (folder / file).unlink()
+
+
+def _require(module: str, extra: str, why: str) -> None:
+    if importlib.util.find_spec(module) is None:
+        raise GeodistillError(
+            f"{why}, and the {module} package is not installed.", f"Install it: pip install 'geodistill[{extra}]'."
+        )

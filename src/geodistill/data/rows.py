@@ -35,6 +35,9 @@ class Rows:
             labels=None if self.labels is None else picked(self.labels),
         )
 
+    def __len__(self) -> int:
+        return len(self.texts)
+
     def text_keys(self) -> list[str]:
         """For each row what identical texts share (`splits.text_key`)."""
         return [
@@ -53,8 +56,8 @@ def clean(table: Table, columns: Columns, part: str, notes: list[str]) -> Rows:
 
     Raises GeodistillError for a column that is missing or holds lists or objects, and when no row is left.
     """
-    texts = [_text(value) for value in _column(table, columns.text, part)]
-    pairs = [_text(value) for value in _column(table, columns.text_pair, part)] if columns.text_pair else None
+    texts = [as_text(value) for value in plain_column(table, columns.text, part)]
+    pairs = [as_text(value) for value in plain_column(table, columns.text_pair, part)] if columns.text_pair else None
     labels = _named(table, columns.label, part) if columns.label else None
     with_text = [index for index, text in enumerate(texts) if text and (pairs is None or pairs[index])]
     kept = [index for index in with_text if labels is None or not is_missing(labels[index])]
@@ -71,13 +74,19 @@ def clean(table: Table, columns: Columns, part: str, notes: list[str]) -> Rows:
     return Rows(list(range(len(texts))), texts, pairs, labels).take(kept)
 
 
-def _column(table: Table, name: str, part: str) -> list[Any]:
+def column(table: Table, name: str, part: str) -> list[Any]:
+    """A column of a split. Raises GeodistillError when it is missing."""
     if name not in table.columns:
         raise GeodistillError(
             f"The {part} split has no column '{name}'; its columns are {listed(table.columns)}.",
             "Give every split the same columns.",
         )
-    values = table.columns[name]
+    return table.columns[name]
+
+
+def plain_column(table: Table, name: str, part: str) -> list[Any]:
+    """A column of plain values. Raises GeodistillError when it is missing, or holds lists or objects."""
+    values = column(table, name, part)
     nested = next((value for value in values if isinstance(value, list | dict)), None)
     if nested is not None:
         raise GeodistillError(
@@ -87,7 +96,8 @@ def _column(table: Table, name: str, part: str) -> list[Any]:
     return values
 
 
-def _text(value: Any) -> str:
+def as_text(value: Any) -> str:
+    """A value as text without white space at its ends; empty for one that is missing."""
     if is_missing(value):
         return ""
     # JSON may hold half of a surrogate pair, from an emoji that was cut in two: no UTF-8 text can
@@ -96,7 +106,7 @@ def _text(value: Any) -> str:
 
 def _named(table: Table, label: str, part: str) -> list[Any]:
     """Labels by the names of their classes where the source knows them; −1 then means none."""
-    values = _column(table, label, part)
+    values = plain_column(table, label, part)
     names = table.class_names.get(label)
     if names is None:
         return values

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from datasets import load_dataset
 
-from geodistill.data.bundled import bundled_table
+from geodistill.data.bundled import bundled_splits
 from geodistill.data.tables import READERS, Table, from_dataset, read_table
 from geodistill.errors import GeodistillError, suggest
 from geodistill.recipe import DataRecipe
@@ -53,7 +53,7 @@ def open_source(recipe: DataRecipe) -> Source:
     """Find what `recipe.source` names. `glue/TASK` is the hub's; a folder of that name is reached as `./glue/TASK`."""
     name = recipe.source
     if name.startswith("bundled:"):
-        return Source({"train": partial(bundled_table, recipe)})
+        return Source(bundled_splits(recipe))
     if name.startswith("glue/"):
         return _glue(name)
     path = Path(name).expanduser()

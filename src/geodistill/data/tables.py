@@ -23,11 +23,21 @@ class Table:
 
 
 def from_dataset(dataset: Dataset) -> Table:
-    """The columns of plain values (text, numbers, classes); nested, image and audio columns are left unread."""
+    """The columns of plain values (text, numbers, classes) and of lists and objects of these; images and audio are left
+    unread."""
     features = dataset.features
-    columns = {name: list(dataset[name]) for name, kind in features.items() if isinstance(kind, Value | ClassLabel)}
+    columns = {name: list(dataset[name]) for name, kind in features.items() if _is_plain(kind)}
     class_names = {name: list(kind.names) for name, kind in features.items() if isinstance(kind, ClassLabel)}
     return Table(columns, class_names)
+
+
+def _is_plain(kind: Any) -> bool:
+    if isinstance(kind, dict):
+        return all(map(_is_plain, kind.values()))
+    if isinstance(kind, list):
+        return all(map(_is_plain, kind))
+    inner = getattr(kind, "feature", None)  # of the several types of lists that releases of datasets have
+    return isinstance(kind, Value | ClassLabel) if inner is None else _is_plain(inner)
 
 
 def read_table(path: Path) -> Table:

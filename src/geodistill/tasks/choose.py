@@ -11,4 +11,4 @@ from geodistill.tasks.task import Task
 def task_of(recipe: Recipe, data: DataRecipe | None = None) -> Task:
     """Load the examples of the recipe's data section, or of a stage's, and return the task on them."""
     data = data or recipe.data
-    return Classification(load_examples(data), data.max_length)
+    return Classification(load_examples(data))

@@ -27,9 +27,9 @@ class Classification:
 
     rows = "tokens"
 
-    def __init__(self, examples: Examples, max_length: int) -> None:
+    def __init__(self, examples: Examples) -> None:
         check_metrics(examples.metrics, examples.problem)
-        self.examples, self.max_length = examples, max_length
+        self.examples = examples
         self.fingerprint, self.metrics, self.notes = examples.fingerprint, examples.metrics, examples.notes
         self.labelled = examples.problem != "unlabelled"
 
@@ -39,7 +39,7 @@ class Classification:
         return load_classifier(name, self.examples, new_head=new_head, revision=revision, trust=trust)
 
     def encode(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Encoded:
-        return encode(model, self.examples, tokenizer, self.max_length)
+        return encode(model, self.examples, tokenizer, self.examples.max_length)
 
     def collator(self, tokenizer: PreTrainedTokenizerBase) -> Collator:
         return collator(tokenizer)

@@ -1,0 +1,87 @@
+"""`load_instructions`: from a data recipe to splits of instructions with responses, whatever the source."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from datasets import Dataset, DatasetDict
+
+from geodistill.data.columns import find_instruction_columns
+from geodistill.data.instruction_rows import Instruction, InstructionRows, clean_instructions
+from geodistill.data.parts import choose_splits, complete, limited, note_overlap
+from geodistill.data.sources import open_source
+from geodistill.recipe import DataRecipe
+
+MAX_LENGTH = 512
+UNSEEN = "unseen"
+
+
+@dataclass(frozen=True)
+class Instructions:
+    """Instructions ready to be put into prompts and tokenised.
+
+    splits: `train`, `validation`, `test`, and `unseen` where the source has a split of that name: instructions of tasks
+        that are not trained on. Columns: `instruction` (str), `input` (str, may be empty), `references` (a list of at
+        least one str; the first is learnt), `task` (str, may be empty), `example_id` (int, the row's place in its split
+        before rows were dropped or limited), and of conversations `messages` (a list of role and content: the turns
+        before the response)
+    max_length: of the tokens of prompt and response together
+    fingerprint: SHA-256 over all rows and how they become tokens: what a run on these instructions depends on
+    notes: what was done to the data that its owner should know, one sentence each
+    """
+
+    splits: DatasetDict
+    max_length: int
+    fingerprint: str
+    notes: list[str]
+
+
+def load_instructions(recipe: DataRecipe) -> Instructions:
+    """Read, check and split what `recipe.source` names.
+
+    Sources: `bundled:instructions`, or a file, folder or hub name as in `load_examples`. A row is an instruction with
+    an input, if it has one, and a response, or a list of equally good ones; or a conversation, whose last answer is the
+    response. Columns are found by their usual names (columns.py) unless the recipe names them.
+
+    Splits that are missing are cut from train by a hash of the prompt, so the same everywhere; identical prompts on the
+    same side. When there is a validation split but no test split, the validation split is reported on as test and a new
+    validation part is cut from train: nothing is tuned on what is reported.
+
+    Rows with an empty instruction or response are dropped and counted in `notes`.
+    Raises GeodistillError for a source, split, column or response that is missing, unknown, empty or damaged.
+    """
+    source = open_source(recipe)
+    notes: list[str] = []
+    names = choose_splits(source, recipe)
+    if UNSEEN in source.splits and UNSEEN not in names.values():
+        names[UNSEEN] = UNSEEN
+    tables = {part: source.splits[name]() for part, name in names.items()}
+    columns = find_instruction_columns(tables["train"].columns, recipe)
+    given = {part: clean_instructions(table, columns, part, notes) for part, table in tables.items()}
+    unseen = {UNSEEN: given.pop(UNSEEN)} if UNSEEN in given else {}
+    parts = {**complete(given, recipe, notes), **unseen}
+    note_overlap(parts, notes)
+    parts = limited(parts, recipe)
+    max_length = recipe.max_length or MAX_LENGTH
+    return Instructions(
+        splits=DatasetDict({name: _dataset(part) for name, part in parts.items()}),
+        max_length=max_length,
+        fingerprint=_fingerprint(parts, [recipe.prompt, recipe.max_prompt_length, max_length]),
+        notes=notes,
+    )
+
+
+def _dataset(part: InstructionRows) -> Dataset:
+    fields = [name for name in Instruction._fields if getattr(part.rows[0], name) is not None]
+    values = {name: [getattr(row, name) for row in part.rows] for name in fields}
+    return Dataset.from_dict({"example_id": part.ids, **values})
+
+
+def _fingerprint(parts: dict[str, InstructionRows], rest: list[Any]) -> str:
+    digest = hashlib.sha256(json.dumps(rest).encode())
+    for name, part in parts.items():
+        digest.update(json.dumps([name, part.ids, part.rows]).encode())
+    return digest.hexdigest()

@@ -1,0 +1,92 @@
+"""The parts of a data set: chosen among the splits of a source, and cut from train where it has none."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol, TypeVar
+
+from geodistill.data.sources import Source
+from geodistill.data.splits import cut, sample
+from geodistill.errors import GeodistillError
+from geodistill.recipe import DataRecipe
+
+PARTS = ("train", "validation", "test")
+
+
+class Part(Protocol):
+    """The rows of one split."""
+
+    def __len__(self) -> int: ...
+
+    def take(self: P, indices: Sequence[int], ids: Sequence[int] | None = None) -> P:
+        """The rows at `indices`, with their ids or with new ones."""
+
+    def text_keys(self) -> list[str]:
+        """For each row what identical texts share (`splits.text_key`)."""
+
+
+P = TypeVar("P", bound=Part)
+
+
+def choose_splits(source: Source, recipe: DataRecipe) -> dict[str, str]:
+    """The source's names of the parts it has. Raises GeodistillError for one that is missing or asked for twice."""
+    names = {
+        "train": source.find(recipe.train_split, required=True),
+        "validation": source.find(recipe.validation_split, required=recipe.validation_split != "validation"),
+        "test": source.find(recipe.test_split, required=recipe.test_split != "test"),
+    }
+    if names["train"] in (names["validation"], names["test"]):
+        raise GeodistillError(
+            f"The split '{names['train']}' is asked for twice, to train on and to measure on.",
+            "Give data.validation_split and data.test_split other splits; missing ones are cut from train.",
+        )
+    if names["test"] == names["validation"]:
+        names["test"] = None  # reported on as test, as a validation split without a test split is
+    return {part: name for part, name in names.items() if name is not None}
+
+
+def complete(
+    parts: dict[str, P], recipe: DataRecipe, notes: list[str], strata: Sequence[Any] | None = None
+) -> dict[str, P]:
+    """Cut from train the parts that are missing.
+
+    A validation part without a test part is reported on as test, and a new validation part is cut: nothing is tuned on
+    what is reported. `strata` are the classes of the train rows, if they have any.
+    """
+    if "validation" in parts and "test" not in parts:
+        parts = {"train": parts["train"], "test": parts["validation"]}
+        notes.append("The validation split is reported on as test; a new validation part was cut from train.")
+    wanted = {"test": recipe.test_share, "validation": recipe.validation_share}
+    return cut_parts(parts, {name: share for name, share in wanted.items() if name not in parts}, recipe.seed, strata)
+
+
+def cut_parts(
+    parts: dict[str, P], shares: Mapping[str, float], seed: int, strata: Sequence[Any] | None = None
+) -> dict[str, P]:
+    """Cut these shares from train; raises GeodistillError where the rows are too few for that."""
+    train = parts["train"]
+    if shares:
+        found = cut(train.text_keys(), [0] * len(train) if strata is None else strata, shares, seed)
+        for name, indices in found.items():
+            if not indices:
+                raise GeodistillError(
+                    f"The {len(train)} training rows are too few to cut a {name} part from.",
+                    f"Give more rows, a {name} split of your own, or a larger data.{name}_share.",
+                )
+        parts = {**parts, **{name: train.take(indices, range(len(indices))) for name, indices in found.items()}}
+    return {name: parts[name] for name in PARTS if name in parts}
+
+
+def note_overlap(parts: Mapping[str, Part], notes: list[str]) -> None:
+    """Note how many texts that are measured on are trained on as well."""
+    seen = set(parts["train"].text_keys())
+    for name, part in parts.items():
+        if name != "train" and (shared := sum(key in seen for key in part.text_keys())):
+            notes.append(f"{shared} of the {len(part)} {name} texts are in the training split as well.")
+
+
+def limited(parts: dict[str, P], recipe: DataRecipe) -> dict[str, P]:
+    """At most `recipe.limit` rows of each part."""
+    if recipe.limit is None:
+        return parts
+    return {name: part.take(sample(part.text_keys(), recipe.limit, recipe.seed)) for name, part in parts.items()}
