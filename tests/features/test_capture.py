@@ -227,6 +227,8 @@ def test_the_outer_module_may_be_wrapped_for_distribution(tmp_path):
         plain(**batch()).backward()
         distributed = nn.parallel.DistributedDataParallel(wrapped, find_unused_parameters=True)
         distributed(**batch()).backward()
+        # Its end would otherwise come after the group's, and wait for the group's threads without letting go of Python.
+        del distributed
         for left, right in zip(plain.parameters(), wrapped.parameters(), strict=True):
             if left.grad is not None:
                 torch.testing.assert_close(left.grad, right.grad)
