@@ -36,12 +36,15 @@ Fresh = Annotated[bool, typer.Option("--fresh", help="Start over, deleting what 
 class DemoTask(str, Enum):
     trec = "trec"
     reviews = "reviews"
+    instructions = "instructions"
 
 
 @app.command()
 def demo(
     overrides: Overrides = None,
-    task: Annotated[DemoTask, typer.Option(help="Questions in 6 classes, or movie sentiment.")] = DemoTask.trec,
+    task: Annotated[
+        DemoTask, typer.Option(help="Questions in 6 classes, movie sentiment, or instructions.")
+    ] = DemoTask.trec,
     output: Annotated[Path | None, typer.Option(help="Folder of the run. [default: runs/demo-TASK]")] = None,
     fresh: Fresh = False,
 ) -> None:

@@ -172,7 +172,7 @@ class GenerationRecipe(Section):
     top_k: int = Field(0, ge=0, description="0: not cut")
     seeds: list[int] = Field(default_factory=lambda: [10, 20, 30, 40, 50], min_length=1)
     batch_size: int = Field(16, ge=1)
-    limit: int | None = Field(None, ge=1, description="respond to at most so many prompts of each split")
+    limit: int | None = Field(None, ge=1, description="score at most so many examples of each split")
 
 
 class StageRecipe(Section):

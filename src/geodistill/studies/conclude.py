@@ -69,7 +69,13 @@ def conclude_run(folder: Path, results: Mapping[str, Any]) -> str:
 def describe_scores(results: Mapping[str, Any]) -> str:
     """Return the metrics of a student on a split, in one line."""
     counted = f" ({results['examples']} examples)" if "examples" in results else ""
-    return f"student on {results['split']}{counted}: {_scores(results['metrics']) or 'no labels, no score'}"
+    text = f"student on {results['split']}{counted}: {_scores(results['metrics']) or 'no labels, no score'}"
+    for part, detail in (results.get("details") or {}).items():
+        deviations = ", ".join(f"{k} ± {v:.4f}" for k, v in detail["deviation"].items() if v is not None)
+        text += f"\n{part}: {detail['prompts']} prompts, {len(detail['seeds'])} seeds"
+        text += f" ({deviations})" if deviations else ""
+        text += f", {detail['tokens_per_second']:.0f} tokens/s, {detail['unfinished']:.0%} not ended"
+    return text
 
 
 def _scores(metrics: Mapping[str, float]) -> str:

@@ -47,7 +47,15 @@ class Classification:
     def validate(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, encoded: Encoded) -> Scores:
         return self.score(model, tokenizer, encoded, "validation") if self.labelled else Scores()
 
-    def score(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, encoded: Encoded, split: str) -> Scores:
+    def score(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        encoded: Encoded,
+        split: str,
+        *,
+        progress: bool = False,
+    ) -> Scores:
         """Score the model; a line holds the text, the label that it predicts with its probability, or the value, and
         the reference."""
         if not self.labelled:

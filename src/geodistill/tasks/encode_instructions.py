@@ -100,8 +100,11 @@ def collate_instructions(tokenizer: PreTrainedTokenizerBase) -> Collator:
                 [torch.tensor(example[name]) for example in examples], batch_first=True, padding_value=value
             )
             for name, value in filling.items()
+            if name in examples[0]  # the Trainer leaves out what the model does not take
         }
-        return {**batch, "example_id": torch.tensor([example["example_id"] for example in examples])}
+        if "example_id" in examples[0]:
+            batch["example_id"] = torch.tensor([example["example_id"] for example in examples])
+        return batch
 
     return collate
 

@@ -17,7 +17,9 @@ from geodistill.tasks.task import ALL
 PREDICTIONS = "predictions.jsonl"
 
 
-def evaluate(folder: Path, overrides: Sequence[str] = (), *, split: str | None = None) -> dict[str, Any]:
+def evaluate(
+    folder: Path, overrides: Sequence[str] = (), *, split: str | None = None, progress: bool = True
+) -> dict[str, Any]:
     """Score the student on a split, write a line for each example to predictions.jsonl, and return the scores.
 
     `split` is `train`, `validation`, `test` or `all`; by default `test`, and `all` of another file
@@ -42,7 +44,7 @@ def evaluate(folder: Path, overrides: Sequence[str] = (), *, split: str | None =
         split = ALL if other and Path(recipe.data.source).expanduser().is_file() else "test"
     if split not in (*encoded, ALL):
         raise GeodistillError(f"There is no split '{split}'.", suggest(split, [*encoded, ALL]))
-    scores = task.score(student, tokenizer, encoded, split)
+    scores = task.score(student, tokenizer, encoded, split, progress=progress)
     lines = [json.dumps(line, ensure_ascii=False) for line in scores.lines]
     write_text(folder / PREDICTIONS, "\n".join(lines) + "\n")
     return {

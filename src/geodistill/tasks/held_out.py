@@ -45,7 +45,9 @@ def measure_geometry(
         signals = ask(inputs)
         _, hidden = capture(**model_inputs(student, inputs))
         for place, ((s, _), request) in enumerate(zip(pairs, requests, strict=True)):
-            found, mask = select_rows(hidden[s], kind=rows, attention_mask=inputs["attention_mask"])
+            found, mask = select_rows(
+                hidden[s], kind=rows, attention_mask=inputs["attention_mask"], labels=inputs.get("labels")
+            )
             assert mask is not None
             student_rows[place].append(found[mask])
             teacher_rows[place].append(signals.features[request][mask])

@@ -51,7 +51,15 @@ class Task(Protocol):
     def collator(self, tokenizer: PreTrainedTokenizerBase) -> Collator:
         """Pad a list of encoded examples to a batch."""
 
-    def score(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, encoded: Encoded, split: str) -> Scores:
+    def score(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        encoded: Encoded,
+        split: str,
+        *,
+        progress: bool = False,
+    ) -> Scores:
         """Score a model as it is reported, on a split or on `ALL` of them together.
 
         Raises GeodistillError for examples without labels.

@@ -65,7 +65,7 @@ def prepare_teacher(recipe: TeacherRecipe, task: Task, folder: Path, *, progress
     if record.get("data") == task.fingerprint:
         metrics = record["metrics"]
     else:
-        metrics = score_teacher(model, tokenizer, task, encoded)
+        metrics = score_teacher(model, tokenizer, task, encoded, progress)
     origin = record.get("model", recipe.model)
     return TaughtTask(model, tokenizer, task, encoded, metrics, record.get("training_seconds"), origin, name)
 
@@ -97,7 +97,7 @@ def fine_tune(recipe: TeacherRecipe, task: Task, folder: Path, fingerprint: str,
     if PartialState().is_main_process:
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
-        metrics = score_teacher(model, tokenizer, task, encoded)
+        metrics = score_teacher(model, tokenizer, task, encoded, progress)
         record: dict[str, Any] = {
             "model": recipe.model,
             "metrics": metrics,
@@ -119,7 +119,7 @@ class TeacherTrainer(Trainer):
 
 
 def score_teacher(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, task: Task, encoded: Encoded
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, task: Task, encoded: Encoded, progress: bool
 ) -> dict[str, float]:
     """Return the teacher's metrics on the test split; none when the data has no labels."""
-    return task.score(model, tokenizer, encoded, "test").metrics if task.labelled else {}
+    return task.score(model, tokenizer, encoded, "test", progress=progress).metrics if task.labelled else {}

@@ -86,7 +86,7 @@ def train(
             "seed": recipe.training.seed,
             "epoch": "last",
             "split": "test" if task.labelled else "validation",
-            **measure_student(student, taught),
+            **measure_student(student, taught, progress),
             "teacher": describe_teacher(taught),
             "training_seconds": cost.seconds,
             "tokens_per_second": cost.tokens_per_second,
@@ -206,10 +206,12 @@ def check_student_tokenizer(recipe: Recipe, taught: TaughtTask) -> None:
         check_vocabularies(own, taught.tokenizer, recipe.student.model, taught.folder)
 
 
-def measure_student(student: PreTrainedModel, taught: TaughtTask) -> dict[str, Any]:
+def measure_student(student: PreTrainedModel, taught: TaughtTask, progress: bool) -> dict[str, Any]:
     """Return the student's metrics and geometry on the test split, its size and its speed."""
     task, split = taught.task, "test" if taught.task.labelled else "validation"
-    found = task.score(student, taught.tokenizer, taught.encoded, split) if task.labelled else Scores()
+    found = Scores()
+    if task.labelled:
+        found = task.score(student, taught.tokenizer, taught.encoded, split, progress=progress)
     validation = task.validate(student, taught.tokenizer, taught.encoded)
     collate = task.collator(taught.tokenizer)
     return {

@@ -1,0 +1,127 @@
+"""Following instructions: a causal language model that is given a prompt and learns the response."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+
+from geodistill.data.instructions import Instructions
+from geodistill.errors import GeodistillError, suggest
+from geodistill.recipe import DataRecipe, GenerationRecipe
+from geodistill.tasks.encode_instructions import collate_instructions, encode_instructions
+from geodistill.tasks.generation import Responses, generate
+from geodistill.tasks.loading import load, position_limit
+from geodistill.tasks.responses import exact_match, perplexity, rouge_l
+from geodistill.tasks.task import Collator, Encoded, EncodedExamples, Scores, parts_of
+
+METRICS = ("rouge_l", "exact_match", "perplexity")
+UNSEEN = "unseen"  # instructions that no example of the train split has
+
+
+class InstructionFollowing:
+    """See `Task` for the members. Metrics of the split with unseen instructions carry the prefix `unseen_`."""
+
+    rows = "response"
+    labelled = True
+
+    def __init__(self, instructions: Instructions, data: DataRecipe, generation: GenerationRecipe) -> None:
+        self.instructions, self.data, self.generation = instructions, data, generation
+        self.fingerprint, self.notes = instructions.fingerprint, list(instructions.notes)
+        prefixes = ["", f"{UNSEEN}_"] if UNSEEN in instructions.splits else [""]
+        every = [f"{prefix}{metric}" for prefix in prefixes for metric in METRICS]
+        for name in data.metrics or ():
+            if name not in every:
+                raise GeodistillError(f"There is no metric '{name}' of instructions.", suggest(name, every))
+        self.metrics = list(data.metrics or every)
+
+    def load_model(
+        self, name: str, *, new_head: bool, revision: str | None = None, trust: bool = False
+    ) -> PreTrainedModel:
+        """Load a causal language model; its head is the vocabulary's, so there is never a new one."""
+        return load(AutoModelForCausalLM.from_pretrained, name, revision=revision, trust_remote_code=trust)
+
+    def encode(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Encoded:
+        return encode_instructions(self.instructions, tokenizer, self.data, position_limit(model), self.notes)
+
+    def collator(self, tokenizer: PreTrainedTokenizerBase) -> Collator:
+        return collate_instructions(tokenizer)
+
+    def validate(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, encoded: Encoded) -> Scores:
+        """Score by perplexity alone: to generate takes as long as to train."""
+        examples = encoded["validation"][: self.generation.limit]
+        return Scores({"perplexity": perplexity(model, examples, self.collator(tokenizer))})
+
+    def score(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        encoded: Encoded,
+        split: str,
+        *,
+        progress: bool = False,
+    ) -> Scores:
+        """Score the model's responses, sampled with each seed, against the references.
+
+        `test` brings the split with unseen instructions along. ROUGE-L and exact match are means over prompts and
+        seeds; the details have the deviation over seeds, the speed, and how many responses did not end.
+        """
+        metrics: dict[str, float] = {}
+        details: dict[str, Any] = {}
+        lines: list[dict[str, Any]] = []
+        for part in [split, UNSEEN] if split == "test" and UNSEEN in encoded else [split]:
+            prefix = f"{UNSEEN}_" if part == UNSEEN and split == "test" else ""
+            examples = [example for each in parts_of(encoded, part) for example in encoded[each]]
+            examples = examples[: self.generation.limit]
+            runs = self._respond(model, tokenizer, examples, part, progress)
+            references = [example["references"] for example in examples]
+            values = {
+                "rouge_l": [statistics.fmean(rouge_l(run.texts, references)) for run in runs],
+                "exact_match": [statistics.fmean(exact_match(run.texts, references)) for run in runs],
+            }
+            unfinished = sum(run.unfinished for run in runs) / (len(runs) * len(examples))
+            if unfinished > 0.5:
+                most = self.generation.max_new_tokens
+                self._note(f"{unfinished:.0%} of the {part} responses had not ended after {most} tokens.")
+            metrics |= {f"{prefix}{name}": statistics.fmean(each) for name, each in values.items()}
+            metrics[f"{prefix}perplexity"] = perplexity(model, examples, self.collator(tokenizer))
+            details[part] = {
+                "prompts": len(examples),
+                "seeds": self._seeds(),
+                "deviation": {name: statistics.stdev(each) if len(each) > 1 else None for name, each in values.items()},
+                "tokens_per_second": sum(run.tokens for run in runs) / sum(run.seconds for run in runs),
+                "unfinished": unfinished,
+            }
+            for place, example in enumerate(examples):
+                texts = [run.texts[place] for run in runs]
+                prompt = tokenizer.decode(example["prompt_ids"], skip_special_tokens=True)
+                lines.append({"split": part, "prompt": prompt, "responses": texts, "references": example["references"]})
+        return Scores(metrics, details, lines)
+
+    def compute_metrics(self, encoded: EncodedExamples) -> Callable[[Any], dict[str, float]] | None:
+        return None  # the Trainer would keep every logit of the vocabulary
+
+    def _note(self, note: str) -> None:
+        if note not in self.notes:
+            self.notes.append(note)
+
+    def _seeds(self) -> list[int]:
+        return self.generation.seeds if self.generation.sample else self.generation.seeds[:1]
+
+    def _respond(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        examples: Sequence[dict[str, Any]],
+        part: str,
+        progress: bool,
+    ) -> list[Responses]:
+        prompts = [example["prompt_ids"] for example in examples]
+        return [
+            generate(
+                model, tokenizer, prompts, self.generation, seed=seed, title=f"{part}, seed {seed}", progress=progress
+            )
+            for seed in self._seeds()
+        ]

@@ -1,0 +1,136 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from geodistill.errors import GeodistillError
+from geodistill.recipe import Recipe
+from geodistill.recipe_file import check_recipe, merge
+from geodistill.tasks.choose import task_of
+from geodistill.tasks.evaluate import evaluate
+from geodistill.tasks.loading import load_tokenizer
+from geodistill.tasks.run_folder import read_metrics
+from geodistill.tasks.train import train
+
+FEATURES = [
+    {"loss": "procrustes", "weight": 2, "rows": "response", "layers": "uniform"},
+    {"loss": "gram", "rows": "response"},
+    {"loss": "cka", "rows": "response"},
+    {"loss": "projection", "rows": "response"},
+]
+
+
+@pytest.fixture
+def recipe(decoder: Path, instruction_file: Path) -> Callable[..., Recipe]:
+    content: dict[str, Any] = {
+        "task": "instructions",
+        "data": {"source": str(instruction_file), "prompt": "plain", "max_length": 64},
+        "teacher": {"model": str(decoder), "training": {"max_steps": 2, "batch_size": 8}, "cache_top_k": 16},
+        "student": {"teacher_layers": [2, 4]},
+        "objective": {"label": {"weight": 0.5}, "logits": {"weight": 0.5}, "features": FEATURES},
+        "training": {"max_steps": 3, "batch_size": 8, "learning_rate": 1e-3, "logging_steps": 1},
+        "generation": {"max_new_tokens": 6, "seeds": [1, 2]},
+    }
+    return lambda **changes: check_recipe(merge(content, changes))
+
+
+def test_a_student_is_trained_scored_and_evaluated(recipe: Callable[..., Recipe], tmp_path: Path) -> None:
+    results = train(recipe(), tmp_path / "run", progress=False)
+    assert list(results["metrics"]) == ["rouge_l", "exact_match", "perplexity"]
+    assert 0 <= results["metrics"]["rouge_l"] <= 1 < results["metrics"]["perplexity"]
+    assert list(results["teacher"]["metrics"]) == list(results["metrics"])
+    assert set(results["validation_metrics"]) == {"perplexity"}
+    details = results["details"]["test"]
+    assert details["seeds"] == [1, 2] and details["tokens_per_second"] > 0 and 0 <= details["unfinished"] <= 1
+    assert details["deviation"]["rouge_l"] >= 0
+    assert {pair["rows"] for pair in results["geometry"]} == {"response"}
+    assert results["tokens_per_second"] > 0 and results["peak_megabytes"] > 0
+
+    logged = read_metrics(tmp_path / "run")[0]
+    names = {"label", "logits", "procrustes_1_2", "procrustes_2_4", "gram_2_4", "cka_2_4", "projection_2_4"}
+    assert names <= set(logged) and all(logged[name] > 0 for name in names)
+
+    student = AutoModelForCausalLM.from_pretrained(tmp_path / "run" / "student")
+    assert student.config.num_hidden_layers == 2
+    scores = evaluate(tmp_path / "run")
+    assert scores["metrics"] == pytest.approx(results["metrics"], rel=1e-5)
+    lines = [json.loads(line) for line in Path(scores["predictions"]).read_text().splitlines()]
+    assert set(lines[0]) == {"split", "prompt", "responses", "references"}
+    assert len(lines[0]["responses"]) == 2 and lines[0]["prompt"].startswith(("Repeat", "Say"))
+    assert evaluate(tmp_path / "run", ["generation.sample=false"], split="validation")["details"]["validation"][
+        "seeds"
+    ] == [1]
+    assert train(recipe(), tmp_path / "run", progress=False)["fingerprint"] == results["fingerprint"]
+
+
+def test_the_cache_of_the_largest_logits_and_the_teacher_online_agree(
+    recipe: Callable[..., Recipe], tmp_path: Path
+) -> None:
+    """Float32 rows and whole logits say what the teacher says; the largest logits and the rest's mass say less."""
+    logs = []
+    for name, teacher in (
+        ("online", {"cache": False}),
+        ("largest", {"cache_top_k": 100, "cache_dtype": "float32"}),
+        ("whole", {"cache_top_k": None, "cache_dtype": "float32"}),
+    ):
+        train(recipe(teacher={**teacher, "precision": "float32"}), tmp_path / name, progress=False)
+        logs.append(read_metrics(tmp_path / name)[0])
+    online, largest, whole = logs
+    for name in ("label", "procrustes_2_4", "gram_2_4", "cka_2_4"):
+        assert largest[name] == whole[name] == pytest.approx(online[name], rel=1e-4, abs=1e-6), name
+    assert whole["logits"] == pytest.approx(online["logits"], rel=1e-4)
+    assert 0 < largest["logits"] < whole["logits"]
+
+
+def test_perplexity_falls_when_the_teacher_learns(recipe: Callable[..., Recipe], tmp_path: Path) -> None:
+    few = train(recipe(), tmp_path / "few", progress=False)
+    longer = {"training": {"max_steps": 40, "batch_size": 8, "learning_rate": 3e-3}}
+    many = train(recipe(teacher=longer), tmp_path / "many", progress=False)
+    assert many["teacher"]["metrics"]["perplexity"] < 0.5 * few["teacher"]["metrics"]["perplexity"]
+
+
+def test_prompts_and_padding_reach_no_feature_term(recipe: Callable[..., Recipe], decoder: Path) -> None:
+    from geodistill.distillation.objective import Objective
+    from geodistill.distillation.teacher import Teacher
+    from geodistill.recipe import ObjectiveRecipe
+
+    task = task_of(recipe())
+    model, tokenizer = task.load_model(str(decoder), new_head=False), load_tokenizer(str(decoder))
+    batch = task.collator(tokenizer)(task.encode(model, tokenizer)["train"][:6])
+    student = AutoModelForCausalLM.from_pretrained(decoder, num_hidden_layers=2)
+    objective = Objective(ObjectiveRecipe(features=FEATURES[:3]), student=student, teacher=model)
+    signals = Teacher(model, objective.requests, precision="float32")(batch)
+    outputs = student(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], output_hidden_states=True)
+    response = batch["labels"] != -100
+
+    def loss(noise: float) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        hidden = {
+            point: torch.where(response[..., None], outputs.hidden_states[point], noise).detach().requires_grad_()
+            for point in objective.student_points
+        }
+        value = objective(outputs, hidden, signals, batch).loss
+        return value, list(torch.autograd.grad(value, list(hidden.values())))
+
+    (clean, gradients), (noisy, others) = loss(0.0), loss(float("nan"))
+    assert torch.equal(clean, noisy)
+    for a, b in zip(gradients, others, strict=True):
+        assert torch.equal(a, b) and a[response].abs().max() > 0 and not a[~response].any()
+
+
+def test_what_cannot_be_done_is_said(recipe: Callable[..., Recipe], tmp_path: Path) -> None:
+    with pytest.raises(GeodistillError, match="There is no metric 'rouge' of instructions"):
+        train(recipe(data={"metrics": ["rouge"]}), tmp_path / "a", progress=False)
+    with pytest.raises(GeodistillError, match="has no chat template"):
+        train(recipe(data={"prompt": "chat"}), tmp_path / "b", progress=False)
+
+
+def test_the_tokenizer_is_saved_with_the_student(recipe: Callable[..., Recipe], tmp_path: Path, decoder: Path) -> None:
+    train(recipe(), tmp_path / "run", progress=False)
+    ours, theirs = (AutoTokenizer.from_pretrained(folder) for folder in (tmp_path / "run" / "student", decoder))
+    assert ours.get_vocab() == theirs.get_vocab()
