@@ -371,3 +371,22 @@ def test_the_largest_logits_do_for_the_term(speakers: Any) -> None:
     ]
     assert 0 < losses[0] < losses[1] < losses[2]
     torch.testing.assert_close(losses[2], lecture(batch).loss)
+
+
+def test_feature_terms_alone_need_no_heads(student: Any, teacher: Any) -> None:
+    recipe = ObjectiveRecipe.model_validate({"features": [{"loss": "procrustes", "layers": "uniform"}]})
+    batch = make_batch()
+    results = []
+    for pair in ((student, teacher), (student.bert, teacher.bert)):
+        objective = Objective(recipe, student=pair[0], teacher=pair[1])
+        outputs, features = Capture(pair[0], objective.student_points)(**model_inputs(pair[0], batch))
+        signals = Teacher(pair[1], objective.requests, precision="float32")(batch)
+        results.append(objective(outputs, features, signals, batch).loss)
+    assert results[0] > 0
+    assert torch.equal(*results)
+
+
+def test_a_logit_term_needs_a_teacher_with_logits(student: Any, teacher: Any) -> None:
+    lecture = Lecture(student, teacher.bert, {"logits": {}})
+    with pytest.raises(GeodistillError, match="the teacher gives no logits"):
+        lecture(make_batch())

@@ -269,3 +269,43 @@ def test_a_module_that_does_not_run_is_told():
 
     with pytest.raises(GeodistillError, match="'idle' did not run"):
         Capture(Idle(), ["used", "idle"])(x=torch.randn(2, 4))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_passes_that_others_run_are_listened_to(family):
+    """Whether they call the model or its backbone alone, and without a trace in what they get."""
+    model = build(family)
+    capture = Capture(model, [0, -1, BLOCK[family]])
+    expected = capture(**batch())[1]
+    for called in (model, model.base_model):
+        with capture.listen(with_gradient=True) as found:
+            outputs = called(**batch())
+        assert outputs.hidden_states is None
+        assert outputs.keys() == called(**batch()).keys()
+        for point, feature in capture.complete(found).items():
+            assert torch.equal(feature, expected[point])
+            assert feature.requires_grad
+
+
+def test_a_caller_that_asks_for_hidden_states_still_gets_them():
+    model = build("llama")
+    with Capture(model, [1]).listen(with_gradient=True) as found:
+        outputs = model(**batch(), output_hidden_states=True)
+    assert torch.equal(outputs.hidden_states[1], found[1])
+
+
+def test_a_pass_that_nobody_ran_is_told():
+    capture = Capture(build("bert"), [1, "bert.encoder"])
+    with capture.listen(with_gradient=True) as found:
+        pass
+    with pytest.raises(GeodistillError, match="layer 1 did not run"):
+        capture.complete(found)
+
+
+def test_hooks_of_a_listener_are_gone_after_an_exception():
+    model = build("llama")
+    model(**batch(), output_hidden_states=True)  # the library leaves hooks of its own
+    before = hook_count(model)
+    with pytest.raises(RuntimeError), Capture(model, [1, BLOCK["llama"]]).listen(with_gradient=True):
+        raise RuntimeError
+    assert hook_count(model) == before and not model.base_model._forward_pre_hooks

@@ -94,8 +94,12 @@ class Objective(nn.Module):
         *,
         chance_seed: int | None = None,
     ) -> ObjectiveOutput:
-        """Add up the terms of one batch; with `chance_seed`, also tell what unpaired rows would have given."""
-        loss = outputs.logits.new_zeros((), dtype=torch.float32)
+        """Add up the terms of one batch; with `chance_seed`, also tell what unpaired rows would have given.
+
+        Feature terms alone need no `outputs` and no logits of the teacher's.
+        """
+        somewhere = next(iter(student_features.values())) if student_features else outputs.logits
+        loss = somewhere.new_zeros((), dtype=torch.float32)
         terms: dict[str, Tensor] = {}
         chance: dict[str, Tensor] = {}
         starved = torch.zeros((), dtype=torch.long, device=loss.device)
@@ -108,6 +112,11 @@ class Objective(nn.Module):
             terms["label"] = outputs.loss
             loss = loss + self.label_weight * outputs.loss
         if self.logit_loss is not None and self.logit_weight is not None:
+            if signals.logits is None:
+                raise GeodistillError(
+                    "The objective has a logit term, but the teacher gives no logits.",
+                    "Leave objective.logits out, or give the teacher with its head.",
+                )
             terms["logits"] = self.logit_loss(outputs.logits, signals.logits, scored_logits(outputs.logits, inputs))
             loss = loss + self.logit_weight * terms["logits"]
         for number, match in enumerate(self._matches()):

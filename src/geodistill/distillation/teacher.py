@@ -25,10 +25,10 @@ class FeatureRequest(NamedTuple):
 
 @dataclass(frozen=True)
 class TeacherSignals:
-    """What the teacher says of one batch: logits (b, …), or the largest of each token's, and the rows of each request,
-    (b, t, d) or (b, d)."""
+    """What the teacher says of one batch: logits (b, …), or the largest of each token's, where it has any, and the rows
+    of each request, (b, t, d) or (b, d)."""
 
-    logits: Tensor | TopKLogits
+    logits: Tensor | TopKLogits | None
     features: dict[FeatureRequest, Tensor] = field(default_factory=dict)
 
 
@@ -72,18 +72,24 @@ class Teacher:
         # An enclosing autocast of the student's must not decide the teacher's precision, so it is set either way.
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=bfloat16):
             outputs, hidden = self._capture(**model_inputs(self.model, inputs))
-        features = {
-            request: select_rows(
-                hidden[request.point],
-                kind=request.rows,
-                attention_mask=inputs.get("attention_mask"),
-                special_tokens_mask=inputs.get("special_tokens_mask"),
-                special_tokens=request.special_tokens,
-                labels=inputs.get("labels"),
-            )[0]
-            for request in self.requests
-        }
-        return TeacherSignals(logits=outputs.logits, features=features)
+        return TeacherSignals(getattr(outputs, "logits", None), teacher_rows(hidden, self.requests, inputs))
+
+
+def teacher_rows(
+    hidden: Mapping[Point, Tensor], requests: Sequence[FeatureRequest], inputs: Mapping[str, Tensor]
+) -> dict[FeatureRequest, Tensor]:
+    """Return the rows of each request, from the teacher's hidden states of a batch."""
+    return {
+        request: select_rows(
+            hidden[request.point],
+            kind=request.rows,
+            attention_mask=inputs.get("attention_mask"),
+            special_tokens_mask=inputs.get("special_tokens_mask"),
+            special_tokens=request.special_tokens,
+            labels=inputs.get("labels"),
+        )[0]
+        for request in requests
+    }
 
 
 def model_inputs(model: nn.Module, inputs: Mapping[str, Tensor], *, labels: bool = False) -> dict[str, Tensor]:

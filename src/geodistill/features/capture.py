@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 from transformers import PretrainedConfig
 
 from geodistill.errors import GeodistillError
@@ -58,21 +59,49 @@ class Capture:
         if self._layers:
             inputs = {**inputs, "output_hidden_states": True, "return_dict": True}
         found: dict[Point, Tensor] = {}
-        with ExitStack() as hooks:
-            for path, module in self._modules.items():
-                handle = module.register_forward_hook(_keep(path, found, with_gradient=torch.is_grad_enabled()))
-                hooks.callback(handle.remove)
+        with self._hooks(found, with_gradient=torch.is_grad_enabled()):
             outputs = self.model(**inputs)
         if self._layers:
             hidden_states = _hidden_states(outputs)
             found.update((layer, hidden_states[layer]) for layer in self._layers)
+        return outputs, self.complete(found)
+
+    @contextmanager
+    def listen(self, *, with_gradient: bool) -> Iterator[dict[Point, Tensor]]:
+        """Take the features of whatever passes somebody else runs meanwhile, of the last one where there are several.
+
+        It may be the model that is called or, for its layers, its backbone alone (`model.base_model`), as some trainers
+        do to leave the logits out. The caller sees the outputs that it would have seen. `with_gradient` says whether
+        features that lost their gradient are an error. What the block yields is empty until a pass was run.
+
+            with Capture(model, [-1]).listen(with_gradient=True) as found:
+                loss = trainer.compute_loss(model, inputs)
+            features = capture.complete(found)
+        """
+        found: dict[Point, Tensor] = {}
+        with self._hooks(found, with_gradient=with_gradient) as hooks:
+            if self._layers:
+                for handle in _listen_to_layers(self.model, self._layers, found):
+                    hooks.callback(handle.remove)
+            yield found
+
+    def complete(self, found: Mapping[Point, Tensor]) -> dict[Point, Tensor]:
+        """Return the features of all points in their order; raises GeodistillError where one is missing."""
         for point in self.points:
             if point not in found:
                 raise GeodistillError(
-                    f"The module '{point}' did not run in the forward pass, so it has no features.",
-                    "Choose a module that the model calls for these inputs.",
+                    f"The {_describe(point)} did not run in the forward pass, so it has no features.",
+                    "Choose one that the model calls for these inputs.",
                 )
-        return outputs, {point: found[point] for point in self.points}
+        return {point: found[point] for point in self.points}
+
+    @contextmanager
+    def _hooks(self, found: dict[Point, Tensor], *, with_gradient: bool) -> Iterator[ExitStack]:
+        with ExitStack() as hooks:
+            for path, module in self._modules.items():
+                handle = module.register_forward_hook(_keep(path, found, with_gradient=with_gradient))
+                hooks.callback(handle.remove)
+            yield hooks
 
 
 def find_module(model: nn.Module, path: str) -> nn.Module:
@@ -138,6 +167,32 @@ def _keep(path: str, found: dict[Point, Tensor], with_gradient: bool) -> Callabl
         found[path] = tensor
 
     return hook
+
+
+def _listen_to_layers(model: nn.Module, layers: Sequence[int], found: dict[Point, Tensor]) -> list[RemovableHandle]:
+    """Hook a model's backbone so that it keeps its hidden states, and puts those at some layers into `found`."""
+    backbone: Any = getattr(model, "base_model", model)
+    asked = False
+
+    def ask(module: nn.Module, args: Any, inputs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        nonlocal asked
+        asked = bool(inputs.get("output_hidden_states", backbone.config.output_hidden_states))
+        return args, {**inputs, "output_hidden_states": True}
+
+    def keep(module: nn.Module, args: Any, output: Any) -> Any:
+        hidden_states = _hidden_states(output)
+        found.update((layer, hidden_states[layer]) for layer in layers)
+        # The others are let go, and nobody converts them to float32 on the way out.
+        return output if asked else type(output)(**{key: output[key] for key in output if key != "hidden_states"})
+
+    return [
+        backbone.register_forward_pre_hook(ask, with_kwargs=True),
+        backbone.register_forward_hook(keep),
+    ]
+
+
+def _describe(point: Point) -> str:
+    return f"module '{point}'" if isinstance(point, str) else f"layer {point}"
 
 
 def _first_tensor(output: Any) -> Tensor | None:
