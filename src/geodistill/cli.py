@@ -67,10 +67,12 @@ def train(
     """Train one student as the recipe says, and write it with its measurements to a folder."""
     from geodistill.recipe_file import load_recipe
     from geodistill.studies.conclude import conclude_run
+    from geodistill.tasks.arguments import part_processes
     from geodistill.tasks.train import train as run
 
     folder = output or Path("runs") / recipe.stem
     results = run(load_recipe(recipe, overrides or []), folder, fresh=fresh, onnx=onnx)
+    part_processes()
     if results:  # only the main process of several has any
         typer.echo(conclude_run(folder, results))
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 from dataclasses import fields
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import PartialState
 from tqdm.auto import tqdm
 from transformers import Trainer
 from transformers.trainer import TRAINER_STATE_NAME
@@ -16,6 +19,23 @@ from transformers.training_args import TrainingArguments
 from geodistill.distillation.trainer import last_checkpoint
 from geodistill.errors import GeodistillError, suggest
 from geodistill.recipe import TrainingRecipe
+
+
+def processes() -> PartialState:
+    """The processes that a launcher started for this run, one where there was none.
+
+    Without an accelerator, PartialState has to be told so: it otherwise takes each process for the only one until the
+    TrainingArguments are made, and all of them would claim the folder and write the cache at once. The others may have
+    to wait as long as the main one runs the teacher over the data.
+    """
+    return PartialState(cpu=not torch.accelerator.is_available(), timeout=timedelta(hours=12))
+
+
+def part_processes() -> None:
+    """Leave the other processes when all is done; a group that is left to the interpreter's end may abort it."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        gc.collect()  # a wrapped model holds on to the group
+        torch.distributed.destroy_process_group()
 
 
 def training_arguments(training: TrainingRecipe, folder: Path) -> TrainingArguments:

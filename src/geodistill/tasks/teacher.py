@@ -7,14 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from accelerate import PartialState
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, set_seed
 
 from geodistill.data.models import resolve_model
 from geodistill.distillation.sampler import LengthGroupedSampler
 from geodistill.errors import GeodistillError
 from geodistill.recipe import TeacherRecipe
-from geodistill.tasks.arguments import StepBar, train_to_the_end, training_arguments
+from geodistill.tasks.arguments import StepBar, processes, train_to_the_end, training_arguments
 from geodistill.tasks.loading import load_tokenizer
 from geodistill.tasks.run_folder import MetricsFile, fingerprint_of, fingerprint_of_model, read_json, write_json
 from geodistill.tasks.task import Encoded, Task
@@ -51,7 +50,7 @@ def prepare_teacher(recipe: TeacherRecipe, task: Task, folder: Path, *, progress
     """
     fingerprint = teacher_fingerprint(recipe, task)
     if recipe.training is not None:
-        with PartialState().main_process_first():
+        with processes().main_process_first():
             found = (folder / TEACHER_FILE).is_file() and read_json(folder / TEACHER_FILE)["fingerprint"] == fingerprint
         if not found:
             fine_tune(recipe, task, folder, fingerprint, progress=progress)
@@ -94,7 +93,7 @@ def fine_tune(recipe: TeacherRecipe, task: Task, folder: Path, fingerprint: str,
     started = time.perf_counter()
     train_to_the_end(trainer, folder / "checkpoints")
     seconds = time.perf_counter() - started
-    if PartialState().is_main_process:
+    if processes().is_main_process:
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
         metrics = score_teacher(model, tokenizer, task, encoded, progress)
@@ -105,7 +104,7 @@ def fine_tune(recipe: TeacherRecipe, task: Task, folder: Path, fingerprint: str,
             "data": task.fingerprint,
         }
         write_json(folder / TEACHER_FILE, {"fingerprint": fingerprint, **record})
-    PartialState().wait_for_everyone()
+    processes().wait_for_everyone()
 
 
 class TeacherTrainer(Trainer):

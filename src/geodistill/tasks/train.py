@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import PartialState
 from transformers import PreTrainedModel, set_seed
 
 from geodistill.distillation.cache import prepare_cache
@@ -21,7 +20,7 @@ from geodistill.distillation.student import build_student, count_parameters, siz
 from geodistill.distillation.teacher import FeatureRequest, SignalSource, Teacher, model_inputs
 from geodistill.distillation.trainer import DistillationTrainer
 from geodistill.recipe import TASK_STAGE, LogitTerm, Recipe, StageRecipe
-from geodistill.tasks.arguments import StepBar, train_to_the_end, training_arguments
+from geodistill.tasks.arguments import StepBar, processes, train_to_the_end, training_arguments
 from geodistill.tasks.choose import task_of
 from geodistill.tasks.cost import Cost, peak_megabytes, reset_peak_memory
 from geodistill.tasks.held_out import measure_geometry
@@ -49,17 +48,18 @@ def train(
     its cached signals are kept, the run folder by default; `requests` are, by data section, the rows that other runs
     want of the same cache.
 
-    Returns what it writes to results.json. Raises GeodistillError for whatever the user can mend.
+    Returns what it writes to results.json, and nothing on any rank but the main one. Raises GeodistillError for
+    whatever the user can mend.
     """
     shared = shared or folder
     task = task_of(recipe)
     fingerprint = run_fingerprint(recipe, teacher_fingerprint(recipe.teacher, task), task.fingerprint)
     content = recipe.model_dump(mode="json", exclude={"compare"})
-    with PartialState().main_process_first():
-        main = PartialState().is_main_process
+    with processes().main_process_first():
+        main = processes().is_main_process
         known = claim_folder(folder, content, fingerprint, fresh=fresh and main, replace=replace and main)
     if known and (folder / RESULTS).is_file():
-        return finished_run(folder, task, onnx=onnx)
+        return finished_run(folder, task, onnx=onnx) if processes().is_main_process else {}
 
     taught = prepare_teacher(recipe.teacher, task, shared / "teacher", progress=progress)
     check_student_tokenizer(recipe, taught)
@@ -79,7 +79,7 @@ def train(
     memory = peak_megabytes()
 
     results: dict[str, Any] = {}
-    if PartialState().is_main_process:
+    if processes().is_main_process:
         student.cpu().eval()
         results = {
             "fingerprint": fingerprint,
@@ -99,14 +99,14 @@ def train(
         write_json(folder / RESULTS, results)
         if shared == folder:
             shutil.rmtree(folder / "cache", ignore_errors=True)
-    PartialState().wait_for_everyone()
+    processes().wait_for_everyone()
     return results
 
 
 def finished_run(folder: Path, task: Task, *, onnx: bool) -> dict[str, Any]:
     """Read the results of a finished run, adding the ONNX file when it is asked for only now."""
     results = read_json(folder / RESULTS)
-    if onnx and results.get("onnx_difference") is None and PartialState().is_main_process:
+    if onnx and results.get("onnx_difference") is None:
         student = task.load_model(str(folder / "student"), new_head=False)
         tokenizer = load_tokenizer(str(folder / "student"))
         results["onnx_difference"] = export_student(student, tokenizer, folder / "student", onnx=True)
@@ -155,7 +155,7 @@ def train_stage(
     widths = None
     if recipe.teacher.cache:
         top_k = kept_logits(stage, recipe.teacher.cache_top_k)
-        with PartialState().main_process_first():
+        with processes().main_process_first():
             teacher = prepare_cache(
                 cache / cache_name(task, top_k),
                 online,
