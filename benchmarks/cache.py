@@ -24,10 +24,10 @@ from torch import Tensor
 
 from geodistill.data.examples import load_examples
 from geodistill.distillation.cache import TeacherCache, prepare_cache
+from geodistill.distillation.model import DistillationModel
 from geodistill.distillation.objective import Objective
 from geodistill.distillation.student import build_student
 from geodistill.distillation.teacher import FeatureRequest, SignalSource, Teacher
-from geodistill.distillation.trainer import DistillationModel
 from geodistill.geometry import cka, gram_distance, procrustes_distance
 from geodistill.recipe import DataRecipe, ObjectiveRecipe, StudentRecipe
 from geodistill.tasks.classification import collator, encode, load_classifier

@@ -64,6 +64,9 @@ class TrainingRecipe(Section):
     batch_size: int = Field(32, ge=1, description="examples per device and micro-batch")
     evaluation_batch_size: int = Field(128, ge=1)
     gradient_accumulation: int = Field(1, ge=1)
+    exact_accumulation: bool = Field(
+        False, description="take feature terms of all micro-batches of a step together, at one more student forward"
+    )
     learning_rate: float = Field(5e-5, gt=0)
     weight_decay: float = Field(0.01, ge=0)
     warmup: float = Field(0.1, ge=0, lt=1, description="share of the steps over which the rate rises")

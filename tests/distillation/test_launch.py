@@ -49,7 +49,7 @@ def launch(lesson: Any, tmp_path: Path) -> Launch:
         "teacher": {"model": str(tmp_path / "teacher")},
         "student": {"width": 8, "layers": 1},
         "objective": {"label": {}, "logits": {}, "features": [{"loss": "procrustes"}]},
-        "training": {"epochs": 1, "batch_size": 8, "gradient_accumulation": 2},
+        "training": {"epochs": 1, "batch_size": 8, "gradient_accumulation": 2, "exact_accumulation": True},
     }
     recipe["training"] |= {"logging_steps": 1, "save_steps": 2}
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
@@ -72,6 +72,7 @@ def check_run(done: subprocess.CompletedProcess[str], folder: Path) -> dict[str,
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("student on test") == 1, done.stdout
     results = read_json(folder / "results.json")
+    assert results["feature_batch"] == {"task": "the global accumulated batch of 2 micro-batches over 2 ranks"}
     # 120 rows, a tenth and a fifth cut off, in steps of 2 ranks × 2 micro-batches × 8.
     assert [entry["step"] for entry in read_metrics(folder) if "loss" in entry] == [1, 2, 3]
     return results

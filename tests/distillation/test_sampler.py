@@ -2,11 +2,18 @@ from __future__ import annotations
 
 import random
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 import torch
+from transformers.training_args import TrainingArguments
 
-from geodistill.distillation.sampler import BATCHES_SORTED_TOGETHER, LengthGroupedSampler
+from geodistill.distillation.sampler import (
+    BATCHES_SORTED_TOGETHER,
+    EpochOrder,
+    LengthGroupedSampler,
+    LengthGroupedTrainer,
+)
 
 
 def make_lengths(count: int) -> list[int]:
@@ -82,3 +89,27 @@ def test_batch_that_is_not_full_stays_last(count: int) -> None:
         assert [len(batch) for batch in batches[:-1]] == [8] * (len(batches) - 1)
         spread = [max(lengths[i] for i in batch) - min(lengths[i] for i in batch) for batch in batches[:-1]]
         assert all(value <= 20 for value in spread)
+
+
+@pytest.mark.parametrize("data_seed", [None, 0, 7])
+def test_a_plain_trainer_takes_the_seed_of_the_data_and_learns_the_epoch(tmp_path: Path, data_seed: int | None) -> None:
+    """A fine-tuned teacher's trainer, too: a data seed of zero is one, and a resumed run over ranks needs the epoch."""
+    lengths = make_lengths(40)
+    arguments = TrainingArguments(
+        str(tmp_path),
+        train_sampling_strategy="group_by_length",
+        per_device_train_batch_size=4,
+        seed=3,
+        data_seed=data_seed,
+        use_cpu=True,
+        report_to="none",
+    )
+    data = [{"input_ids": [0] * length} for length in lengths]
+    trainer = LengthGroupedTrainer(model=torch.nn.Linear(1, 1), args=arguments, train_dataset=data)
+    sampler = trainer._get_train_sampler()
+    assert list(sampler) == order_of(lengths, 4, seed=3 if data_seed is None else data_seed)
+    (callback,) = (each for each in trainer.callback_handler.callbacks if isinstance(each, EpochOrder))
+    trainer.state.epoch = 2.0
+    callback.on_epoch_begin(arguments, trainer.state, trainer.control)
+    assert list(sampler) == order_of(lengths, 4, seed=3 if data_seed is None else data_seed, epoch=2)
+    assert trainer._get_eval_sampler(data) is None

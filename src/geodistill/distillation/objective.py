@@ -8,18 +8,19 @@ there are.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from geodistill.distillation.accumulate import AccumulatedStep, PairSummary
 from geodistill.distillation.teacher import FeatureRequest, TeacherSignals
 from geodistill.errors import GeodistillError
 from geodistill.features import Point, feature_widths, layer_count, map_layers, response_logits_mask, select_rows
-from geodistill.losses import CKALoss, GramLoss, ProcrustesLoss, ProjectionLoss
+from geodistill.losses import CKALoss, FeatureLoss, GramLoss, ProcrustesLoss, ProjectionLoss
 from geodistill.losses.logits import LogitLoss
 from geodistill.recipe import FeatureTerm, LogitTerm, ObjectiveRecipe
 
@@ -33,6 +34,23 @@ class ObjectiveOutput:
     terms: dict[str, Tensor]
     chance: dict[str, Tensor]
     starved: Tensor
+
+
+class FeaturePair(NamedTuple):
+    """Two layers of one batch that a term compares: the student's features, the teacher's rows, and which count."""
+
+    key: str
+    weight: float
+    loss: FeatureLoss
+    student: Tensor
+    teacher: Tensor
+    mask: Tensor | None
+
+    def rows(self) -> tuple[Tensor, Tensor]:
+        """The rows that count, (n, d_s) and (n, d_t)."""
+        if self.mask is None:
+            return self.student.flatten(0, -2), self.teacher.flatten(0, -2)
+        return self.student[self.mask], self.teacher[self.mask]
 
 
 class FeatureMatch(nn.Module):
@@ -82,6 +100,7 @@ class Objective(nn.Module):
         self.logit_weight = recipe.logits.weight if recipe.logits else None
         self.logit_loss = make_logit_loss(recipe.logits) if recipe.logits else None
         self.features = nn.ModuleList(FeatureMatch(term, student, teacher, widths or {}) for term in recipe.features)
+        self.keys = unique_names(self._matches())
         self.student_points = list(dict.fromkeys(s for match in self._matches() for s, _ in match.pairs))
         self.requests = feature_requests(recipe, student, teacher)
 
@@ -93,10 +112,13 @@ class Objective(nn.Module):
         inputs: Mapping[str, Tensor],
         *,
         chance_seed: int | None = None,
+        accumulated: AccumulatedStep | None = None,
     ) -> ObjectiveOutput:
         """Add up the terms of one batch; with `chance_seed`, also tell what unpaired rows would have given.
 
-        Feature terms alone need no `outputs` and no logits of the teacher's.
+        Feature terms alone need no `outputs` and no logits of the teacher's. With `accumulated`, the batch is one
+        micro-batch of a step: its feature terms are its share of those of the whole, times the number of micro-batches,
+        which the mean over them takes out again.
         """
         somewhere = next(iter(student_features.values())) if student_features else outputs.logits
         loss = somewhere.new_zeros((), dtype=torch.float32)
@@ -119,9 +141,43 @@ class Objective(nn.Module):
                 )
             terms["logits"] = self.logit_loss(outputs.logits, signals.logits, scored_logits(outputs.logits, inputs))
             loss = loss + self.logit_weight * terms["logits"]
-        for number, match in enumerate(self._matches()):
-            total = torch.zeros_like(loss)
-            for (s, t), feature_loss, name in zip(match.pairs, match.losses, match.names, strict=True):
+        for pair in self._pairs(student_features, signals, inputs):
+            if accumulated is None:
+                value = terms[pair.key] = pair.loss(pair.student, pair.teacher, mask=pair.mask)
+                rows = pair.mask.sum() if pair.mask is not None else len(pair.student)
+            else:
+                whole = accumulated.whole(pair.key, pair.loss)
+                value = accumulated.micro_batches * whole(pair.student, pair.teacher, pair.mask)
+                terms[pair.key], rows = whole.value.float(), whole.total.rows
+            loss = loss + pair.weight * value
+            starved = starved + (rows < 2)
+            if chance_seed is not None:
+                student, teacher = pair.rows() if accumulated is None else accumulated.rows(pair.key)
+                chance[pair.key] = chance_loss(pair.loss, student, teacher, chance_seed)
+        return ObjectiveOutput(loss, {name: value.detach() for name, value in terms.items()}, chance, starved)
+
+    def summarize(
+        self,
+        student_features: Mapping[Point, Tensor],
+        signals: TeacherSignals,
+        inputs: Mapping[str, Tensor],
+        *,
+        rows: bool,
+    ) -> dict[str, PairSummary]:
+        """Return what one micro-batch adds to an `AccumulatedStep`; its rows are for the chance level."""
+        return {
+            pair.key: PairSummary(
+                pair.loss.moments(pair.student, pair.teacher, pair.mask), pair.rows() if rows else None
+            )
+            for pair in self._pairs(student_features, signals, inputs)
+        }
+
+    def _pairs(
+        self, student_features: Mapping[Point, Tensor], signals: TeacherSignals, inputs: Mapping[str, Tensor]
+    ) -> Iterator[FeaturePair]:
+        keys = iter(self.keys)
+        for match in self._matches():
+            for (s, t), loss in zip(match.pairs, match.losses, strict=True):
                 student, mask = select_rows(
                     student_features[s],
                     kind=match.rows,
@@ -130,19 +186,20 @@ class Objective(nn.Module):
                     special_tokens=match.special_tokens,
                     labels=inputs.get("labels"),
                 )
-                teacher = signals.features[match.request(t)]
-                value = feature_loss(student, teacher, mask=mask)
-                key = name if name not in terms else f"{name}_{number}"
-                terms[key] = value
-                total = total + value / len(match.pairs)
-                starved = starved + ((mask.sum() if mask is not None else len(student)) < 2)
-                if chance_seed is not None:
-                    chance[key] = chance_loss(feature_loss, student, teacher, mask, chance_seed)
-            loss = loss + match.weight * total
-        return ObjectiveOutput(loss, {name: value.detach() for name, value in terms.items()}, chance, starved)
+                teacher, weight = signals.features[match.request(t)], match.weight / len(match.pairs)
+                yield FeaturePair(next(keys), weight, loss, student, teacher, mask)  # type: ignore[arg-type]
 
     def _matches(self) -> list[FeatureMatch]:
         return list(self.features)  # type: ignore[arg-type]  # an nn.ModuleList forgets what it holds
+
+
+def unique_names(matches: list[FeatureMatch]) -> list[str]:
+    """Return a name for each pair of each term; one that is taken gets the term's number."""
+    keys: list[str] = []
+    for number, match in enumerate(matches):
+        for name in match.names:
+            keys.append(name if name not in keys else f"{name}_{number}")
+    return keys
 
 
 def feature_requests(
@@ -197,12 +254,8 @@ def scored_logits(logits: Tensor, inputs: Mapping[str, Tensor]) -> Tensor | None
 
 
 @torch.no_grad()
-def chance_loss(loss: nn.Module, student: Tensor, teacher: Tensor, mask: Tensor | None, seed: int) -> Tensor:
-    """Return what the loss gives for rows of the same batch that are not paired: the teacher's rows shuffled."""
-    if mask is None:
-        student, teacher = student.flatten(0, -2), teacher.flatten(0, -2)
-    else:
-        student, teacher = student[mask], teacher[mask]
+def chance_loss(loss: nn.Module, student: Tensor, teacher: Tensor, seed: int) -> Tensor:
+    """Return what the loss gives for rows (n, d_s) and (n, d_t) that are not paired: the teacher's are shuffled."""
     # An own generator: asking for the chance level must not change the course of the training.
     order = torch.randperm(len(teacher), generator=torch.Generator().manual_seed(seed)).to(teacher.device)
     return loss(student, teacher[order])

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch.utils.data import Sampler
+from transformers import Trainer
 from transformers.trainer_callback import TrainerCallback, TrainerControl, TrainerState
 from transformers.training_args import TrainingArguments
 
@@ -61,3 +62,22 @@ class EpochOrder(TrainerCallback):
     ) -> None:
         # Within a resumed epoch the number is not whole.
         self.sampler.set_epoch(int(state.epoch or 0))
+
+
+class LengthGroupedTrainer(Trainer):
+    """The plain Trainer, but with `group_by_length` in an order that survives resuming, and evaluation in the order of
+    the data. The Trainer's own sampler draws on global state, and would group the evaluation too, where metrics go by a
+    row's place."""
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        dataset: Any = self.train_dataset if train_dataset is None else train_dataset
+        if self.args.train_sampling_strategy != "group_by_length" or not hasattr(dataset, "__len__"):
+            return super()._get_train_sampler(train_dataset)
+        lengths = [len(example["input_ids"]) for example in dataset]
+        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
+        sampler = LengthGroupedSampler(lengths, self.args.train_batch_size, seed)
+        self.remove_callback(EpochOrder)
+        self.add_callback(EpochOrder(sampler))
+        return sampler
+
+    def _get_eval_sampler(self, eval_dataset: Any) -> None: ...

@@ -1,87 +1,37 @@
 """DistillationTrainer: a transformers.Trainer whose model is the student together with its objective.
 
-Student and objective are one module, so that learned projections are trained, synchronised over ranks, checkpointed
-and resumed with the student. A checkpoint holds the student as `save_pretrained` writes it, and the objective's own
+A checkpoint holds the student as `save_pretrained` writes it, and the objective's own
 weights in a file beside it, so they never reach an exported student.
 """
 
 from __future__ import annotations
 
 import inspect
-import json
-import pickle
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+import logging
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import safetensors.torch
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
-from transformers import PreTrainedModel, Trainer
-from transformers.trainer import TRAINER_STATE_NAME
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+from transformers import PreTrainedModel
 from transformers.training_args import TrainingArguments
-from transformers.utils import ModelOutput
 from transformers.utils.generic import find_labels
 
+from geodistill.distillation.accumulate import ExactAccumulation, describe_geometry
+from geodistill.distillation.checkpoint import StepCounts, reading_checkpoint, take_prefix
+from geodistill.distillation.model import OBJECTIVE_PREFIX, STUDENT_PREFIX, DistillationModel
 from geodistill.distillation.objective import Objective
-from geodistill.distillation.sampler import EpochOrder, LengthGroupedSampler
-from geodistill.distillation.teacher import SignalSource, Teacher, TeacherSignals, model_inputs
+from geodistill.distillation.sampler import LengthGroupedTrainer
+from geodistill.distillation.teacher import SignalSource, Teacher
 from geodistill.errors import GeodistillError
-from geodistill.features import Capture
 
-STUDENT_PREFIX, OBJECTIVE_PREFIX = "student.", "objective."
 OBJECTIVE_FILE = "objective.safetensors"
+logger = logging.getLogger(__name__)
 
 
-@dataclass
-class DistillationOutput(ModelOutput):
-    """The loss of a batch with the student's logits, and the terms that the loss was added up from."""
-
-    loss: Tensor | None = None
-    logits: Tensor | None = None
-    terms: dict[str, Tensor] | None = None
-    chance: dict[str, Tensor] | None = None
-    starved: Tensor | None = None
-
-
-class DistillationModel(nn.Module):
-    """The student and its objective as one module; without teacher signals it is the student alone."""
-
-    # The loss is a mean over the batch, so the Trainer has to divide it by the number of micro-batches.
-    accepts_loss_kwargs = False
-
-    def __init__(self, student: PreTrainedModel, objective: Objective) -> None:
-        super().__init__()
-        self.student = student
-        self.objective = objective
-        self.config = student.config
-
-    def forward(
-        self, teacher_signals: TeacherSignals | None = None, chance_seed: int | None = None, **inputs: Tensor
-    ) -> Any:
-        if teacher_signals is None:
-            return self.student(**model_inputs(self.student, inputs, labels=True))
-        capture = Capture(self.student, self.objective.student_points)
-        labels = self.objective.label_weight is not None
-        outputs, features = capture(**model_inputs(self.student, inputs, labels=labels))
-        result = self.objective(outputs, features, teacher_signals, inputs, chance_seed=chance_seed)
-        return DistillationOutput(
-            loss=result.loss, logits=outputs.logits, terms=result.terms, chance=result.chance, starved=result.starved
-        )
-
-    # The same under the name that newer releases of transformers give it, and under the older one.
-    def activation_checkpointing_enable(self, **kwargs: Any) -> None:
-        self.student.activation_checkpointing_enable(**kwargs)
-
-    def gradient_checkpointing_enable(self, **kwargs: Any) -> None:
-        self.student.gradient_checkpointing_enable(**kwargs)
-
-
-class DistillationTrainer(Trainer):
+class DistillationTrainer(LengthGroupedTrainer):
     """A `transformers.Trainer` that trains a student against a teacher.
 
     Everything the Trainer can do still works: mixed precision, accumulation, clipping, checkpoints and resuming,
@@ -90,6 +40,10 @@ class DistillationTrainer(Trainer):
     Args: `model` the student; `teacher` a model with the same kind of head, or a `SignalSource` such as a
     `TeacherCache`; `objective` the terms, bound to both; the rest as for `Trainer`. `max_skipped_steps`: a step whose
     gradient is not finite is skipped and counted, and after so many in a row training stops with GeodistillError.
+    `exact_accumulation`: with several micro-batches in a step, the feature terms and their gradient are those of all of
+    them together (over all ranks where a term has `global_batch`), whatever the split, rather than the mean of theirs;
+    label and logit terms stay the mean over micro-batches. It costs another forward pass of the student, without
+    gradient, and keeps the teacher's signals of a whole step (docs/scale.md).
 
     Each log entry carries the mean of every term since the last one, and under `chance/` what the feature terms would
     give for rows that are not paired, on the batch that was logged.
@@ -103,6 +57,7 @@ class DistillationTrainer(Trainer):
         objective: Objective,
         args: TrainingArguments,
         max_skipped_steps: int = 20,
+        exact_accumulation: bool = False,
         **kwargs: Any,
     ) -> None:
         if args.label_smoothing_factor or kwargs.get("compute_loss_func"):
@@ -120,12 +75,53 @@ class DistillationTrainer(Trainer):
         self.teacher: SignalSource = source.to(self.args.device)
         self.label_names = self.args.label_names or find_labels(type(model))
         self.max_skipped_steps = max_skipped_steps
-        self.skipped_steps = 0
-        self.starved_terms = 0
+        self.exact_accumulation = exact_accumulation and self.args.gradient_accumulation_steps > 1
+        self._accumulation = ExactAccumulation(self.teacher, self._prepare_inputs) if self.exact_accumulation else None
+        self.add_callback(StepCounts)
         self._skipped_in_a_row = 0
+        self._starved: Tensor | int = 0
         self._totals: dict[str, Tensor] = {}
         self._chance: dict[str, Tensor] = {}
         self._micro_batches = 0
+
+    @property
+    def geometry(self) -> str:
+        """In words, which rows the feature terms compare at once; several wordings where terms differ."""
+        said = {
+            describe_geometry(
+                global_batch=loss.global_batch,
+                ranks=self.args.world_size,
+                micro_batches=self.args.gradient_accumulation_steps,
+                exact=self.exact_accumulation,
+            )
+            for match in self.objective.features
+            for loss in match.losses  # type: ignore[union-attr]  # nn.ModuleList forgets what it holds
+        }
+        return "; ".join(sorted(said)) or "no feature term"
+
+    @property
+    def counts(self) -> StepCounts:
+        # Looked up, since the Trainer may put another in its place when it resumes.
+        return next(each for each in self.callback_handler.callbacks if isinstance(each, StepCounts))
+
+    @property
+    def skipped_steps(self) -> int:
+        return self.counts.skipped_steps
+
+    @property
+    def starved_terms(self) -> int:
+        return self.counts.starved_terms
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        if self.is_world_process_zero():
+            logger.info("Feature terms compare: %s.", self.geometry)
+        return super().train(*args, **kwargs)
+
+    def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device) -> Any:
+        batches, items = super().get_batch_samples(epoch_iterator, num_batches, device)
+        if self._accumulation is not None:
+            self._accumulation.expect(batches)
+        return batches, items
 
     def compute_loss(
         self,
@@ -136,9 +132,14 @@ class DistillationTrainer(Trainer):
     ) -> Any:
         if not model.training:
             return super().compute_loss(model, inputs, return_outputs=return_outputs)
-        output = model(teacher_signals=self.teacher(inputs), chance_seed=self._chance_seed(), **inputs)
+        seed = self._chance_seed()
+        if self._accumulation is None:
+            output = model(teacher_signals=self.teacher(inputs), chance_seed=seed, **inputs)
+        else:
+            output = model(**self._accumulation.next(model, inputs, seed), **inputs)
         self._micro_batches += 1
-        for name, value in {**output.terms, "starved_terms": output.starved}.items():
+        self._starved = self._starved + output.starved
+        for name, value in output.terms.items():
             self._totals[name] = self._totals[name] + value if name in self._totals else value
         self._chance = output.chance or self._chance
         return (output.loss, output) if return_outputs else output.loss
@@ -160,11 +161,20 @@ class DistillationTrainer(Trainer):
         packed = torch.stack([*values, *(value.double() for value in self._chance.values())])
         numbers = self.accelerator.reduce(packed, reduction="mean").tolist()
         logs = dict(zip(names, numbers, strict=True))
-        self.starved_terms += round(logs.pop("starved_terms") * self._micro_batches * self.args.world_size)
+        self._count_starved()
         logs["starved_terms"] = float(self.starved_terms)
         logs["skipped_steps"] = float(self.skipped_steps)
         self._totals, self._chance, self._micro_batches = {}, {}, 0
         return logs
+
+    def _count_starved(self) -> None:
+        starved = torch.as_tensor(self._starved, device=self.args.device)
+        self.counts.starved_terms += int(self.accelerator.reduce(starved, reduction="sum"))
+        self._starved = 0
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        self._count_starved()
+        super()._save_checkpoint(model, trial)
 
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
         """Drop a gradient that is not finite: an optimiser leaves parameters without a gradient as they are."""
@@ -174,7 +184,7 @@ class DistillationTrainer(Trainer):
             return grad_norm
         # The norm is the same on every rank, so all ranks skip together.
         model.zero_grad(set_to_none=True)
-        self.skipped_steps += 1
+        self.counts.skipped_steps += 1
         self._skipped_in_a_row += 1
         if self._skipped_in_a_row >= self.max_skipped_steps:
             raise GeodistillError(
@@ -183,21 +193,6 @@ class DistillationTrainer(Trainer):
                 "Lower training.learning_rate, turn mixed precision off, or look for NaN in the teacher's features.",
             )
         return grad_norm
-
-    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
-        """Group by length in an order that survives resuming; the Trainer's own sampler draws on global state."""
-        dataset: Any = self.train_dataset if train_dataset is None else train_dataset
-        if self.args.train_sampling_strategy != "group_by_length" or not hasattr(dataset, "__len__"):
-            return super()._get_train_sampler(train_dataset)
-        lengths = [len(example["input_ids"]) for example in dataset]
-        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
-        sampler = LengthGroupedSampler(lengths, self.args.train_batch_size, seed)
-        self.remove_callback(EpochOrder)
-        self.add_callback(EpochOrder(sampler))
-        return sampler
-
-    def _get_eval_sampler(self, eval_dataset: Any) -> None:
-        """Evaluate in the order of the data, where the Trainer would group by length: metrics go by a row's place."""
 
     def _set_signature_columns_if_needed(self) -> None:
         columns: Any = self._signature_columns
@@ -248,23 +243,6 @@ class DistillationTrainer(Trainer):
             super()._load_rng_state(checkpoint)
 
 
-@contextmanager
-def reading_checkpoint(folder: Path | str | None) -> Iterator[None]:
-    """Turn whatever a damaged file raises into one clear error."""
-    try:
-        yield
-    except (OSError, EOFError, KeyError, RuntimeError, SafetensorError, ValueError, pickle.UnpicklingError) as error:
-        raise GeodistillError(
-            f"The checkpoint {folder} cannot be read: {error or type(error).__name__}.",
-            "Delete that folder to resume from the one before it, or start again with --fresh.",
-        ) from error
-
-
-def take_prefix(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """Return the entries of a state dict under a prefix, without it."""
-    return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
-
-
 def check_requests(source: SignalSource, objective: Objective) -> None:
     """Refuse a source that was made for other layers or rows than the objective compares."""
     missing = [request for request in objective.requests if request not in source.requests]
@@ -273,24 +251,3 @@ def check_requests(source: SignalSource, objective: Objective) -> None:
             f"The teacher signals lack the rows that the objective compares: {missing[0]}.",
             "Make the teacher or its cache with requests=objective.requests.",
         )
-
-
-def last_checkpoint(folder: Path) -> Path | None:
-    """Return the newest complete checkpoint in a folder, if any.
-
-    The Trainer writes its state last: where that is absent or cut short, writing was interrupted.
-    """
-    complete = {
-        int(step): path.parent
-        for path in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*/{TRAINER_STATE_NAME}")
-        if (step := path.parent.name.removeprefix(f"{PREFIX_CHECKPOINT_DIR}-")).isdecimal() and is_json(path)
-    }
-    return complete[max(complete)] if complete else None
-
-
-def is_json(path: Path) -> bool:
-    try:
-        json.loads(path.read_bytes())
-    except ValueError:
-        return False
-    return True

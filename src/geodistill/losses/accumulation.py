@@ -46,14 +46,15 @@ class AccumulatedLoss:
             total = sum_moments(total)
         leaves = {name: getattr(total, name) for name in STUDENT_FIELDS if getattr(total, name) is not None}
         leaves = {name: value.detach().requires_grad_() for name, value in leaves.items()}
-        self.parameters = [each for each in loss.parameters() if each.requires_grad]
+        # By name: a sharded loss has other tensors for its parameters in each forward pass.
+        parameters = {name: each for name, each in loss.named_parameters() if each.requires_grad}
         with torch.enable_grad(), full_precision(total.cross.device):
             value = loss.from_moments(replace(total, **leaves))
-            gradients = torch.autograd.grad(value, [*leaves.values(), *self.parameters], allow_unused=True)
+            gradients = torch.autograd.grad(value, [*leaves.values(), *parameters.values()], allow_unused=True)
         self.value = value.detach()
         self.total = total
         self.slopes = dict(zip(leaves, gradients, strict=False))
-        self.parameter_slopes = gradients[len(leaves) :]
+        self.parameter_slopes = dict(zip(parameters, gradients[len(leaves) :], strict=True))
 
     def __call__(self, student: Tensor, teacher: Tensor | FeatureRows, mask: Tensor | None = None) -> Tensor:
         part = self.loss.moments(student, teacher, mask)
@@ -61,9 +62,9 @@ class AccumulatedLoss:
         about = part.about(self.total.student_mean.detach(), self.total.teacher_mean.detach())
         about = replace(about, student_mean=share * part.student_mean)
         terms = [_inner(slope, getattr(about, name)) for name, slope in self.slopes.items() if slope is not None]
-        for parameter, slope in zip(self.parameters, self.parameter_slopes, strict=True):
+        for name, slope in self.parameter_slopes.items():
             if slope is not None:
-                terms.append(share * _inner(slope, parameter))
+                terms.append(share * _inner(slope, self.loss.get_parameter(name)))
         linear = torch.stack([term.to(share.dtype) for term in terms]).sum()
         return (self.ranks * (share * self.value + linear - linear.detach())).to(part.product_dtype)
 

@@ -16,7 +16,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import PrinterCallback, TrainerCallback, TrainerControl, TrainerState
 from transformers.training_args import TrainingArguments
 
-from geodistill.distillation.trainer import last_checkpoint
+from geodistill.distillation.checkpoint import StepCounts, last_checkpoint
 from geodistill.errors import GeodistillError, suggest
 from geodistill.recipe import TrainingRecipe
 
@@ -99,6 +99,9 @@ def train_to_the_end(trainer: Trainer, checkpoints: Path) -> None:
         if state.global_step >= state.max_steps:
             # Resuming here would take one step too many: the Trainer looks at the limit after a step.
             trainer._load_from_checkpoint(str(checkpoint))
+            for callback in trainer.callback_handler.callbacks:
+                if isinstance(callback, StepCounts):
+                    callback.restore(state)
             return
     quiet(trainer).train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
 

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, set_seed
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
 from geodistill.data.models import resolve_model
-from geodistill.distillation.sampler import LengthGroupedSampler
+from geodistill.distillation.checkpoint import whole_model
+from geodistill.distillation.sampler import LengthGroupedTrainer
 from geodistill.errors import GeodistillError
 from geodistill.recipe import TeacherRecipe
 from geodistill.tasks.arguments import StepBar, processes, train_to_the_end, training_arguments
@@ -82,7 +83,7 @@ def fine_tune(recipe: TeacherRecipe, task: Task, folder: Path, fingerprint: str,
     tokenizer = load_tokenizer(recipe.model, revision=recipe.revision, trust=trust)
     encoded = task.encode(model, tokenizer)
     folder.mkdir(parents=True, exist_ok=True)
-    trainer = TeacherTrainer(
+    trainer = LengthGroupedTrainer(
         model=model,
         args=training_arguments(recipe.training, folder / "checkpoints"),
         train_dataset=encoded["train"],
@@ -93,6 +94,7 @@ def fine_tune(recipe: TeacherRecipe, task: Task, folder: Path, fingerprint: str,
     started = time.perf_counter()
     train_to_the_end(trainer, folder / "checkpoints")
     seconds = time.perf_counter() - started
+    model = whole_model(model)
     if processes().is_main_process:
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
@@ -105,16 +107,6 @@ def fine_tune(recipe: TeacherRecipe, task: Task, folder: Path, fingerprint: str,
         }
         write_json(folder / TEACHER_FILE, {"fingerprint": fingerprint, **record})
     processes().wait_for_everyone()
-
-
-class TeacherTrainer(Trainer):
-    """The plain Trainer, with batches of like length in an order that survives resuming."""
-
-    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
-        if self.args.train_sampling_strategy != "group_by_length":
-            return super()._get_train_sampler(train_dataset)
-        lengths = [len(example["input_ids"]) for example in self.train_dataset]  # type: ignore[union-attr]
-        return LengthGroupedSampler(lengths, self.args.train_batch_size, self.args.data_seed or self.args.seed)
 
 
 def score_teacher(

@@ -14,6 +14,7 @@ from transformers import PreTrainedModel, set_seed
 
 from geodistill.distillation.cache import prepare_cache
 from geodistill.distillation.cache_format import TopK
+from geodistill.distillation.checkpoint import whole_model
 from geodistill.distillation.export import export_student
 from geodistill.distillation.objective import Objective, feature_requests
 from geodistill.distillation.student import build_student, count_parameters, size_in_megabytes
@@ -71,9 +72,12 @@ def train(
     cost = Cost()
     reset_peak_memory()
     skipped = starved = 0
+    geometry: dict[str, str] = {}
     for stage in stages_of(recipe):
         wanted = (requests or {}).get(stage.data.model_dump_json(), ())
         trainer = train_stage(stage, recipe, student, taught, folder, shared / "cache", wanted, cost, progress)
+        student = whole_model(student)
+        geometry[stage.name] = trainer.geometry
         skipped += trainer.skipped_steps
         starved += trainer.starved_terms
     memory = peak_megabytes()
@@ -91,6 +95,7 @@ def train(
             "training_seconds": cost.seconds,
             "tokens_per_second": cost.tokens_per_second,
             "peak_megabytes": memory,
+            "feature_batch": geometry,
             "skipped_steps": skipped,
             "starved_terms": starved,
             "notes": task.notes,
@@ -181,6 +186,7 @@ def train_stage(
         eval_dataset=encoded["validation"],
         data_collator=collate,
         compute_metrics=task.compute_metrics(encoded["validation"]),
+        exact_accumulation=training.exact_accumulation,
         callbacks=[MetricsFile(folder, stage.name), cost, *([StepBar(stage.name)] if progress else [])],
     )
     train_to_the_end(trainer, checkpoints)

@@ -1,0 +1,96 @@
+"""Reading and writing what a training leaves behind, and knowing when it is whole."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from torch import Tensor
+from transformers import PreTrainedModel
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_callback import ExportableState, TrainerCallback, TrainerControl, TrainerState
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+from transformers.training_args import TrainingArguments
+
+from geodistill.errors import GeodistillError
+
+
+class StepCounts(TrainerCallback, ExportableState):
+    """Counts over a whole training, kept in its checkpoints: `skipped_steps`, whose gradient was not finite, and
+    `starved_terms`, feature terms of a batch with fewer than two rows."""
+
+    def __init__(self) -> None:
+        self.skipped_steps = 0
+        self.starved_terms = 0
+
+    def state(self) -> dict[str, dict[str, int]]:
+        return {"args": {}, "attributes": {"skipped_steps": self.skipped_steps, "starved_terms": self.starved_terms}}
+
+    def restore(self, state: TrainerState) -> None:
+        """Take the counts that a checkpoint holds; one of a training without counts leaves them as they are."""
+        saved: Any = state.stateful_callbacks  # a list for the constructor, a dictionary afterwards
+        vars(self).update(saved.get(type(self).__name__, self.state())["attributes"])
+
+    # Restored here: the Trainer does so only with restore_callback_states_from_checkpoint.
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self.restore(state)
+
+
+@contextmanager
+def reading_checkpoint(folder: Path | str | None) -> Iterator[None]:
+    """Turn whatever a damaged file raises into one clear error."""
+    try:
+        yield
+    except (OSError, EOFError, KeyError, RuntimeError, SafetensorError, ValueError, pickle.UnpicklingError) as error:
+        raise GeodistillError(
+            f"The checkpoint {folder} cannot be read: {error or type(error).__name__}.",
+            "Delete that folder to resume from the one before it, or start again with --fresh.",
+        ) from error
+
+
+def take_prefix(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Return the entries of a state dict under a prefix, without it."""
+    return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+
+
+def whole_model(model: PreTrainedModel) -> PreTrainedModel:
+    """Return a model with all its weights on every rank: itself or, where FSDP shards it, a copy made of the shards."""
+    from torch.distributed.fsdp import FSDPModule
+    from torch.distributed.tensor import DTensor
+
+    if not any(isinstance(parameter, DTensor) for parameter in model.parameters()):
+        return model
+    # FSDP gives the modules that it shards classes of its own.
+    kind: Any = next(each for each in type(model).__mro__ if not issubclass(each, FSDPModule))
+    whole: PreTrainedModel = kind(model.config)
+    shards = model.state_dict().items()
+    whole.load_state_dict({name: each.full_tensor() if isinstance(each, DTensor) else each for name, each in shards})
+    return whole
+
+
+def last_checkpoint(folder: Path) -> Path | None:
+    """Return the newest complete checkpoint in a folder, if any.
+
+    The Trainer writes its state last: where that is absent or cut short, writing was interrupted.
+    """
+    complete = {
+        int(step): path.parent
+        for path in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*/{TRAINER_STATE_NAME}")
+        if (step := path.parent.name.removeprefix(f"{PREFIX_CHECKPOINT_DIR}-")).isdecimal() and is_json(path)
+    }
+    return complete[max(complete)] if complete else None
+
+
+def is_json(path: Path) -> bool:
+    try:
+        json.loads(path.read_bytes())
+    except ValueError:
+        return False
+    return True

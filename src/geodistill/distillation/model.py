@@ -1,0 +1,77 @@
+"""The student and its objective as one module, which is what the trainer trains.
+
+One module, so that learned projections are trained, synchronised over ranks, checkpointed and resumed with the student.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.utils import ModelOutput
+
+from geodistill.distillation.accumulate import AccumulatedStep
+from geodistill.distillation.objective import Objective
+from geodistill.distillation.teacher import TeacherSignals, model_inputs
+from geodistill.features import Capture
+
+STUDENT_PREFIX, OBJECTIVE_PREFIX = "student.", "objective."
+
+
+@dataclass
+class DistillationOutput(ModelOutput):
+    """The loss of a batch with the student's logits, and the terms that the loss was added up from."""
+
+    loss: Tensor | None = None
+    logits: Tensor | None = None
+    terms: dict[str, Tensor] | None = None
+    chance: dict[str, Tensor] | None = None
+    starved: Tensor | None = None
+
+
+class DistillationModel(nn.Module):
+    """The student and its objective as one module; without teacher signals it is the student alone.
+
+    `accumulated` makes the feature terms those of a whole step's micro-batches; `only_summary` returns what this
+    micro-batch adds to them, in place of a loss.
+    """
+
+    # The loss is a mean over the batch, so the Trainer has to divide it by the number of micro-batches.
+    accepts_loss_kwargs = False
+
+    def __init__(self, student: PreTrainedModel, objective: Objective) -> None:
+        super().__init__()
+        self.student = student
+        self.objective = objective
+        self.config = student.config
+
+    def forward(
+        self,
+        teacher_signals: TeacherSignals | None = None,
+        chance_seed: int | None = None,
+        accumulated: AccumulatedStep | None = None,
+        only_summary: bool = False,
+        **inputs: Tensor,
+    ) -> Any:
+        if teacher_signals is None:
+            return self.student(**model_inputs(self.student, inputs, labels=True))
+        capture = Capture(self.student, self.objective.student_points)
+        labels = self.objective.label_weight is not None and not only_summary
+        outputs, features = capture(**model_inputs(self.student, inputs, labels=labels))
+        if only_summary:
+            return self.objective.summarize(features, teacher_signals, inputs, rows=chance_seed is not None)
+        result = self.objective(
+            outputs, features, teacher_signals, inputs, chance_seed=chance_seed, accumulated=accumulated
+        )
+        return DistillationOutput(
+            loss=result.loss, logits=outputs.logits, terms=result.terms, chance=result.chance, starved=result.starved
+        )
+
+    # The same under the name that newer releases of transformers give it, and under the older one.
+    def activation_checkpointing_enable(self, **kwargs: Any) -> None:
+        self.student.activation_checkpointing_enable(**kwargs)
+
+    def gradient_checkpointing_enable(self, **kwargs: Any) -> None:
+        self.student.gradient_checkpointing_enable(**kwargs)

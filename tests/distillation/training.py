@@ -1,0 +1,162 @@
+"""Small trainings that the tests share: a tiny teacher and student, a few examples, a log of each step."""
+
+from __future__ import annotations
+
+import copy
+import random
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import BertConfig, BertForSequenceClassification, TrainerCallback
+from transformers.training_args import TrainingArguments
+
+from geodistill.distillation.objective import Objective
+from geodistill.distillation.teacher import FeatureRequest, Teacher, TeacherSignals
+from geodistill.distillation.trainer import DistillationTrainer
+from geodistill.recipe import ObjectiveRecipe
+
+OBJECTIVE = {
+    "label": {"weight": 0.5},
+    "logits": {},
+    "features": [
+        {"loss": "procrustes", "weight": 2.0, "layers": "uniform"},
+        {"loss": "projection", "rows": "mean", "normalize": False},
+    ],
+}
+TERMS = ["label", "logits", "procrustes_1_2", "procrustes_2_3", "projection_2_3"]
+Weights = dict[str, Tensor]
+
+
+def classifier(layers: int, width: int, seed: int, dropout: float = 0.1) -> BertForSequenceClassification:
+    torch.manual_seed(seed)
+    return BertForSequenceClassification(
+        BertConfig(
+            vocab_size=100,
+            hidden_size=width,
+            num_hidden_layers=layers,
+            num_attention_heads=2,
+            intermediate_size=2 * width,
+            max_position_embeddings=32,
+            num_labels=3,
+            hidden_dropout_prob=dropout,
+            attention_probs_dropout_prob=dropout,
+        )
+    )
+
+
+def make_examples(count: int) -> list[dict[str, Any]]:
+    draw = random.Random(0)
+    lengths = [draw.randint(4, 14) for _ in range(count)]
+    return [
+        {
+            "input_ids": [draw.randint(1, 99) for _ in range(length)],
+            "attention_mask": [1] * length,
+            "special_tokens_mask": [1, *[0] * (length - 2), 1],
+            "labels": draw.randint(0, 2),
+            "example_id": number,
+        }
+        for number, length in enumerate(lengths)
+    ]
+
+
+def collate(examples: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
+    longest = max(len(example["input_ids"]) for example in examples)
+    fillers = {"input_ids": 0, "attention_mask": 0, "special_tokens_mask": 1}
+    batch = {
+        name: torch.tensor([[*example[name], *[filler] * (longest - len(example[name]))] for example in examples])
+        for name, filler in fillers.items()
+    }
+    rest = {name: torch.tensor([example[name] for example in examples]) for name in ("labels", "example_id")}
+    return {**batch, **rest}
+
+
+class Lessons(Teacher):
+    """A teacher that counts its calls, and gives NaN features in some of them."""
+
+    def __init__(self, model: Any, requests: Sequence[FeatureRequest], spoiled: Sequence[int] = ()) -> None:
+        super().__init__(model, requests, precision="float32")
+        self.spoiled, self.calls = spoiled, 0
+
+    def __call__(self, inputs: Mapping[str, Tensor]) -> TeacherSignals:
+        self.calls += 1
+        signals = super().__call__(inputs)
+        if self.calls in self.spoiled:
+            return TeacherSignals(signals.logits, {key: value * torch.nan for key, value in signals.features.items()})
+        return signals
+
+
+class Recorder(TrainerCallback):
+    """Keeps the log entries and the weights after each step, and stops after step `stop`."""
+
+    def __init__(self, stop: int | None = None) -> None:
+        self.stop = stop
+        self.weights: list[Weights] = []
+        self.optimizer: list[dict[str, Any]] = []
+        self.logs: list[dict[str, float]] = []
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.weights.append(copy_of(kwargs["model"]))
+        self.optimizer.append(copy.deepcopy(kwargs["optimizer"].state_dict()["state"]))
+        control.should_training_stop = control.should_training_stop or state.global_step == self.stop
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        self.logs.append(dict(logs))
+
+
+def copy_of(model: torch.nn.Module) -> Weights:
+    return {name: value.detach().clone() for name, value in model.state_dict().items()}
+
+
+def assert_same(left: Weights, right: Weights) -> None:
+    torch.testing.assert_close(left, right, rtol=0, atol=0)
+
+
+def differ(left: Weights, right: Weights) -> bool:
+    return any(not torch.equal(value, right[name]) for name, value in left.items())
+
+
+def make_trainer(
+    folder: Path,
+    *,
+    recipe: dict[str, Any] = OBJECTIVE,
+    seed: int = 0,
+    examples: int = 26,
+    dropout: float = 0.1,
+    spoiled: Sequence[int] = (),
+    callbacks: Sequence[TrainerCallback] = (),
+    max_skipped_steps: int = 20,
+    options: Mapping[str, Any] | None = None,
+    **arguments: Any,
+) -> DistillationTrainer:
+    student, teacher = classifier(2, 16, seed, dropout), classifier(3, 24, 100)
+    objective = Objective(ObjectiveRecipe.model_validate(recipe), student=student, teacher=teacher)
+    settings: dict[str, Any] = {
+        "per_device_train_batch_size": 4,
+        "num_train_epochs": 2,
+        "learning_rate": 5e-3,
+        "weight_decay": 0.1,
+        "logging_steps": 2,
+        "save_strategy": "no",
+        "train_sampling_strategy": "group_by_length",
+        "dataloader_pin_memory": False,
+        "use_cpu": True,
+        "report_to": "none",
+        "disable_tqdm": True,
+        "seed": 3,
+    }
+    data = make_examples(examples)
+    return DistillationTrainer(
+        model=student,
+        teacher=Lessons(teacher, objective.requests, spoiled),
+        objective=objective,
+        args=TrainingArguments(output_dir=str(folder), **{**settings, **arguments}),
+        train_dataset=data,
+        eval_dataset=data[:10],
+        data_collator=collate,
+        callbacks=list(callbacks),
+        max_skipped_steps=max_skipped_steps,
+        **(options or {}),
+    )
