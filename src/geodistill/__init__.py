@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from geodistill.losses import CKALoss, GramLoss, PCKALoss, ProcrustesLoss, ProjectionLoss, RCKALoss
     from geodistill.losses.logits import LogitLoss
     from geodistill.losses.top_k import TopKLogits
-    from geodistill.recipe import ObjectiveRecipe
+    from geodistill.recipe import FeatureTerm, ObjectiveRecipe
 
 # Where each public name lives. They are imported when first asked for, so that `geodistill --help` does not wait for
 # torch, and whoever wants a loss alone does not wait for transformers.
@@ -50,6 +50,7 @@ _HOMES = {
     "Objective": "distillation.objective",
     "Teacher": "distillation.teacher",
     "DistillationTrainer": "distillation.trainer",
+    "FeatureTerm": "recipe",
     "ObjectiveRecipe": "recipe",
     "GeodistillError": "errors",
 }
@@ -57,6 +58,7 @@ _HOMES = {
 __all__ = [
     "CKALoss",
     "DistillationTrainer",
+    "FeatureTerm",
     "GeodistillError",
     "GramLoss",
     "LogitLoss",

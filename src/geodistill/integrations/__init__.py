@@ -1,0 +1,1 @@
+"""The same geometry terms inside other people's trainers; each module needs its library only when it is used."""

@@ -1,0 +1,53 @@
+"""Learned projections beside a model that somebody else's trainer optimises, synchronises and saves."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from geodistill.distillation.objective import Objective
+from geodistill.errors import GeodistillError
+from geodistill.losses.distributed import world_size
+from geodistill.recipe import FeatureTerm, ObjectiveRecipe
+
+
+def bind_terms(features: list[FeatureTerm], student: PreTrainedModel, teacher: PreTrainedModel, seed: int) -> Objective:
+    """Return an objective of feature terms alone, its projections drawn from `seed` and the same on every rank."""
+    if not features:
+        raise GeodistillError("There are no feature terms to add.", "Give features=[FeatureTerm(…)].")
+    devices = range(torch.cuda.device_count())
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(seed)
+        objective = Objective(ObjectiveRecipe(features=features), student=student, teacher=teacher)
+    for parameter in objective.parameters():
+        parameter.register_hook(average_over_ranks)
+    return objective
+
+
+def average_over_ranks(gradient: Tensor) -> Tensor:
+    """What DistributedDataParallel does for the model's own parameters, which these are not among."""
+    if world_size() == 1:
+        return gradient
+    total = gradient.contiguous().clone()
+    dist.all_reduce(total)
+    return total / world_size()
+
+
+def train_along(module: nn.Module, optimizer: Any) -> None:
+    """Let an optimiser train a module's parameters too, at the rate and decay of its first group."""
+    known = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    # Not a group of its own: a schedule that was made before knows only the groups that there were.
+    optimizer.param_groups[0]["params"].extend(each for each in module.parameters() if id(each) not in known)
+
+
+def refuse_sharding(module: nn.Module, sharded: bool) -> None:
+    """Say that learned projections do not go with a trainer that shards its parameters."""
+    if sharded and any(True for _ in module.parameters()):
+        raise GeodistillError(
+            "A learned projection is not trained beside a model that FSDP or DeepSpeed shards.",
+            "Use procrustes, gram or cka, which learn nothing, or train with DDP.",
+        )
