@@ -39,6 +39,9 @@ class DataRecipe(Section):
     output: str | None = Field(None, description="column with the response, or a list of equally good ones")
     messages: str | None = Field(None, description="column with a conversation; its last answer is the response")
     prompt: Literal["alpaca", "chat", "plain"] = Field("alpaca", description="chat: by the tokenizer's own template")
+    responses: Literal["data", "teacher"] = Field(
+        "data", description="what a student learns: the data's responses, or such as its teacher writes"
+    )
     problem: Literal["auto", "classification", "regression", "unlabelled"] = "auto"
     metrics: list[str] | None = Field(
         None, description="reported metrics, the first is the main one; by task if absent"
@@ -87,6 +90,9 @@ class TeacherRecipe(Section):
     revision: str | None = None
     trust_remote_code: bool = False
     training: TrainingRecipe | None = Field(None, description="fine-tune the teacher on the data first, so")
+    weights: Literal["float32", "bfloat16", "8bit", "4bit"] = Field(
+        "float32", description="how the teacher is held in memory; 8bit and 4bit through bitsandbytes"
+    )
     precision: Literal["auto", "float32", "bfloat16"] = Field("auto", description="of the teacher's forward pass")
     cache: bool = Field(True, description="run the teacher over the data once and read its signals from disk after")
     cache_dtype: Literal["bfloat16", "float32"] = "bfloat16"

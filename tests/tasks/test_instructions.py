@@ -134,3 +134,45 @@ def test_the_tokenizer_is_saved_with_the_student(recipe: Callable[..., Recipe], 
     train(recipe(), tmp_path / "run", progress=False)
     ours, theirs = (AutoTokenizer.from_pretrained(folder) for folder in (tmp_path / "run" / "student", decoder))
     assert ours.get_vocab() == theirs.get_vocab()
+
+
+def test_the_student_may_learn_what_its_teacher_writes(recipe: Callable[..., Recipe], tmp_path: Path) -> None:
+    learning = recipe(data={"responses": "teacher"})
+    train(learning, tmp_path / "run", progress=False, shared=tmp_path / "shared")
+    (written,) = (tmp_path / "shared" / "cache").glob("responses-*.jsonl")
+    responses = [json.loads(line) for line in written.read_text().splitlines()]
+
+    task = task_of(learning)
+    folder = str(tmp_path / "shared" / "teacher")
+    model, tokenizer = task.load_model(folder, new_head=False), load_tokenizer(folder)
+    given = task.encode(model, tokenizer)["train"]
+    where = {"teacher_folder": folder, "folder": tmp_path / "shared" / "cache", "progress": False}
+    learnt = task.learnt(given, model, tokenizer, **where)  # type: ignore[arg-type]
+    assert len(list((tmp_path / "shared" / "cache").glob("responses-*.jsonl"))) == 1, "read, not written again"
+    for example, old, response in zip(learnt, given, responses, strict=True):
+        asked = old["labels"].count(-100)
+        assert example["input_ids"] == old["input_ids"][:asked] + response
+        assert example["labels"] == [-100] * asked + response and 1 <= len(response) <= 6
+        assert len(example["attention_mask"]) == len(example["special_tokens_mask"]) == len(example["input_ids"])
+    assert any(example["input_ids"] != old["input_ids"] for example, old in zip(learnt, given, strict=True))
+
+    (tmp_path / "shared" / "cache" / written.name).write_text("[1]\n")
+    with pytest.raises(GeodistillError, match="holds 1 responses"):
+        task.learnt(given, model, tokenizer, **where)  # type: ignore[arg-type]
+
+
+def test_a_teacher_may_be_held_in_half_of_the_memory(recipe: Callable[..., Recipe], tmp_path: Path) -> None:
+    half = recipe(teacher={"weights": "bfloat16"})
+    results = train(half, tmp_path / "run", progress=False)
+    whole = train(recipe(), tmp_path / "whole", progress=False)
+    assert results["metrics"]["perplexity"] == pytest.approx(whole["metrics"]["perplexity"], rel=0.05)
+    student = AutoModelForCausalLM.from_pretrained(tmp_path / "run" / "student")
+    assert next(student.parameters()).dtype == torch.float32
+    with pytest.raises(GeodistillError, match="needs bitsandbytes"):
+        train(recipe(teacher={"weights": "8bit"}), tmp_path / "eight", progress=False)
+
+
+def test_labels_alone_ask_nothing_of_the_teacher(recipe: Callable[..., Recipe], tmp_path: Path) -> None:
+    train(recipe(objective={"label": {}}), tmp_path / "run", progress=False, shared=tmp_path / "shared")
+    assert not list((tmp_path / "shared").glob("cache/*/manifest*"))
+    assert "label" in read_metrics(tmp_path / "run")[0]

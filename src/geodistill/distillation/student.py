@@ -91,6 +91,11 @@ def keep_layers(teacher: PreTrainedModel, layers: int | Sequence[int]) -> PreTra
     Blocks are numbered as everywhere: 1 is the first, -1 the last, and 0, the embedding layer, is always kept, as is
     whatever follows the blocks. The numbers that blocks carry within themselves are those of their new places.
     """
+    if getattr(teacher, "is_quantized", False):
+        raise GeodistillError(
+            "A student's weights cannot be cut out of a teacher whose weights are quantised.",
+            "Set teacher.weights=bfloat16, or give student.model.",
+        )
     path, blocks = _find_blocks(teacher)
     kept = _resolve_blocks(layers, len(blocks))
     config = copy.deepcopy(teacher.config)

@@ -92,6 +92,18 @@ def teacher_rows(
     }
 
 
+class NoTeacher:
+    """The source for an objective that asks nothing of a teacher, such as labels alone: it says nothing."""
+
+    requests: Sequence[FeatureRequest] = ()
+
+    def to(self, device: torch.device) -> NoTeacher:
+        return self
+
+    def __call__(self, inputs: Mapping[str, Tensor]) -> TeacherSignals:
+        return TeacherSignals(logits=torch.empty(0))
+
+
 def model_inputs(model: nn.Module, inputs: Mapping[str, Tensor], *, labels: bool = False) -> dict[str, Tensor]:
     """Keep the inputs that a model's forward names; families differ (DistilBERT takes no token_type_ids).
 

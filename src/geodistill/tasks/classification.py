@@ -17,7 +17,7 @@ from transformers import (
 from geodistill.data.examples import Examples
 from geodistill.distillation.teacher import model_inputs
 from geodistill.errors import GeodistillError
-from geodistill.tasks.loading import load, position_limit
+from geodistill.tasks.loading import WeightKind, load, position_limit, weight_settings
 from geodistill.tasks.metrics import check_metrics, compute_metrics
 from geodistill.tasks.task import Collator, Encoded, EncodedExamples, Scores, batches, parts_of
 
@@ -34,12 +34,21 @@ class Classification:
         self.labelled = examples.problem != "unlabelled"
 
     def load_model(
-        self, name: str, *, new_head: bool, revision: str | None = None, trust: bool = False
+        self,
+        name: str,
+        *,
+        new_head: bool,
+        revision: str | None = None,
+        trust: bool = False,
+        weights: WeightKind = "float32",
     ) -> PreTrainedModel:
-        return load_classifier(name, self.examples, new_head=new_head, revision=revision, trust=trust)
+        return load_classifier(name, self.examples, new_head=new_head, revision=revision, trust=trust, weights=weights)
 
     def encode(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Encoded:
         return encode(model, self.examples, tokenizer, self.examples.max_length)
+
+    def learnt(self, encoded: EncodedExamples, *teacher: Any, **where: Any) -> EncodedExamples:
+        return encoded
 
     def collator(self, tokenizer: PreTrainedTokenizerBase) -> Collator:
         return collator(tokenizer)
@@ -80,6 +89,7 @@ def load_classifier(
     new_head: bool,
     revision: str | None = None,
     trust: bool = False,
+    weights: WeightKind = "float32",
 ) -> PreTrainedModel:
     """Load a sequence classifier, with a new head for these examples or with the head that it has.
 
@@ -92,6 +102,7 @@ def load_classifier(
             name,
             revision=revision,
             trust_remote_code=trust,
+            **weight_settings(weights),
             ignore_mismatched_sizes=True,
             **head_settings(examples),
         )
@@ -100,6 +111,7 @@ def load_classifier(
         name,
         revision=revision,
         trust_remote_code=trust,
+        **weight_settings(weights),
         output_loading_info=True,
     )
     if examples.problem == "unlabelled":

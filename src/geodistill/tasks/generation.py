@@ -18,10 +18,12 @@ from geodistill.recipe import GenerationRecipe
 
 @dataclass(frozen=True)
 class Responses:
-    """A response to each prompt, in order; the tokens written and the seconds they took; and how many responses had
-    not ended at `max_new_tokens`, where they were cut."""
+    """A response to each prompt, in order, as text and as tokens, these with the end of sequence that was written; how
+    many tokens were written and the seconds they took; and how many responses had not ended at `max_new_tokens`, where
+    they were cut."""
 
     texts: list[str]
+    token_ids: list[list[int]]
     tokens: int
     seconds: float
     unfinished: int
@@ -53,7 +55,7 @@ def generate(
     if recipe.sample:
         choice |= {"temperature": recipe.temperature, "top_p": recipe.top_p, "top_k": recipe.top_k}
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]), reverse=True)
-    texts = [""] * len(prompts)
+    texts, token_ids = [""] * len(prompts), [[0]] * len(prompts)
     tokens = unfinished = 0
     started = time.perf_counter()
     devices = [device] if device.type == "cuda" else []
@@ -74,11 +76,12 @@ def generate(
             for place, response in zip(places, written.tolist(), strict=True):
                 length = next((i for i, token in enumerate(response) if token in ends), None)
                 unfinished += length is None
-                tokens += len(response) if length is None else length + 1
+                token_ids[place] = response if length is None else response[: length + 1]
+                tokens += len(token_ids[place])
                 texts[place] = str(tokenizer.decode(response[:length], skip_special_tokens=True))
             bar.update(len(places))
             bar.set_postfix({"tokens/s": round(tokens / (time.perf_counter() - started))}, refresh=False)
-    return Responses(texts, tokens, time.perf_counter() - started, unfinished)
+    return Responses(texts, token_ids, tokens, time.perf_counter() - started, unfinished)
 
 
 def end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:

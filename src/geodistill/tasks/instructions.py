@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
@@ -13,9 +14,10 @@ from geodistill.errors import GeodistillError, suggest
 from geodistill.recipe import DataRecipe, GenerationRecipe
 from geodistill.tasks.encode_instructions import collate_instructions, encode_instructions
 from geodistill.tasks.generation import Responses, generate
-from geodistill.tasks.loading import load, position_limit
+from geodistill.tasks.loading import WeightKind, load, position_limit, weight_settings
 from geodistill.tasks.responses import exact_match, perplexity, rouge_l
 from geodistill.tasks.task import Collator, Encoded, EncodedExamples, Scores, parts_of
+from geodistill.tasks.teacher_responses import with_teacher_responses
 
 METRICS = ("rouge_l", "exact_match", "perplexity")
 UNSEEN = "unseen"  # instructions that no example of the train split has
@@ -38,13 +40,45 @@ class InstructionFollowing:
         self.metrics = list(data.metrics or every)
 
     def load_model(
-        self, name: str, *, new_head: bool, revision: str | None = None, trust: bool = False
+        self,
+        name: str,
+        *,
+        new_head: bool,
+        revision: str | None = None,
+        trust: bool = False,
+        weights: WeightKind = "float32",
     ) -> PreTrainedModel:
         """Load a causal language model; its head is the vocabulary's, so there is never a new one."""
-        return load(AutoModelForCausalLM.from_pretrained, name, revision=revision, trust_remote_code=trust)
+        settings = {"revision": revision, "trust_remote_code": trust, **weight_settings(weights)}
+        return load(AutoModelForCausalLM.from_pretrained, name, **settings)
 
     def encode(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Encoded:
         return encode_instructions(self.instructions, tokenizer, self.data, position_limit(model), self.notes)
+
+    def learnt(
+        self,
+        encoded: EncodedExamples,
+        teacher: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        teacher_folder: str,
+        folder: Path,
+        progress: bool,
+    ) -> EncodedExamples:
+        """Return the examples, with the teacher's own responses where `data.responses` says so."""
+        if self.data.responses == "data":
+            return encoded
+        length = min(self.instructions.max_length, position_limit(teacher))
+        return with_teacher_responses(
+            encoded,
+            teacher,
+            tokenizer,
+            self.generation,
+            teacher_folder=teacher_folder,
+            folder=folder,
+            max_length=length,
+            progress=progress,
+        )
 
     def collator(self, tokenizer: PreTrainedTokenizerBase) -> Collator:
         return collate_instructions(tokenizer)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import torch
 from safetensors import SafetensorError
-from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, BitsAndBytesConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from geodistill.data.models import resolve_model
 from geodistill.errors import GeodistillError
@@ -16,6 +18,24 @@ from geodistill.errors import GeodistillError
 def load_tokenizer(name: str, *, revision: str | None = None, trust: bool = False) -> PreTrainedTokenizerBase:
     """Load the tokenizer of a bundled model, a folder or a hub name."""
     return load(AutoTokenizer.from_pretrained, name, revision=revision, trust_remote_code=trust)
+
+
+WeightKind = Literal["float32", "bfloat16", "8bit", "4bit"]
+
+
+def weight_settings(weights: WeightKind) -> dict[str, Any]:
+    """Return the arguments of `from_pretrained` that hold a model's weights so.
+
+    Raises GeodistillError where bitsandbytes is wanted and not installed.
+    """
+    if weights in ("float32", "bfloat16"):
+        return {"dtype": getattr(torch, weights)}
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise GeodistillError(
+            f"teacher.weights={weights} needs bitsandbytes, which is not installed.",
+            "Install it (pip install bitsandbytes), or set teacher.weights=bfloat16.",
+        )
+    return {"quantization_config": BitsAndBytesConfig(**{f"load_in_{weights}": True})}
 
 
 def load(from_pretrained: Callable[..., Any], name: str, **settings: Any) -> Any:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from geodistill.tasks.loading import WeightKind
 
 EncodedExamples = list[dict[str, Any]]
 Encoded = dict[str, EncodedExamples]
@@ -41,12 +44,31 @@ class Task(Protocol):
     rows: str
 
     def load_model(
-        self, name: str, *, new_head: bool, revision: str | None = None, trust: bool = False
+        self,
+        name: str,
+        *,
+        new_head: bool,
+        revision: str | None = None,
+        trust: bool = False,
+        weights: WeightKind = "float32",
     ) -> PreTrainedModel:
-        """Load a model of this task, by a bundled name, a folder or a hub name; `new_head` for one to be trained."""
+        """Load a model of this task, by a bundled name, a folder or a hub name; `new_head` for one to be trained;
+        `weights` is how it is held in memory."""
 
     def encode(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Encoded:
         """Tokenise every split once, up to what the model has positions for."""
+
+    def learnt(
+        self,
+        encoded: EncodedExamples,
+        teacher: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        teacher_folder: str,
+        folder: Path,
+        progress: bool,
+    ) -> EncodedExamples:
+        """Return the train split as a student learns it; what the teacher adds to it is kept in `folder`."""
 
     def collator(self, tokenizer: PreTrainedTokenizerBase) -> Collator:
         """Pad a list of encoded examples to a batch."""

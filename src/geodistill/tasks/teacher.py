@@ -58,7 +58,7 @@ def prepare_teacher(recipe: TeacherRecipe, task: Task, folder: Path, *, progress
     name = str(folder) if recipe.training is not None else recipe.model
     trust = recipe.trust_remote_code
     revision = None if recipe.training is not None else recipe.revision
-    model = task.load_model(name, new_head=False, revision=revision, trust=trust)
+    model = task.load_model(name, new_head=False, revision=revision, trust=trust, weights=recipe.weights)
     tokenizer = load_tokenizer(name, revision=revision, trust=trust)
     encoded = task.encode(model, tokenizer)
     record = read_json(Path(name) / TEACHER_FILE) if (Path(name) / TEACHER_FILE).is_file() else {}

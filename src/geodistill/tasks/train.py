@@ -18,7 +18,7 @@ from geodistill.distillation.checkpoint import whole_model
 from geodistill.distillation.export import export_student
 from geodistill.distillation.objective import Objective, feature_requests
 from geodistill.distillation.student import build_student, count_parameters, size_in_megabytes
-from geodistill.distillation.teacher import FeatureRequest, SignalSource, Teacher, model_inputs
+from geodistill.distillation.teacher import FeatureRequest, NoTeacher, SignalSource, Teacher, model_inputs
 from geodistill.distillation.trainer import DistillationTrainer
 from geodistill.recipe import TASK_STAGE, LogitTerm, Recipe, StageRecipe
 from geodistill.tasks.arguments import StepBar, processes, train_to_the_end, training_arguments
@@ -150,22 +150,33 @@ def train_stage(
     else:
         task = task_of(recipe, stage.data)
         encoded = task.encode(taught.model, taught.tokenizer)
-    wanted = feature_requests(stage.objective, student, taught.model)
-    online = Teacher(taught.model, sorted({*wanted, *requests}, key=str), precision=recipe.teacher.precision)
     checkpoints = folder / "checkpoints" / stage.name
     training = stage.training.model_copy(update={"seed": recipe.training.seed})
     arguments = training_arguments(training, checkpoints)
-    teacher: SignalSource = online.to(arguments.device)
     collate = task.collator(taught.tokenizer)
+    wanted = feature_requests(stage.objective, student, taught.model)
+    online = Teacher(taught.model, sorted({*wanted, *requests}, key=str), precision=recipe.teacher.precision)
+    teacher: SignalSource = online.to(arguments.device)
+    with processes().main_process_first():
+        learnt = task.learnt(
+            encoded["train"],
+            taught.model,
+            taught.tokenizer,
+            teacher_folder=taught.folder,
+            folder=cache,
+            progress=progress,
+        )
     widths = None
-    if recipe.teacher.cache:
+    if not wanted and stage.objective.logits is None:
+        teacher = NoTeacher()
+    elif recipe.teacher.cache:
         top_k = kept_logits(stage, recipe.teacher.cache_top_k)
         with processes().main_process_first():
             teacher = prepare_cache(
                 cache / cache_name(task, top_k),
                 online,
                 taught.tokenizer,
-                encoded["train"],
+                learnt,
                 collate,
                 dtype=recipe.teacher.cache_dtype,
                 variance=recipe.teacher.cache_variance,
@@ -182,7 +193,7 @@ def train_stage(
         teacher=teacher,
         objective=objective,
         args=arguments,
-        train_dataset=encoded["train"],
+        train_dataset=learnt,
         eval_dataset=encoded["validation"],
         data_collator=collate,
         compute_metrics=task.compute_metrics(encoded["validation"]),

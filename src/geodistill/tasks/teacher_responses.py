@@ -1,0 +1,70 @@
+"""Responses that the teacher writes, for the student to learn instead of the data's: sequence-level distillation.
+
+Reference: Kim & Rush (2016), Sequence-level knowledge distillation.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from geodistill.errors import GeodistillError
+from geodistill.features import IGNORED_LABEL
+from geodistill.recipe import GenerationRecipe
+from geodistill.tasks.generation import generate
+from geodistill.tasks.run_folder import fingerprint_of, fingerprint_of_model, write_text
+from geodistill.tasks.task import EncodedExamples
+
+
+def with_teacher_responses(
+    examples: EncodedExamples,
+    teacher: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    generation: GenerationRecipe,
+    *,
+    teacher_folder: str,
+    folder: Path,
+    max_length: int,
+    progress: bool,
+) -> EncodedExamples:
+    """Return the examples with the response replaced by the teacher's, one a prompt, drawn with the first seed.
+
+    They are written to a file in `folder`, which is read again by whatever has the same teacher, prompts and way to
+    draw. A response that is empty stays: it ends at once. One that had not ended is cut, without an end of sequence.
+    """
+    prompts = [_prompt(example) for example in examples]
+    settings = generation.model_dump(exclude={"seeds", "limit"})
+    seed = generation.seeds[0]
+    key = fingerprint_of(fingerprint_of_model(teacher_folder), settings, seed, prompts)
+    path = folder / f"responses-{key[:12]}.jsonl"
+    if not path.is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        written = generate(
+            teacher, tokenizer, prompts, generation, seed=seed, title="teacher's responses", progress=progress
+        )
+        write_text(path, "".join(json.dumps(tokens) + "\n" for tokens in written.token_ids))
+    responses = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    if len(responses) != len(prompts):
+        raise GeodistillError(f"{path} holds {len(responses)} responses to {len(prompts)} prompts.", "Delete the file.")
+    special = set(tokenizer.all_special_ids)
+    rewritten = []
+    for example, prompt, response in zip(examples, prompts, responses, strict=True):
+        kept = response[: max(1, max_length - len(prompt))]
+        ids = prompt + kept
+        rewritten.append(
+            {
+                **example,
+                "input_ids": ids,
+                "attention_mask": [1] * len(ids),
+                "special_tokens_mask": [int(token in special) for token in ids],
+                "labels": [IGNORED_LABEL] * len(prompt) + kept,
+            }
+        )
+    return rewritten
+
+
+def _prompt(example: dict[str, list[int]]) -> list[int]:
+    asked = next(place for place, label in enumerate(example["labels"]) if label != IGNORED_LABEL)
+    return example["input_ids"][:asked]
