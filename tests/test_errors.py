@@ -4,7 +4,7 @@ import pickle
 
 import pytest
 
-from geodistill.errors import GeodistillError, suggest
+from geodistill.errors import GeodistillError, require_package, suggest
 
 
 def test_an_error_is_two_sentences() -> None:
@@ -33,3 +33,11 @@ def test_suggest_names_the_nearest(name: str, remedy: str) -> None:
 
 def test_suggest_takes_any_iterable_once() -> None:
     assert suggest("on", iter({"one": 1, "two": 2})) == "Did you mean 'one'? Valid: one, two."
+
+
+def test_a_missing_package_names_its_extra() -> None:
+    require_package("torch", "none", "It is needed")
+    with pytest.raises(
+        GeodistillError, match=r"It is needed, and the nowhere package .*pip install 'geodistill\[far\]'"
+    ):
+        require_package("nowhere", "far", "It is needed")

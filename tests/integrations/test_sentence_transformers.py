@@ -1,0 +1,158 @@
+"""Real steps of SentenceTransformerTrainer, the teacher the bundled MiniLM cut to two layers."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from datasets import Dataset
+from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer, SentenceTransformerTrainingArguments
+from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
+from torch import Tensor
+from transformers import AutoConfig, AutoModel, AutoTokenizer
+
+from geodistill import GeodistillError, GramLoss, ProcrustesLoss, ProjectionLoss
+from geodistill.integrations.sentence_transformers import GeometryLoss
+
+SUBJECTS = ("The river", "A painter", "Her letter", "This engine", "Our harbour", "The planet")
+ENDS = ("is near the island.", "was never seen again.", "came back in spring.", "is larger than we thought.")
+TEXTS = [f"{subject} {end}" for subject in SUBJECTS for end in ENDS]
+OTHERS = [f"{end[:-1]}, {subject.lower()}" for subject in SUBJECTS for end in ENDS]
+Train = Callable[..., tuple[GeometryLoss, list[float]]]
+
+
+def sentence_transformer(folder: Path) -> SentenceTransformer:
+    encoder = Transformer(str(folder), max_seq_length=16)
+    return SentenceTransformer(modules=[encoder, Pooling(encoder.get_embedding_dimension())], device="cpu")
+
+
+@pytest.fixture(scope="module")
+def teacher(encoder: Path) -> SentenceTransformer:
+    return sentence_transformer(encoder)
+
+
+@pytest.fixture
+def student(encoder: Path, tmp_path: Path) -> SentenceTransformer:
+    """One layer of another width, with the same tokenizer."""
+    sizes = {"hidden_size": 48, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 96}
+    torch.manual_seed(0)
+    AutoModel.from_config(AutoConfig.from_pretrained(encoder, **sizes)).save_pretrained(tmp_path / "small")
+    AutoTokenizer.from_pretrained(encoder).save_pretrained(tmp_path / "small")
+    return sentence_transformer(tmp_path / "small")
+
+
+@pytest.fixture
+def train(tmp_path: Path) -> Train:
+    def run(loss: GeometryLoss, data: dict[str, Any], steps: int = 8) -> list[float]:
+        arguments = SentenceTransformerTrainingArguments(
+            output_dir=str(tmp_path / "run"),
+            max_steps=steps,
+            per_device_train_batch_size=24,
+            learning_rate=1e-2,
+            logging_steps=1,
+            lr_scheduler_type="constant",
+            use_cpu=True,
+            report_to="none",
+            save_strategy="no",
+            disable_tqdm=True,
+        )
+        trainer = SentenceTransformerTrainer(
+            model=loss.model, args=arguments, train_dataset=Dataset.from_dict(data), loss=loss
+        )
+        trainer.train()
+        return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+
+    return run
+
+
+def features(model: SentenceTransformer, texts: list[str]) -> dict[str, Tensor]:
+    return dict(model.preprocess(texts))
+
+
+def test_embeddings_as_labels(train: Train, student: SentenceTransformer, teacher: SentenceTransformer) -> None:
+    labels = teacher.encode(TEXTS, convert_to_tensor=True)
+    before = ProcrustesLoss()(student.encode(TEXTS, convert_to_tensor=True), labels).item()
+    losses = train(GeometryLoss(student), {"text": TEXTS, "label": labels.tolist()})
+    after = ProcrustesLoss()(student.encode(TEXTS, convert_to_tensor=True), labels).item()
+    assert len(losses) == 8
+    assert after < 0.7 * before
+    assert student.get_embedding_dimension() == 48 and labels.shape == (24, 384)
+
+
+def test_a_teacher_gives_what_its_labels_give(
+    student: SentenceTransformer, teacher: SentenceTransformer, train: Train
+) -> None:
+    student.eval()
+    columns = [features(student, TEXTS), features(student, OTHERS)]
+    one, two = (teacher.encode(texts, convert_to_tensor=True) for texts in (TEXTS, OTHERS))
+    embeddings = torch.cat([student.encode(texts, convert_to_tensor=True) for texts in (TEXTS, OTHERS)])
+    expected = GramLoss()(embeddings, torch.cat([one, two]))
+    run_beside = GeometryLoss(student, GramLoss(), teacher=teacher)(columns)
+    given = GeometryLoss(student, GramLoss())(columns, torch.stack([one, two], dim=1))
+    torch.testing.assert_close(run_beside, expected, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(given, expected, rtol=1e-4, atol=1e-6)
+
+    broadcast = GeometryLoss(student, GramLoss())(columns, one)
+    torch.testing.assert_close(broadcast, GramLoss()(embeddings, torch.cat([one, one])), rtol=1e-4, atol=1e-6)
+    before = {name: value.clone() for name, value in teacher.state_dict().items()}
+    losses = train(GeometryLoss(student, teacher=teacher), {"one": TEXTS, "two": OTHERS})
+    assert losses[-1] < losses[0]
+    assert all(torch.equal(value, before[name]) for name, value in teacher.state_dict().items())
+
+
+def test_tokens_leave_the_padding_out(student: SentenceTransformer, teacher: SentenceTransformer, train: Train) -> None:
+    student.eval()
+    texts = ["The river.", "This engine is larger than we thought, by far."]
+    together = GeometryLoss(student, teacher=teacher, rows="tokens")([features(student, texts)])
+    rows = []
+    for model in (student, teacher.eval()):
+        alone = [model(features(model, [text]))["token_embeddings"][0] for text in texts]
+        rows.append(torch.cat(alone))
+    torch.testing.assert_close(together, ProcrustesLoss()(*rows), rtol=1e-4, atol=1e-6)
+    losses = train(GeometryLoss(student, teacher=teacher, rows="tokens"), {"text": TEXTS})
+    assert losses[-1] < losses[0]
+
+
+def test_a_projection_is_trained(student: SentenceTransformer, teacher: SentenceTransformer, train: Train) -> None:
+    loss = GeometryLoss(student, ProjectionLoss(48, 384), teacher=teacher)
+    before = loss.loss.weight.detach().clone()
+    train(loss, {"text": TEXTS}, steps=2)
+    assert not torch.equal(loss.loss.weight, before)
+
+
+def test_the_model_card_names_the_loss(student: SentenceTransformer) -> None:
+    assert GeometryLoss(student, GramLoss(center=False)).get_config_dict() == {
+        "loss": "GramLoss(center=False, normalize=True, squared=True, global_batch=False)",
+        "rows": "sentences",
+    }
+
+
+def test_mistakes_are_told(
+    student: SentenceTransformer,
+    teacher: SentenceTransformer,
+    encoder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    column = features(student, TEXTS)
+    with pytest.raises(GeodistillError, match="neither a teacher nor labels"):
+        GeometryLoss(student)([column])
+    with pytest.raises(GeodistillError, match=r"shape \(24, 3, 8\).*2 text columns"):
+        GeometryLoss(student)([column, column], torch.zeros(24, 3, 8))
+    with pytest.raises(GeodistillError, match="need the teacher itself"):
+        GeometryLoss(student, rows="tokens")
+    with pytest.raises(GeodistillError, match="Did you mean 'tokens'"):
+        GeometryLoss(student, teacher=teacher, rows="token")
+    tokenizer = AutoTokenizer.from_pretrained(encoder)
+    tokenizer.add_tokens(["unheard"])
+    tokenizer.save_pretrained(tmp_path / "other")
+    AutoModel.from_pretrained(encoder).save_pretrained(tmp_path / "other")
+    with pytest.raises(GeodistillError, match="another vocabulary"):
+        GeometryLoss(student, teacher=sentence_transformer(tmp_path / "other"))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(GeodistillError, match=r"geodistill\[sentence-transformers\]"):
+        GeometryLoss(student)
