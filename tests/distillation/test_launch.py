@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import yaml
+from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.state import AcceleratorState
-from accelerate.utils import DistributedType
+from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
 
 from geodistill.tasks.arguments import part_processes, processes
 from geodistill.tasks.run_folder import read_json, read_metrics
@@ -124,3 +127,21 @@ def test_processes_part_before_the_interpreter_ends(launched: None) -> None:
     part_processes()
     assert not torch.distributed.is_initialized()
     part_processes()
+
+
+FILES = Path(__file__).parents[2] / "docs" / "launch"
+
+
+def test_the_fsdp_file_is_one_of_accelerate() -> None:
+    loaded = load_config_from_file(str(FILES / "fsdp.yaml"))
+    assert loaded.distributed_type == DistributedType.FSDP
+    known = {field.name for field in fields(FullyShardedDataParallelPlugin)}
+    names = {key.removeprefix("fsdp_") for key in loaded.fsdp_config} - {"version"}
+    assert names <= known and loaded.fsdp_config["fsdp_version"] == 2
+
+
+def test_the_deepspeed_file_leaves_to_the_recipe_what_it_says() -> None:
+    loaded = json.loads((FILES / "zero2.json").read_text())
+    assert loaded.pop("zero_optimization")["stage"] == 2
+    assert loaded.pop("bf16") == {"enabled": "auto"}
+    assert set(loaded.values()) == {"auto"}

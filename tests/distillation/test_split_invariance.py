@@ -247,8 +247,7 @@ def work_in_two(folder: Path, rank: int) -> None:
     # Last, since it sets the environment of the process.
     with sharding_on_the_cpu():
         for batch, accumulation in ((4, 1), (2, 2)):
-            sharding = {"fsdp": True, "fsdp_config": {"transformer_layer_cls_to_wrap": ["BertLayer"]}}
-            results[f"sharded {batch}x{accumulation}"] = one_step(folder, batch, accumulation, **sharding, **gloo)
+            results[f"sharded {batch}x{accumulation}"] = one_step(folder, batch, accumulation, fsdp=True, **gloo)
     results["sharded"] = shards_and_whole(results["sharded 2x2"]["trainer"])
     save(results, folder / f"2-{rank}.pt")
 
@@ -273,11 +272,13 @@ def sharding_on_the_cpu() -> Iterator[None]:
 
 def shards_and_whole(trainer: Any) -> tuple[bool, bool]:
     """Whether the trained student lies in shards, and whether what is made of them is a plain model of all weights."""
+    from torch.distributed.fsdp import FSDPModule
     from torch.distributed.tensor import DTensor
     from transformers import BertForSequenceClassification
 
     from geodistill.distillation.checkpoint import whole_model
 
+    assert any(isinstance(each, FSDPModule) for each in trainer.student.bert.encoder.layer), "no block has its own"
     whole, expected = whole_model(trainer.student), whole_state(trainer.student)
     same = all(torch.equal(value, expected[name]) for name, value in whole.state_dict().items())
     sharded = all(isinstance(each, DTensor) for each in trainer.student.parameters())

@@ -46,6 +46,7 @@ class DistillationModel(nn.Module):
         self.student = student
         self.objective = objective
         self.config = student.config
+        self._no_split_modules = student._no_split_modules  # the blocks that FSDP shards one by one
 
     def forward(
         self,

@@ -28,12 +28,20 @@ def world_size() -> int:
 
 
 def gather_is_cheaper(n: int, student_width: int, teacher_width: int, student_gram: bool, teacher_gram: bool) -> bool:
-    """Whether gathering all n rows of both sides sends less than summing their second moments.
+    """Whether gathering all n rows of both sides sends less than summing their second moments; chooses for all."""
+    gathered, summed = elements_sent(n, student_width, teacher_width, student_gram, teacher_gram)
+    return gathered < summed
 
-    The one place that chooses. Per rank, a ring gathers with one passage of the whole and sums with two.
+
+def elements_sent(
+    n: int, student_width: int, teacher_width: int, student_gram: bool, teacher_gram: bool
+) -> tuple[int, int]:
+    """How many numbers each rank sends when all n rows are gathered, and when moments are summed.
+
+    A ring gathers with one passage of the whole and sums with two; of R ranks each sends (R − 1)/R of that.
     """
     moments = student_width * (teacher_width + student_gram * student_width) + teacher_gram * teacher_width**2
-    return n * (student_width + teacher_width) < 2 * moments
+    return n * (student_width + teacher_width), 2 * moments
 
 
 def agree_on_rows(rows: PairedRows) -> tuple[PairedRows, list[int]]:
