@@ -8,6 +8,7 @@ from training import make_trainer
 from transformers.trainer_callback import TrainerState
 
 from geodistill.distillation.checkpoint import StepCounts, whole_model
+from geodistill.tasks.arguments import train_to_the_end
 
 
 @pytest.mark.parametrize("restoring", [False, True])
@@ -30,6 +31,14 @@ def test_counts_go_on_where_a_training_is_resumed(tmp_path: Path, restoring: boo
     resumed.train(resume_from_checkpoint=str(tmp_path / "out" / "checkpoint-5"))
     assert (resumed.skipped_steps, resumed.starved_terms) == (1, 8)
     assert resumed.state.log_history[-2]["starved_terms"] == 8
+
+
+def test_counts_of_a_finished_training_are_read(tmp_path: Path) -> None:
+    given = {"num_train_epochs": 1, "save_strategy": "steps", "save_steps": 7}
+    make_trainer(tmp_path / "out", spoiled=[3], **given).train()
+    again = make_trainer(tmp_path / "out", **given)
+    train_to_the_end(again, tmp_path / "out")
+    assert again.skipped_steps == 1 and again.teacher.calls == 0
 
 
 def test_a_checkpoint_without_counts_leaves_them(tmp_path: Path) -> None:
