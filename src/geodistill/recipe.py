@@ -103,6 +103,15 @@ class TeacherRecipe(Section):
     cache_top_k: int | None = Field(None, ge=1, description="of a token's logits keep the largest and the rest's mass")
 
 
+class LoraRecipe(Section):
+    """Low-rank adapters on a pretrained student; they are merged into it at the end."""
+
+    rank: int = Field(8, ge=1)
+    alpha: int = Field(16, ge=1, description="adapters act with alpha / rank")
+    targets: list[str] | None = Field(None, description="names of linear layers; all of the backbone's when absent")
+    dropout: float = Field(0.0, ge=0, lt=1)
+
+
 class StudentRecipe(Section):
     """The student: exactly one of `model`, `teacher_layers` or (`width` and `layers`)."""
 
@@ -114,6 +123,7 @@ class StudentRecipe(Section):
     heads: int | None = Field(None, ge=1, description="by default one for each 64 of width")
     intermediate: int | None = Field(None, ge=1, description="by default 4 × width")
     initialization: Literal["pca", "random"] = Field("pca", description="of a new student's embeddings")
+    lora: LoraRecipe | None = Field(None, description="train adapters and a classification head, all else stays")
 
     @model_validator(mode="after")
     def one_way(self) -> StudentRecipe:
@@ -123,6 +133,8 @@ class StudentRecipe(Section):
             raise ValueError("give exactly one of 'model', 'teacher_layers', or 'width' with 'layers'")
         if new and (self.width is None or self.layers is None):
             raise ValueError("a new student needs both 'width' and 'layers'")
+        if new and self.lora:
+            raise ValueError("'lora' adapts weights that were trained: give 'model' or 'teacher_layers' with it")
         return self
 
 

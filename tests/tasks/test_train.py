@@ -252,3 +252,18 @@ def test_a_rotated_cache_serves_every_feature_loss(make_recipe: Callable[..., Re
     assert second["procrustes_1_2"] == pytest.approx(first["procrustes_1_2"], abs=0.05)
     assert second["procrustes_1_2"] != first["procrustes_1_2"]
     assert second["projection_1_2"] > 0
+
+
+def test_adapters_are_merged_into_the_student_that_is_written(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    recipe = make_recipe(student={"width": None, "layers": None, "teacher_layers": 1, "lora": {"rank": 2}})
+    results = run(recipe, tmp_path / "run")
+    student = AutoModelForSequenceClassification.from_pretrained(tmp_path / "run" / "student")
+    teacher = AutoModelForSequenceClassification.from_pretrained(recipe.teacher.model)
+    assert results["parameters"] == sum(each.numel() for each in student.parameters())
+    assert not any("lora" in name for name in weights(tmp_path / "run"))
+    layers = [model.bert.encoder.layer[0].attention.self.query for model in (student, teacher)]
+    assert torch.equal(layers[0].bias, layers[1].bias)
+    update = layers[0].weight - layers[1].weight
+    # Two singular values are adapters; the rest is what rounding leaves.
+    values = torch.linalg.svdvals(update)
+    assert values[1] > 0 and values[2] < 1e-3 * values[0]

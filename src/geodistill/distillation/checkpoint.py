@@ -7,17 +7,18 @@ import pickle
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from safetensors import SafetensorError
-from torch import Tensor
-from transformers import PreTrainedModel
+from torch import Tensor, nn
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import ExportableState, TrainerCallback, TrainerControl, TrainerState
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.training_args import TrainingArguments
 
 from geodistill.errors import GeodistillError
+
+Model = TypeVar("Model", bound=nn.Module)
 
 
 class StepCounts(TrainerCallback, ExportableState):
@@ -60,7 +61,7 @@ def take_prefix(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
 
 
-def whole_model(model: PreTrainedModel) -> PreTrainedModel:
+def whole_model(model: Model) -> Model:
     """Return a model with all its weights on every rank: itself or, where FSDP shards it, a copy made of the shards."""
     from torch.distributed.fsdp import FSDPModule
     from torch.distributed.tensor import DTensor
@@ -69,7 +70,7 @@ def whole_model(model: PreTrainedModel) -> PreTrainedModel:
         return model
     # FSDP gives the modules that it shards classes of its own.
     kind: Any = next(each for each in type(model).__mro__ if not issubclass(each, FSDPModule))
-    whole: PreTrainedModel = kind(model.config)
+    whole = kind(model.config)
     shards = model.state_dict().items()
     whole.load_state_dict({name: each.full_tensor() if isinstance(each, DTensor) else each for name, each in shards})
     return whole

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from geodistill.distillation.accumulate import AccumulatedStep, PairSummary
+from geodistill.distillation.adapters import Student, adapted_model
 from geodistill.distillation.teacher import FeatureRequest, TeacherSignals
 from geodistill.errors import GeodistillError
 from geodistill.features import Point, feature_widths, layer_count, map_layers, response_logits_mask, select_rows
@@ -91,15 +92,16 @@ class Objective(nn.Module):
         self,
         recipe: ObjectiveRecipe,
         *,
-        student: PreTrainedModel,
+        student: Student,
         teacher: PreTrainedModel,
         widths: Mapping[FeatureRequest, int] | None = None,
     ) -> None:
         super().__init__()
+        inner: PreTrainedModel = adapted_model(student)
         self.label_weight = recipe.label.weight if recipe.label else None
         self.logit_weight = recipe.logits.weight if recipe.logits else None
         self.logit_loss = make_logit_loss(recipe.logits) if recipe.logits else None
-        self.features = nn.ModuleList(FeatureMatch(term, student, teacher, widths or {}) for term in recipe.features)
+        self.features = nn.ModuleList(FeatureMatch(term, inner, teacher, widths or {}) for term in recipe.features)
         self.keys = unique_names(self._matches())
         self.student_points = list(dict.fromkeys(s for match in self._matches() for s, _ in match.pairs))
         self.requests = feature_requests(recipe, student, teacher)
@@ -202,14 +204,12 @@ def unique_names(matches: list[FeatureMatch]) -> list[str]:
     return keys
 
 
-def feature_requests(
-    recipe: ObjectiveRecipe, student: PreTrainedModel, teacher: PreTrainedModel
-) -> list[FeatureRequest]:
+def feature_requests(recipe: ObjectiveRecipe, student: Student, teacher: PreTrainedModel) -> list[FeatureRequest]:
     """Return the teacher rows that the objective compares, each once."""
     requests = [
         FeatureRequest(point, term.rows, term.special_tokens)
         for term in recipe.features
-        for _, point in resolve_pairs(term, student, teacher)
+        for _, point in resolve_pairs(term, adapted_model(student), teacher)
     ]
     return list(dict.fromkeys(requests))
 

@@ -26,6 +26,7 @@ from transformers import (
 )
 
 from geodistill.data.models import resolve_model
+from geodistill.distillation.adapters import Student, add_adapters
 from geodistill.distillation.embeddings import rotate_embeddings
 from geodistill.errors import GeodistillError
 from geodistill.features import hidden_size, layer_count
@@ -51,7 +52,7 @@ def build_student(
     seed: int,
     trust_remote_code: bool = False,
     sample: Iterable[Mapping[str, Tensor]] = (),
-) -> PreTrainedModel:
+) -> Student:
     """Return a student with the teacher's kind of head, its labels and its problem type, in float32 and eval mode.
 
     - `recipe.model`: a pretrained model through the teacher's auto class, with a head for the teacher's labels.
@@ -59,6 +60,8 @@ def build_student(
     - `recipe.width` and `recipe.layers`: a new model of the teacher's family; see `shrink_config`. With the
       initialisation `"pca"` its embeddings are the teacher's, rotated and cut; see `rotate_embeddings`, which takes the
       principal directions from `sample`, batches of tokenised text, where given.
+
+    With `recipe.lora` it is a PeftModel around that student; see `add_adapters` and, for the end, `merge_adapters`.
 
     `seed` decides every random weight, and the global random state is left as it was.
     Raises GeodistillError for a model that cannot be loaded, a layer out of range, or a family that cannot be cut.
@@ -72,7 +75,8 @@ def build_student(
             student = type(teacher)(shrink_config(recipe, teacher.config))
             if recipe.initialization == "pca":
                 rotate_embeddings(student, teacher, sample)
-    return student.float().eval()
+        student = student.float().eval()
+        return student if recipe.lora is None else add_adapters(student, recipe.lora).eval()
 
 
 def count_parameters(model: nn.Module) -> int:

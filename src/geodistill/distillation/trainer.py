@@ -20,6 +20,7 @@ from transformers.training_args import TrainingArguments
 from transformers.utils.generic import find_labels
 
 from geodistill.distillation.accumulate import ExactAccumulation, describe_geometry
+from geodistill.distillation.adapters import Student, adapted_model, load_student, save_student
 from geodistill.distillation.checkpoint import StepCounts, reading_checkpoint, take_prefix
 from geodistill.distillation.model import OBJECTIVE_PREFIX, STUDENT_PREFIX, DistillationModel
 from geodistill.distillation.objective import Objective
@@ -37,8 +38,9 @@ class DistillationTrainer(LengthGroupedTrainer):
     Everything the Trainer can do still works: mixed precision, accumulation, clipping, checkpoints and resuming,
     distributed training, callbacks, `report_to`. Evaluation is of the student alone, with its own label loss.
 
-    Args: `model` the student; `teacher` a model with the same kind of head, or a `SignalSource` such as a
-    `TeacherCache`; `objective` the terms, bound to both; the rest as for `Trainer`. `max_skipped_steps`: a step whose
+    Args: `model` the student, or a PeftModel around it, whose checkpoints then hold its adapters alone; `teacher` a
+    model with the same kind of head, or a `SignalSource` such as a `TeacherCache`; `objective` the terms, bound to
+    both; the rest as for `Trainer`. `max_skipped_steps`: a step whose
     gradient is not finite is skipped and counted, and after so many in a row training stops with GeodistillError.
     `exact_accumulation`: with several micro-batches in a step, the feature terms and their gradient are those of all of
     them together (over all ranks where a term has `global_batch`), whatever the split, rather than the mean of theirs;
@@ -51,7 +53,7 @@ class DistillationTrainer(LengthGroupedTrainer):
 
     def __init__(
         self,
-        model: PreTrainedModel,
+        model: Student,
         *,
         teacher: PreTrainedModel | SignalSource,
         objective: Objective,
@@ -67,13 +69,20 @@ class DistillationTrainer(LengthGroupedTrainer):
             )
         # Denormal numbers make CPU training up to eight times slower and change nothing else.
         torch.set_flush_denormal(True)
-        super().__init__(model=DistillationModel(model, objective), args=args, **kwargs)
+        inner = adapted_model(model)
+        super().__init__(model=DistillationModel(inner, objective), args=args, **kwargs)
+        if inner is not model and (self.is_fsdp_enabled or self.is_deepspeed_enabled):
+            raise GeodistillError(
+                "A student with adapters is not trained under FSDP or DeepSpeed here.",
+                "Train it on one device or with DDP.",
+            )
         source: SignalSource = Teacher(teacher, objective.requests) if isinstance(teacher, PreTrainedModel) else teacher
         check_requests(source, objective)
         self.student = model
+        self.inner: PreTrainedModel = inner
         self.objective: Objective = objective
         self.teacher: SignalSource = source.to(self.args.device)
-        self.label_names = self.args.label_names or find_labels(type(model))
+        self.label_names = self.args.label_names or find_labels(type(inner))
         self.max_skipped_steps = max_skipped_steps
         self.exact_accumulation = exact_accumulation and self.args.gradient_accumulation_steps > 1
         self._accumulation = ExactAccumulation(self.teacher, self._prepare_inputs) if self.exact_accumulation else None
@@ -198,7 +207,7 @@ class DistillationTrainer(LengthGroupedTrainer):
         columns: Any = self._signature_columns
         if columns is None:
             needed = {"labels", "label", "label_ids", "example_id", "special_tokens_mask"}
-            self._signature_columns: Any = sorted(needed | set(inspect.signature(self.student.forward).parameters))
+            self._signature_columns: Any = sorted(needed | set(inspect.signature(self.inner.forward).parameters))
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
         if not self.args.should_save:
@@ -207,7 +216,7 @@ class DistillationTrainer(LengthGroupedTrainer):
         folder.mkdir(parents=True, exist_ok=True)
         model: nn.Module = self.model  # type: ignore[assignment]  # there is one once the Trainer is made
         state = model.state_dict() if state_dict is None else state_dict
-        self.student.save_pretrained(folder, state_dict=take_prefix(state, STUDENT_PREFIX))
+        save_student(self.student, folder, take_prefix(state, STUDENT_PREFIX))
         # Clones, because safetensors refuses tensors that share memory.
         objective = {name: value.clone() for name, value in take_prefix(state, OBJECTIVE_PREFIX).items()}
         if objective:
@@ -229,8 +238,7 @@ class DistillationTrainer(LengthGroupedTrainer):
 
     def _load_checkpoint_weights(self, folder: Path) -> None:
         with reading_checkpoint(folder):
-            saved = type(self.student).from_pretrained(folder, local_files_only=True)
-            self.student.load_state_dict(saved.state_dict())
+            load_student(self.student, folder)
             if self.objective.state_dict():
                 self.objective.load_state_dict(safetensors.torch.load_file(folder / OBJECTIVE_FILE))
 

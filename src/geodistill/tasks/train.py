@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, set_seed
 
+from geodistill.distillation.adapters import Student, merge_adapters
 from geodistill.distillation.cache import prepare_cache
 from geodistill.distillation.cache_format import TopK
 from geodistill.distillation.checkpoint import whole_model
@@ -80,6 +81,7 @@ def train(
         geometry[stage.name] = trainer.geometry
         skipped += trainer.skipped_steps
         starved += trainer.starved_terms
+    student = merge_adapters(student)
     memory = peak_megabytes()
 
     results: dict[str, Any] = {}
@@ -136,7 +138,7 @@ def run_fingerprint(recipe: Recipe, teacher: str, data: str) -> str:
 def train_stage(
     stage: StageRecipe,
     recipe: Recipe,
-    student: PreTrainedModel,
+    student: Student,
     taught: TaughtTask,
     folder: Path,
     cache: Path,
