@@ -17,6 +17,7 @@ from transformers import (
 from geodistill.data.examples import Examples
 from geodistill.distillation.teacher import model_inputs
 from geodistill.errors import GeodistillError
+from geodistill.tasks.held_out import MOST_EXAMPLES
 from geodistill.tasks.loading import WeightKind, load, position_limit, weight_settings
 from geodistill.tasks.metrics import check_metrics, compute_metrics
 from geodistill.tasks.task import Collator, Encoded, EncodedExamples, Scores, batches, parts_of
@@ -26,6 +27,7 @@ class Classification:
     """Classification, regression, or unlabelled sentences for a stage: see `Task` for the members."""
 
     rows = "tokens"
+    measured = MOST_EXAMPLES
 
     def __init__(self, examples: Examples) -> None:
         check_metrics(examples.metrics, examples.problem)

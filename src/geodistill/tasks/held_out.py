@@ -13,9 +13,8 @@ from geodistill.features import Capture, layer_count, map_layers, select_rows
 from geodistill.geometry import chance_level, cka, floor, gram_distance, procrustes_distance
 from geodistill.tasks.task import Collator, EncodedExamples, batches
 
-MOST_EXAMPLES = (
-    512  # their token rows are many times any width, so more would cost time and move no digit that is shown
-)
+# Their token rows are many times any width, so more would cost time and move no digit that is shown.
+MOST_EXAMPLES = 512
 
 
 @torch.no_grad()
@@ -26,10 +25,11 @@ def measure_geometry(
     collate: Collator,
     *,
     rows: str = "tokens",
+    most: int = MOST_EXAMPLES,
 ) -> list[dict[str, Any]]:
     """Return D_P², D_FG² and CKA of the uniformly paired layers, each beside its floor and its chance level.
 
-    All rows of this kind of the (first 512) examples, centred and of unit Frobenius norm, in float32. The floor is the
+    All rows of this kind of the first examples, `most` at most, centred, of unit Frobenius norm, in float32. Floor: the
     best that a student of this width can reach on these rows (for CKA the highest); chance is what unpaired rows give.
     """
     student.eval()
@@ -40,7 +40,7 @@ def measure_geometry(
     device = next(student.parameters()).device
     student_rows: list[list[Tensor]] = [[] for _ in pairs]
     teacher_rows: list[list[Tensor]] = [[] for _ in pairs]
-    for batch in batches(encoded[:MOST_EXAMPLES], collate, 64):
+    for batch in batches(encoded[:most], collate, 64):
         inputs = {name: value.to(device) for name, value in batch.items()}
         signals = ask(inputs)
         _, hidden = capture(**model_inputs(student, inputs))

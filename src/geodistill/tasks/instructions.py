@@ -14,6 +14,7 @@ from geodistill.errors import GeodistillError, suggest
 from geodistill.recipe import DataRecipe, GenerationRecipe
 from geodistill.tasks.encode_instructions import collate_instructions, encode_instructions
 from geodistill.tasks.generation import Responses, generate
+from geodistill.tasks.held_out import MOST_EXAMPLES
 from geodistill.tasks.loading import WeightKind, load, position_limit, weight_settings
 from geodistill.tasks.responses import exact_match, perplexity, rouge_l
 from geodistill.tasks.task import Collator, Encoded, EncodedExamples, Scores, parts_of
@@ -32,6 +33,7 @@ class InstructionFollowing:
     def __init__(self, instructions: Instructions, data: DataRecipe, generation: GenerationRecipe) -> None:
         self.instructions, self.data, self.generation = instructions, data, generation
         self.fingerprint, self.notes = instructions.fingerprint, list(instructions.notes)
+        self.measured = min(generation.limit or MOST_EXAMPLES, MOST_EXAMPLES)
         prefixes = ["", f"{UNSEEN}_"] if UNSEEN in instructions.splits else [""]
         every = [f"{prefix}{metric}" for prefix in prefixes for metric in METRICS]
         for name in data.metrics or ():

@@ -35,6 +35,7 @@ class Task(Protocol):
     notes: what was done to the data that its owner should know, one sentence each
     labelled: whether there is something to learn from the examples themselves
     rows: the kind of rows that the held-out geometry is measured on
+    measured: of how many examples at most
     """
 
     fingerprint: str
@@ -42,6 +43,7 @@ class Task(Protocol):
     notes: list[str]
     labelled: bool
     rows: str
+    measured: int
 
     def load_model(
         self,

@@ -237,7 +237,9 @@ def measure_student(student: PreTrainedModel, taught: TaughtTask, progress: bool
         "metrics": found.metrics,
         "validation_metrics": validation.metrics,
         "details": found.details,
-        "geometry": measure_geometry(student, taught.model.cpu(), taught.encoded[split], collate, rows=task.rows),
+        "geometry": measure_geometry(
+            student, taught.model.cpu(), taught.encoded[split], collate, rows=task.rows, most=task.measured
+        ),
         "parameters": count_parameters(student),
         "megabytes": size_in_megabytes(student),
         "latency_ms": measure_latency(student, taught),
