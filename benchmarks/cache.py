@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from timing import interleaved
 from torch import Tensor
 
 from geodistill.data.examples import load_examples
@@ -163,13 +164,9 @@ def step(
 
 
 def median_ms(candidates: Mapping[str, Sequence[Callable[[], Any]]], rounds: int) -> dict[str, float]:
-    """The median over rounds of the mean over a candidate's runs; the first round warms up and does not count."""
-    times: dict[str, list[float]] = {name: [] for name in candidates}
-    for _ in range(rounds + 1):
-        for name, runs in candidates.items():
-            seconds, _ = timed(partial(run_all, runs))
-            times[name].append(1000 * seconds / len(runs))
-    return {name: statistics.median(values[1:]) for name, values in times.items()}
+    """The median over rounds of the mean over a candidate's runs."""
+    times = interleaved({name: partial(run_all, runs) for name, runs in candidates.items()}, rounds)
+    return {name: 1000 * statistics.median(each) / len(candidates[name]) for name, each in times.items()}
 
 
 def run_all(runs: Sequence[Callable[[], Any]]) -> None:

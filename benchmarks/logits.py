@@ -13,10 +13,10 @@ import argparse
 import resource
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 
 import torch
+from timing import Run, interleaved
 from torch import Tensor
 from torch.nn import functional
 
@@ -49,7 +49,7 @@ def main() -> None:
     dtypes = ("float32", "bfloat16")
     memories = {dtype: {name: measure_apart(name, dtype, arguments) for name in CANDIDATES} for dtype in dtypes}
     for dtype, memory in memories.items():
-        times = interleaved(*draw(shape, getattr(torch, dtype)), arguments.rounds)
+        times = fastest(*draw(shape, getattr(torch, dtype)), arguments.rounds)
         print(f"\n{dtype:<22}{'time':>8}{'ratio':>8}{'extra memory':>15}{'ratio':>8}")
         for name in times:
             print(
@@ -84,17 +84,14 @@ def candidate(name: str, teacher: Tensor) -> Callable[[Tensor], Tensor]:
     return lambda student: loss(student, teacher)
 
 
-def interleaved(student: Tensor, teacher: Tensor, rounds: int) -> dict[str, float]:
+def fastest(student: Tensor, teacher: Tensor, rounds: int) -> dict[str, float]:
     """Seconds of each candidate with its gradient, the fastest of several rounds in turn."""
     losses = {name: candidate(name, teacher) for name in CANDIDATES}
-    clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
-    times: dict[str, list[float]] = {name: [] for name in losses}
-    for _ in range(rounds):
-        for name, loss in losses.items():
-            start = clock()
-            torch.autograd.grad(loss(student), student)
-            times[name].append(clock() - start)
-    return {name: min(each) for name, each in times.items()}
+    steps: dict[str, Run] = {
+        name: lambda loss=loss: torch.autograd.grad(loss(student), student)  # type: ignore[misc]
+        for name, loss in losses.items()
+    }
+    return {name: min(each) for name, each in interleaved(steps, rounds).items()}
 
 
 def extra_memory(name: str, student: Tensor, teacher: Tensor) -> float:

@@ -18,11 +18,11 @@ import argparse
 import resource
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from unittest import mock
 
 import torch
+from timing import Run, interleaved
 from torch import Tensor
 
 from geodistill.geometry import nuclear, prepare_features
@@ -78,7 +78,10 @@ def row(shape: tuple[int, int, int], student: Tensor, teacher: Tensor, rounds: i
         "cka": lambda: cka(student, teacher),
         "kept cka": lambda: cka(student, prepared),
     }
-    times = interleaved(lambda: student.detach().mT @ teacher, losses, student, rounds)
+    steps: dict[str, Run] = {"product": lambda: student.detach().mT @ teacher}
+    for name, loss in losses.items():
+        steps[name] = lambda loss=loss: torch.autograd.grad(loss(), student)  # type: ignore[misc]
+    times = {name: min(each) for name, each in interleaved(steps, rounds, shortest=0.02).items()}
     unit = times.pop("product")
     units = {name: seconds / unit for name, seconds in times.items()}
     (error, cosine), (gram_error, _), (cka_error, _) = (accuracy(each, student, teacher) for each in LOSSES.values())
@@ -90,29 +93,6 @@ def row(shape: tuple[int, int, int], student: Tensor, teacher: Tensor, rounds: i
         f"{cosine:11.7f}{polynomial:11.0e} |{units['gram']:6.1f}{units['kept gram']:7.1f}{gram_error:9.0e} |"
         f"{units['written cka']:8.1f}{units['cka']:6.1f}{units['kept cka']:7.1f}{cka_error:9.0e}"
     )
-
-
-def interleaved(
-    product: Callable[[], Tensor], losses: dict[str, Callable[[], Tensor]], student: Tensor, rounds: int
-) -> dict[str, float]:
-    """Seconds of the product and of each loss with its gradient, in turn; short ones are repeated to fill 20 ms."""
-    steps: dict[str, Callable[[], object]] = {"product": product}
-    for name, loss in losses.items():
-        steps[name] = lambda loss=loss: torch.autograd.grad(loss(), student)  # type: ignore[misc]
-    repeats = {name: max(1, round(0.02 / min(seconds(step), seconds(step)))) for name, step in steps.items()}
-    times: dict[str, list[float]] = {name: [] for name in steps}
-    for _ in range(rounds):
-        for name, step in steps.items():
-            times[name].append(seconds(step, repeats[name]))
-    return {name: min(each) for name, each in times.items()}
-
-
-def seconds(step: Callable[[], object], repeats: int = 1) -> float:
-    clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
-    start = clock()
-    for _ in range(repeats):
-        step()
-    return (clock() - start) / repeats
 
 
 def written_procrustes(student: Tensor, teacher: Tensor) -> Tensor:

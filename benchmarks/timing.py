@@ -1,0 +1,38 @@
+"""How the benchmarks take time: candidates in turn, so that a busy machine troubles all of them alike."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+
+import torch
+
+Run = Callable[[], object]
+
+
+def clock() -> float:
+    """The processor's time with one thread, which waiting for other programs does not enter; with more, the clock's."""
+    return time.process_time() if torch.get_num_threads() == 1 else time.perf_counter()
+
+
+def seconds(run: Run, repeats: int = 1) -> float:
+    """Mean seconds of one run."""
+    start = clock()
+    for _ in range(repeats):
+        run()
+    return (clock() - start) / repeats
+
+
+def interleaved(candidates: Mapping[str, Run], rounds: int, shortest: float = 0.0) -> dict[str, list[float]]:
+    """Seconds of each candidate in each round; a round before warms up.
+
+    Within a round a candidate is repeated to fill `shortest` seconds.
+    """
+    for run in candidates.values():
+        run()
+    repeats = {name: max(1, round(shortest / seconds(run))) if shortest else 1 for name, run in candidates.items()}
+    times: dict[str, list[float]] = {name: [] for name in candidates}
+    for _ in range(rounds):
+        for name, run in candidates.items():
+            times[name].append(seconds(run, repeats[name]))
+    return times
