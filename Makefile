@@ -24,9 +24,11 @@ lint: $(READY)
 	$(BIN)/mypy
 
 bench: $(READY)
-	$(BIN)/python benchmarks/losses.py
+	$(BIN)/python benchmarks/losses.py --threads 1
 	$(BIN)/python benchmarks/logits.py
+	$(BIN)/python benchmarks/step.py
 	$(BIN)/python benchmarks/cache.py
+	$(BIN)/python benchmarks/peers.py
 
 # torch is pinned in constraints.txt: without the pin pip may take a build with gigabytes of CUDA.
 $(READY): pyproject.toml constraints.txt

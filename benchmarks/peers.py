@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import argparse
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
@@ -28,6 +28,7 @@ from peers_job import Job
 from peers_torchdistill import torchdistill_is_there, train_with_torchdistill
 from peers_written import PaddedLoop, train_with_trainer
 from timing import clock
+from transformers import PreTrainedModel, set_seed
 
 from geodistill.distillation.cache import prepare_cache
 from geodistill.distillation.objective import Objective, feature_requests
@@ -35,7 +36,6 @@ from geodistill.distillation.teacher import SignalSource, Teacher
 from geodistill.distillation.trainer import DistillationTrainer
 from geodistill.recipe import ObjectiveRecipe
 from geodistill.tasks.arguments import quiet, training_arguments
-from transformers import PreTrainedModel, set_seed
 
 RECIPE_EPOCHS = 8
 OURS = "geodistill"
@@ -51,7 +51,9 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     with tempfile.TemporaryDirectory() as place:
         job = Job.make(Path(place), arguments.epochs, arguments.limit)
-        print(f"torch {torch.__version__}, {arguments.threads} threads; {len(job.train)} sentences, {job.epochs} epochs")
+        print(
+            f"torch {torch.__version__}, {arguments.threads} threads; {len(job.train)} sentences, {job.epochs} epochs"
+        )
         candidates: dict[str, Callable[[Job], PreTrainedModel]] = {
             OURS: lambda job: train_with_geodistill(job, Path(place) / "cache"),
             f"{OURS}, online": train_with_geodistill,
@@ -68,10 +70,10 @@ def main() -> None:
             print(line, flush=True)
 
 
-HEADER = f"{'':<27}{'s an epoch':>12}{'examples/s':>12}{'÷ ours':>9}{'at 8 epochs':>13}{'accuracy':>10}"
+HEADER = f"{'':<27}{'s an epoch':>12}{'examples/s':>12}{'÷ ours':>9}{'of 8 epochs':>13}{'accuracy':>10}"
 
 
-def lines(job: Job, candidates: dict[str, Callable[[Job], PreTrainedModel]]):
+def lines(job: Job, candidates: dict[str, Callable[[Job], PreTrainedModel]]) -> Iterator[str]:
     """A line a candidate. The first is ours; its cache is paid for in full, or by a recipe's eight epochs."""
     ours = ours_long = 0.0
     for name, train in candidates.items():
@@ -104,9 +106,7 @@ def train_with_geodistill(job: Job, cache: Path | None = None) -> PreTrainedMode
     collate = taught.task.collator(taught.tokenizer)
     if cache is not None:
         start = clock()
-        source = prepare_cache(
-            cache, source, taught.tokenizer, job.train, collate, limit_bytes=10**9, progress=False
-        )
+        source = prepare_cache(cache, source, taught.tokenizer, job.train, collate, limit_bytes=10**9, progress=False)
         job.once = clock() - start
     set_seed(job.seed)
     trainer = DistillationTrainer(

@@ -34,8 +34,9 @@ class PaddedLoop:
         parameters = [*student.parameters(), *mapping.parameters()]
         optimizer = torch.optim.AdamW(parameters, lr=training.learning_rate, weight_decay=training.weight_decay)
         scheduler = get_linear_schedule_with_warmup(optimizer, int(training.warmup * job.steps), job.steps)
-        padding: Any = True if self.to_batch else "max_length"
-        collate = DataCollatorWithPadding(job.taught.tokenizer, padding=padding, max_length=128)
+        collate = DataCollatorWithPadding(job.taught.tokenizer)
+        if not self.to_batch:
+            collate = DataCollatorWithPadding(job.taught.tokenizer, padding="max_length", max_length=128)
         loader = DataLoader(job.columns(), batch_size=training.batch_size, shuffle=True, collate_fn=collate)
         for _ in range(job.epochs):
             for batch in loader:
@@ -97,7 +98,9 @@ def loss_of(
 ) -> tuple[Tensor, Any]:
     """Half label loss, half KD, and the squared error of mapped hidden states over the attended tokens."""
     with torch.no_grad():
-        taught = teacher(**{name: value for name, value in batch.items() if name != "labels"}, output_hidden_states=True)
+        taught = teacher(
+            **{name: value for name, value in batch.items() if name != "labels"}, output_hidden_states=True
+        )
     outputs = student(**batch, output_hidden_states=True)
     kd = functional.kl_div(
         functional.log_softmax(outputs.logits / temperature, dim=-1),
