@@ -10,7 +10,6 @@ from transformers import AutoModelForSequenceClassification
 from geodistill.data.examples import load_examples
 from geodistill.geometry import cka, gram_distance, procrustes_distance
 from geodistill.recipe import DataRecipe
-from geodistill.tasks import held_out
 from geodistill.tasks.classification import collator, encode
 from geodistill.tasks.held_out import compare_rows, measure_geometry
 from geodistill.tasks.loading import load_tokenizer
@@ -30,7 +29,7 @@ def test_each_measure_stands_beside_its_floor_and_chance() -> None:
 
 
 def test_the_measures_are_those_of_all_token_rows(
-    classifier: Path, write_csv: object, questions: list[tuple[str, str]], monkeypatch: pytest.MonkeyPatch
+    classifier: Path, write_csv: object, questions: list[tuple[str, str]]
 ) -> None:
     examples = load_examples(DataRecipe(source=str(write_csv(questions))))  # type: ignore[operator]
     teacher = AutoModelForSequenceClassification.from_pretrained(classifier)
@@ -53,8 +52,7 @@ def test_the_measures_are_those_of_all_token_rows(
     for name, values in expected.items():
         assert measured[1][name]["value"] == pytest.approx(values["value"], rel=1e-3, abs=1e-6)
 
-    monkeypatch.setattr(held_out, "MOST_EXAMPLES", 8)
-    fewer = measure_geometry(student, teacher, encoded, collator(tokenizer))
+    fewer = measure_geometry(student, teacher, encoded, collator(tokenizer), most=8)
     first = measure_geometry(student, teacher, encoded[:8], collator(tokenizer))
     assert fewer == first != measured
 
