@@ -15,7 +15,6 @@ dimensions, as hidden states do; "Gaussian" ones are even noise.
 from __future__ import annotations
 
 import argparse
-import resource
 import subprocess
 import sys
 from collections.abc import Callable
@@ -27,6 +26,7 @@ from torch import Tensor
 
 from geodistill.geometry import nuclear, prepare_features
 from geodistill.losses import CKALoss, FeatureLoss, GramLoss, ProcrustesLoss
+from geodistill.tasks.cost import peak_megabytes, reset_peak_memory
 
 SHAPES = [(32, 128, 384), (256, 256, 768), (2048, 384, 768), (2048, 768, 1024), (4096, 768, 4096)]
 LOSSES: dict[str, type[FeatureLoss]] = {"procrustes": ProcrustesLoss, "gram": GramLoss, "cka": CKALoss}
@@ -146,11 +146,10 @@ def lm_like(n: int, student_width: int, teacher_width: int) -> tuple[Tensor, Ten
 def extra_memory(loss: FeatureLoss) -> float:
     """Megabytes that a forward and backward pass needed beyond its inputs and its gradient."""
     student, teacher = torch.randn(65536, 768, requires_grad=True), torch.randn(65536, 1024)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    reset_peak_memory()  # a process begins with the peak of the one that started it
+    before = peak_megabytes()
     loss(student, teacher).backward()
-    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-    unit = 1 if sys.platform == "darwin" else 1024  # bytes on macOS, kilobytes on Linux
-    return (grown * unit - student.numel() * student.element_size()) / 1e6
+    return peak_megabytes() - before - student.numel() * student.element_size() / 1e6
 
 
 if __name__ == "__main__":
