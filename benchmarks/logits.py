@@ -10,7 +10,6 @@ the peak beyond the logits of both sides and the student's gradient, each candid
 from __future__ import annotations
 
 import argparse
-import resource
 import subprocess
 import sys
 from collections.abc import Callable
@@ -23,6 +22,7 @@ from torch.nn import functional
 from geodistill.losses.divergences import NAMES
 from geodistill.losses.logits import LogitLoss
 from geodistill.losses.top_k import TopKLogits
+from geodistill.tasks.cost import peak_megabytes, reset_peak_memory
 
 TEMPERATURE = 2.0
 WRITTEN, TOP_K = "kl_div as written", "forward_kl, top 64"
@@ -97,11 +97,10 @@ def fastest(student: Tensor, teacher: Tensor, rounds: int) -> dict[str, float]:
 def extra_memory(name: str, student: Tensor, teacher: Tensor) -> float:
     """Megabytes that a forward and backward pass needed beyond its inputs and its gradient."""
     loss = candidate(name, teacher)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    reset_peak_memory()
+    before = peak_megabytes()
     loss(student).backward()
-    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-    unit = 1 if sys.platform == "darwin" else 1024  # bytes on macOS, kilobytes on Linux
-    return (grown * unit - student.numel() * student.element_size()) / 1e6
+    return peak_megabytes() - before - student.numel() * student.element_size() / 1e6
 
 
 def measure_apart(name: str, dtype: str, arguments: argparse.Namespace) -> float:

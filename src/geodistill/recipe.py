@@ -12,6 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 RowKind = Literal["cls", "mean", "tokens", "last", "response"]
 FeatureLossName = Literal["procrustes", "gram", "cka", "projection"]
+PromptKind = Literal["alpaca", "chat", "plain"]
+WeightKind = Literal["float32", "bfloat16", "8bit", "4bit"]
 TASK_STAGE = "task"
 DivergenceName = Literal[
     "forward_kl", "reverse_kl", "jensen_shannon", "skewed_forward_kl", "skewed_reverse_kl", "total_variation"
@@ -38,7 +40,7 @@ class DataRecipe(Section):
     input: str | None = Field(None, description="column with what the instruction is about; may be empty")
     output: str | None = Field(None, description="column with the response, or a list of equally good ones")
     messages: str | None = Field(None, description="column with a conversation; its last answer is the response")
-    prompt: Literal["alpaca", "chat", "plain"] = Field("alpaca", description="chat: by the tokenizer's own template")
+    prompt: PromptKind = Field("alpaca", description="chat: by the tokenizer's own template")
     responses: Literal["data", "teacher"] = Field(
         "data", description="what a student learns: the data's responses, or such as its teacher writes"
     )
@@ -90,7 +92,7 @@ class TeacherRecipe(Section):
     revision: str | None = None
     trust_remote_code: bool = False
     training: TrainingRecipe | None = Field(None, description="fine-tune the teacher on the data first, so")
-    weights: Literal["float32", "bfloat16", "8bit", "4bit"] = Field(
+    weights: WeightKind = Field(
         "float32", description="how the teacher is held in memory; 8bit and 4bit through bitsandbytes"
     )
     precision: Literal["auto", "float32", "bfloat16"] = Field("auto", description="of the teacher's forward pass")

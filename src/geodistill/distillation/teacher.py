@@ -101,7 +101,7 @@ class NoTeacher:
         return self
 
     def __call__(self, inputs: Mapping[str, Tensor]) -> TeacherSignals:
-        return TeacherSignals(logits=torch.empty(0))
+        return TeacherSignals(logits=None)
 
 
 def model_inputs(model: nn.Module, inputs: Mapping[str, Tensor], *, labels: bool = False) -> dict[str, Tensor]:

@@ -1,7 +1,7 @@
 """DistillationTrainer: a transformers.Trainer whose model is the student together with its objective.
 
-A checkpoint holds the student as `save_pretrained` writes it, and the objective's own
-weights in a file beside it, so they never reach an exported student.
+A checkpoint holds the student as `save_pretrained` writes it, and the objective's own weights in a file beside it, so
+they never reach an exported student.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ class DistillationTrainer(LengthGroupedTrainer):
 
     Args: `model` the student, or a PeftModel around it, whose checkpoints then hold its adapters alone; `teacher` a
     model with the same kind of head, or a `SignalSource` such as a `TeacherCache`; `objective` the terms, bound to
-    both; the rest as for `Trainer`. `max_skipped_steps`: a step whose
-    gradient is not finite is skipped and counted, and after so many in a row training stops with GeodistillError.
+    both; the rest as for `Trainer`. `max_skipped_steps`: a step whose gradient is not finite is skipped and counted,
+    and after so many in a row training stops with GeodistillError.
     `exact_accumulation`: with several micro-batches in a step, the feature terms and their gradient are those of all of
     them together (over all ranks where a term has `global_batch`), whatever the split, rather than the mean of theirs;
     label and logit terms stay the mean over micro-batches. It costs another forward pass of the student, without

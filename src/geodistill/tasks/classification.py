@@ -17,8 +17,9 @@ from transformers import (
 from geodistill.data.examples import Examples
 from geodistill.distillation.teacher import model_inputs
 from geodistill.errors import GeodistillError
+from geodistill.recipe import WeightKind
 from geodistill.tasks.held_out import MOST_EXAMPLES
-from geodistill.tasks.loading import WeightKind, load, position_limit, weight_settings
+from geodistill.tasks.loading import load, position_limit, weight_settings
 from geodistill.tasks.metrics import check_metrics, compute_metrics
 from geodistill.tasks.task import Collator, Encoded, EncodedExamples, Scores, batches, parts_of
 

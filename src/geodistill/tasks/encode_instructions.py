@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,8 +12,8 @@ from transformers import PreTrainedTokenizerBase
 from geodistill.data.instructions import Instructions
 from geodistill.errors import GeodistillError
 from geodistill.features import IGNORED_LABEL
-from geodistill.recipe import DataRecipe
-from geodistill.tasks.prompts import PromptKind, make_prompt
+from geodistill.recipe import DataRecipe, PromptKind
+from geodistill.tasks.prompts import make_prompt
 from geodistill.tasks.task import Collator, Encoded
 
 
@@ -45,6 +45,7 @@ def encode_instructions(
         )
     length = min(instructions.max_length, position_limit)
     longest = min(recipe.max_prompt_length, length - 1)
+    special = set(tokenizer.all_special_ids)
     encoded: Encoded = {}
     said: list[str] = []
     for name, split in instructions.splits.items():
@@ -60,7 +61,7 @@ def encode_instructions(
         whole = [[*prompts[place], *ids, tokenizer.eos_token_id] for place, ids in zip(kept, responses, strict=True)]
         encoded[part] = [
             {
-                **_labelled(ids[:length], len(prompts[place]), tokenizer),
+                **labelled(ids[:length], len(prompts[place]), special),
                 "example_id": number,
                 "row": place,
                 **({} if part == "train" else {"prompt_ids": prompts[place], "references": rows[place]["references"]}),
@@ -120,8 +121,8 @@ def _tokens(texts: list[str], tokenizer: PreTrainedTokenizerBase) -> list[list[i
     return tokenizer(texts, add_special_tokens=False)["input_ids"]
 
 
-def _labelled(ids: list[int], prompt: int, tokenizer: PreTrainedTokenizerBase) -> dict[str, list[int]]:
-    special = set(tokenizer.all_special_ids)
+def labelled(ids: list[int], prompt: int, special: Collection[int]) -> dict[str, list[int]]:
+    """Return the columns of an example whose first `prompt` tokens are not learnt."""
     return {
         "input_ids": ids,
         "attention_mask": [1] * len(ids),

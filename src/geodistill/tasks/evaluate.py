@@ -23,8 +23,8 @@ def evaluate(
     """Score the student on a split, write a line for each example to predictions.jsonl, and return the scores.
 
     `split` is `train`, `validation`, `test` or `all`; by default `test`, and `all` of another file
-    (`data.source=FILE`). What a line
-    holds is the task's: see its `score`. The labels of other data are matched to the student's by name.
+    (`data.source=FILE`). What a line holds is the task's: see its `score`. The labels of other data are matched to
+    the student's by name.
 
     Raises GeodistillError when the folder is no finished run of a single student, or there is no such split.
     """

@@ -9,19 +9,18 @@ from typing import Any
 
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
-from geodistill.data.instructions import Instructions
+from geodistill.data.instructions import UNSEEN, Instructions
 from geodistill.errors import GeodistillError, suggest
-from geodistill.recipe import DataRecipe, GenerationRecipe
+from geodistill.recipe import DataRecipe, GenerationRecipe, WeightKind
 from geodistill.tasks.encode_instructions import collate_instructions, encode_instructions
 from geodistill.tasks.generation import Responses, generate
 from geodistill.tasks.held_out import MOST_EXAMPLES
-from geodistill.tasks.loading import WeightKind, load, position_limit, weight_settings
+from geodistill.tasks.loading import load, position_limit, weight_settings
 from geodistill.tasks.responses import exact_match, perplexity, rouge_l
 from geodistill.tasks.task import Collator, Encoded, EncodedExamples, Scores, parts_of
 from geodistill.tasks.teacher_responses import with_teacher_responses
 
 METRICS = ("rouge_l", "exact_match", "perplexity")
-UNSEEN = "unseen"  # instructions that no example of the train split has
 
 
 class InstructionFollowing:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -13,14 +13,12 @@ from transformers import AutoTokenizer, BitsAndBytesConfig, PreTrainedModel, Pre
 
 from geodistill.data.models import resolve_model
 from geodistill.errors import GeodistillError
+from geodistill.recipe import WeightKind
 
 
 def load_tokenizer(name: str, *, revision: str | None = None, trust: bool = False) -> PreTrainedTokenizerBase:
     """Load the tokenizer of a bundled model, a folder or a hub name."""
     return load(AutoTokenizer.from_pretrained, name, revision=revision, trust_remote_code=trust)
-
-
-WeightKind = Literal["float32", "bfloat16", "8bit", "4bit"]
 
 
 def weight_settings(weights: WeightKind) -> dict[str, Any]:

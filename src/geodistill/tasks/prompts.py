@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from geodistill.errors import GeodistillError
-
-PromptKind = Literal["alpaca", "chat", "plain"]
+from geodistill.recipe import PromptKind
 
 # Word for word as Alpaca (Taori et al. 2023) and MiniLLM (Gu et al. 2024) have them.
 ALPACA = (

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from geodistill.tasks.loading import WeightKind
+from geodistill.recipe import WeightKind
 
 EncodedExamples = list[dict[str, Any]]
 Encoded = dict[str, EncodedExamples]

@@ -13,6 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from geodistill.errors import GeodistillError
 from geodistill.features import IGNORED_LABEL
 from geodistill.recipe import GenerationRecipe
+from geodistill.tasks.encode_instructions import labelled
 from geodistill.tasks.generation import generate
 from geodistill.tasks.run_folder import fingerprint_of, fingerprint_of_model, write_text
 from geodistill.tasks.task import EncodedExamples
@@ -49,20 +50,10 @@ def with_teacher_responses(
     if len(responses) != len(prompts):
         raise GeodistillError(f"{path} holds {len(responses)} responses to {len(prompts)} prompts.", "Delete the file.")
     special = set(tokenizer.all_special_ids)
-    rewritten = []
-    for example, prompt, response in zip(examples, prompts, responses, strict=True):
-        kept = response[: max(1, max_length - len(prompt))]
-        ids = prompt + kept
-        rewritten.append(
-            {
-                **example,
-                "input_ids": ids,
-                "attention_mask": [1] * len(ids),
-                "special_tokens_mask": [int(token in special) for token in ids],
-                "labels": [IGNORED_LABEL] * len(prompt) + kept,
-            }
-        )
-    return rewritten
+    return [
+        {**example, **labelled((prompt + response)[: max(len(prompt) + 1, max_length)], len(prompt), special)}
+        for example, prompt, response in zip(examples, prompts, responses, strict=True)
+    ]
 
 
 def _prompt(example: dict[str, list[int]]) -> list[int]:
