@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-RowKind = Literal["cls", "mean", "tokens", "last", "response"]
+RowKind = Literal["cls", "mean", "tokens", "last", "response", "words"]
 FeatureLossName = Literal["procrustes", "gram", "cka", "projection"]
 PromptKind = Literal["alpaca", "chat", "plain"]
 WeightKind = Literal["float32", "bfloat16", "8bit", "4bit"]

@@ -130,6 +130,44 @@ def test_rows_of_responses(lesson, tmp_path):
     assert torch.equal(found.any(-1), batch["labels"] != -100)
 
 
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_rows_of_words(lesson, tmp_path, side):
+    """One row for each word, for a batch whose own tokens are a student's and the teacher's carry its prefix."""
+    for example in lesson.dataset:
+        length = len(example["input_ids"])
+        example["word_ids"] = [-1, *(place // 2 for place in range(length - 2)), -1]
+    request, tokens = FeatureRequest(-1, "words"), FeatureRequest(-1, "tokens")
+    teacher = lesson.teacher([request, tokens])
+    pad = lesson.collate(side, 20)
+
+    def collate(examples: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        batch = pad([{name: value for name, value in each.items() if name != "word_ids"} for each in examples])
+        word_ids = torch.full_like(batch["input_ids"], -1)
+        for row, (each, mask) in enumerate(zip(examples, batch["attention_mask"], strict=True)):
+            word_ids[row, mask == 1] = torch.tensor(each["word_ids"])
+        return {**batch, "word_ids": word_ids}
+
+    options: dict[str, Any] = {"dtype": "float32", "limit_bytes": 10**8, "progress": False}
+    cache = prepare_cache(tmp_path, teacher, lesson.tokenizer, lesson.dataset, collate, **options)
+    batch = collate([lesson.dataset[position] for position in POSITIONS])
+    expected = teacher(batch)
+    most = int(batch["word_ids"].max()) + 1
+    assert expected.features[request].shape == (len(POSITIONS), most, 16)
+    first = expected.features[tokens][0][batch["word_ids"][0] == 0].mean(0)
+    torch.testing.assert_close(expected.features[request][0, 0], first)
+    foreign = {f"teacher_{name}": value for name, value in batch.items()}
+    foreign |= {"input_ids": torch.ones(len(POSITIONS), 3), "example_id": batch["example_id"]}
+    for source in (cache, teacher):
+        for given in (batch, foreign):
+            found = source(given)
+            torch.testing.assert_close(found.features[request], expected.features[request], atol=1e-6, rtol=0)
+            torch.testing.assert_close(found.logits, expected.logits, atol=1e-6, rtol=0)
+    words = sum(max(example["word_ids"]) + 1 for example in lesson.dataset)
+    assert (tmp_path / "features-0.bin").stat().st_size == 4 * 16 * words
+    with pytest.raises(GeodistillError, match="are of other words"):
+        cache({**foreign, "teacher_word_ids": foreign["teacher_word_ids"].clamp(max=0)})
+
+
 def test_the_largest_logits_of_tokens(speaking, tmp_path):
     cache = speaking.prepare(tmp_path, top_k=TopK(5, 2.0))
     assert cache.select([]).top_k == cache.top_k == TopK(5, 2.0)

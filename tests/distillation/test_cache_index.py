@@ -16,6 +16,7 @@ def example(length, first=5):
         "attention_mask": [1] * (length + 2),
         "special_tokens_mask": [1, *[0] * length, 1],
         "labels": [-100] * 2 + list(range(first, first + length)),  # a prompt of two tokens
+        "word_ids": [-1, *(place // 2 for place in range(length)), -1],
     }
 
 
@@ -24,7 +25,7 @@ def pad(examples, side):
     columns = {name: [] for name in examples[0]}
     for entry in examples:
         for name, values in entry.items():
-            filling = [{"special_tokens_mask": 1, "labels": -100}.get(name, 0)] * (width - len(values))
+            filling = [{"special_tokens_mask": 1, "labels": -100, "word_ids": -1}.get(name, 0)] * (width - len(values))
             columns[name].append(values + filling if side == "right" else filling + values)
     return {name: torch.tensor(values) for name, values in columns.items()}
 
@@ -37,14 +38,15 @@ def test_gather_puts_each_row_where_its_token_is(lengths, side, data):
     index, _ = scan(dataset)
     inputs = pad([dataset[position] for position in positions], side)
     batch = BatchRows(index, torch.tensor(positions), inputs)
-    for per in ("attended", "content", "response", "example"):
+    for per in ("attended", "content", "response", "words", "example"):
         if index.rows(per) == 0:
             continue
         # Row k of the table is the k-th of all rows in the order of the tables: number it k + 1, and 0 means padding.
         table = torch.arange(1, index.rows(per) + 1).unsqueeze(1)
         found = batch.gather(per, {"rows": table})["rows"].squeeze(-1)
         each = [1] * len(lengths)
-        counts = {"attended": [n + 2 for n in lengths], "content": lengths, "response": lengths, "example": each}[per]
+        tokens = {"attended": [n + 2 for n in lengths], "content": lengths, "response": lengths}
+        counts = {**tokens, "words": [(n + 1) // 2 for n in lengths], "example": each}[per]
         order = sorted(range(len(lengths)), key=lambda row: -lengths[row])
         first = {row: 1 + sum(counts[before] for before in order[: order.index(row)]) for row in order}
         numbers = [list(range(first[row], first[row] + counts[row])) for row in positions]
@@ -56,6 +58,9 @@ def test_gather_puts_each_row_where_its_token_is(lengths, side, data):
             kept &= inputs["special_tokens_mask"] == 0
         if per == "response":
             kept &= inputs["labels"] != -100
+        if per == "words":
+            most = max(1, *(counts[position] for position in positions), 1)
+            kept = torch.tensor([[word < counts[position] for word in range(most)] for position in positions])
         assert [row[mask].tolist() for row, mask in zip(found, kept, strict=True)] == numbers
         assert not found[~kept].any()
 
@@ -106,6 +111,17 @@ def test_labels_that_are_missing_or_others_are_refused():
             BatchRows(index, torch.tensor([0]), wrong).kept("response")
 
 
+def test_words_that_are_missing_or_others_are_refused():
+    dataset = [example(4)]
+    index, _ = scan(dataset)
+    inputs = pad(dataset, "right")
+    without = {name: value for name, value in inputs.items() if name != "word_ids"}
+    regrouped = torch.tensor([[-1, 0, 1, 1, 1, -1, -1]])  # as many words
+    for wrong in (without, {**inputs, "word_ids": regrouped}):
+        with pytest.raises(GeodistillError, match="are of other words than those of the cached data"):
+            BatchRows(index, torch.tensor([0]), wrong).kept("words")
+
+
 @pytest.mark.parametrize("chunk", [1, 2, 100])
 def test_scan_finds_the_same_however_many_it_takes_at_a_time(monkeypatch, chunk):
     dataset = [example(length) for length in (3, 0, 5, 1, 3)]
@@ -114,10 +130,11 @@ def test_scan_finds_the_same_however_many_it_takes_at_a_time(monkeypatch, chunk)
     monkeypatch.setattr(cache_index, "_CHUNK", chunk)
     index, _ = scan(dataset)
     assert index.attended.tolist() == [5, 2, 5, 3, 5] and index.content.tolist() == [3, 0, 4, 1, 3]
-    assert index.response.tolist() == [3, 0, 5, 1, 3]
+    assert index.response.tolist() == [3, 0, 5, 1, 3] and index.words.tolist() == [2, 0, 3, 1, 2]
     for position, entry in enumerate(dataset):
         batch = {name: torch.as_tensor(values).unsqueeze(0) for name, values in entry.items()}
-        BatchRows(index, torch.tensor([position]), batch).kept("content")
+        rows = BatchRows(index, torch.tensor([position]), batch)
+        rows.kept("content"), rows.kept("words")
 
 
 def test_scan_knows_the_data_by_what_the_teacher_sees():
@@ -125,7 +142,7 @@ def test_scan_knows_the_data_by_what_the_teacher_sees():
     digest = scan(dataset)[1]
     assert scan([{**entry, "labels": 7} for entry in dataset])[1] == digest
     assert scan(dataset[:1])[1] != digest
-    for name, value in [("input_ids", 9), ("attention_mask", 0), ("special_tokens_mask", 0)]:
+    for name, value in [("input_ids", 9), ("attention_mask", 0), ("special_tokens_mask", 0), ("word_ids", 0)]:
         assert scan([dataset[0], {**dataset[1], name: [value, *dataset[1][name][1:]]}])[1] != digest
     labels = [-100, 4, 4, 4]
     responses = [scan([{**dataset[0], "labels": part}, dataset[1]])[1] for part in (labels, [-100, *labels[:3]])]

@@ -12,7 +12,7 @@ from transformers import (
 )
 
 from geodistill.distillation import teacher as teacher_module
-from geodistill.distillation.teacher import FeatureRequest, Teacher, bfloat16_is_faster, model_inputs
+from geodistill.distillation.teacher import FeatureRequest, Teacher, bfloat16_is_faster, model_inputs, teacher_view
 from geodistill.errors import GeodistillError
 
 MODULE = "bert.encoder.layer.0.attention"
@@ -99,6 +99,17 @@ def test_logits_are_the_models(model: Any, inputs: dict[str, torch.Tensor]) -> N
         expected = model(**model_inputs(model, inputs)).logits
     torch.testing.assert_close(signals.logits, expected, rtol=0, atol=0)
     assert signals.features == {}
+
+
+def test_it_reads_what_is_its_own(model: Any, inputs: dict[str, torch.Tensor]) -> None:
+    teacher = Teacher(model, [FeatureRequest(-1, "tokens")], precision="float32")
+    own = {f"teacher_{name}": value for name, value in inputs.items()}
+    students = {"input_ids": torch.ones(2, 3, dtype=torch.long), "attention_mask": torch.ones(2, 3)}
+    assert teacher_view(inputs) is inputs
+    assert teacher_view({**students, **own}) == inputs
+    found, expected = teacher({**students, **own}), teacher(inputs)
+    assert torch.equal(found.logits, expected.logits)
+    assert torch.equal(found.features[teacher.requests[0]], expected.features[teacher.requests[0]])
 
 
 def test_precision_is_its_own_whatever_autocast_surrounds_it(model: Any, inputs: dict[str, torch.Tensor]) -> None:

@@ -9,7 +9,15 @@ from torch.nn import functional
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from geodistill.errors import GeodistillError
-from geodistill.features import IGNORED_LABEL, ROW_KINDS, find_special_tokens, response_logits_mask, select_rows
+from geodistill.features import (
+    IGNORED_LABEL,
+    NO_WORD,
+    ROW_KINDS,
+    count_word_tokens,
+    find_special_tokens,
+    response_logits_mask,
+    select_rows,
+)
 
 LENGTHS = st.lists(st.integers(1, 6), min_size=1, max_size=4)
 
@@ -33,6 +41,12 @@ def respond(mask):
     return torch.where(prompt | (mask == 0), IGNORED_LABEL, 7)
 
 
+def spell(mask):
+    """Words of two tokens each, from the second token of each sentence on."""
+    ids = (mask.cumsum(1) - 2).div(2, rounding_mode="floor")
+    return torch.where(mask == 0, NO_WORD, ids)
+
+
 def draw(lengths, width=5):
     generator = torch.Generator().manual_seed(sum(lengths))
     return [torch.randn(length, width, generator=generator) for length in lengths]
@@ -51,6 +65,9 @@ def slow_rows(sentences, kind, special_tokens):
             rows.append((inner if len(inner) else sentence).mean(dim=0, keepdim=True))
         elif kind == "response":
             rows.append(sentence[(len(sentence) + 1) // 2 :])
+        elif kind == "words":
+            words = [sentence[start : start + 2].mean(dim=0) for start in range(1, len(sentence), 2)]
+            rows.append(torch.stack(words) if words else sentence[:0])
         else:
             rows.append(inner)
     return torch.cat(rows)
@@ -76,6 +93,7 @@ def test_padding_changes_neither_values_nor_gradients(lengths, extra, side, kind
         special_tokens_mask=special,
         special_tokens=special_tokens,
         labels=respond(mask),
+        word_ids=spell(mask),
     )
     kept = rows if rows_mask is None else rows[rows_mask]
     expected = slow_rows(sentences, kind, special_tokens)
@@ -129,6 +147,69 @@ def test_a_response_needs_a_label_for_each_token():
         select_rows(torch.zeros(2, 4, 3), kind="response", attention_mask=None, labels=torch.tensor([0, 1]))
 
 
+def slow_words(hidden, word_ids, attention_mask):
+    """The means over each word's tokens, one number at a time in float64; hidden (b, t, d) as nested lists."""
+    found = []
+    for sentence, ids, attended in zip(hidden, word_ids, attention_mask, strict=True):
+        tokens = [
+            (word, token) for word, token, seen in zip(ids, sentence, attended, strict=True) if seen and word >= 0
+        ]
+        words = [[token for word, token in tokens if word == number] for number in sorted({word for word, _ in tokens})]
+        found += [[sum(column) / len(word) for column in zip(*word, strict=True)] for word in words]
+    return found
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.lists(st.lists(st.integers(-1, 3), min_size=5, max_size=5), min_size=1, max_size=4), st.integers(0, 9))
+def test_words_and_their_gradient_are_those_of_a_loop_in_float64(word_ids, seed):
+    generator = torch.Generator().manual_seed(seed)
+    names = [sorted(set(ids) - {NO_WORD}) for ids in word_ids]
+    ids = torch.tensor(
+        [
+            [each.index(word) if word >= 0 else NO_WORD for word in row]
+            for row, each in zip(word_ids, names, strict=True)
+        ]
+    )
+    mask = torch.ones_like(ids)
+    hidden = torch.randn(*ids.shape, 3, generator=generator, dtype=torch.float64, requires_grad=True)
+    spoiled = torch.where((ids == NO_WORD).unsqueeze(-1), float("nan"), hidden)
+    rows, kept = select_rows(spoiled, kind="words", attention_mask=mask, word_ids=ids)
+    expected = slow_words(hidden.tolist(), ids.tolist(), mask.tolist())
+    assert rows.shape == (len(ids), max(1, *map(len, names), 1), 3)
+    assert kept.sum(1).tolist() == [len(each) for each in names]
+    torch.testing.assert_close(rows[kept], torch.tensor(expected, dtype=torch.float64).view(-1, 3))
+    assert not rows[~kept].any()
+    weights = torch.randn(rows.shape, generator=generator, dtype=torch.float64)
+    (rows * weights).sum().backward()
+    gradient = torch.zeros_like(hidden)
+    for sentence in range(len(ids)):
+        for token, word in enumerate(ids[sentence].tolist()):
+            if word >= 0:
+                gradient[sentence, token] = weights[sentence, word] / ids[sentence].tolist().count(word)
+    torch.testing.assert_close(hidden.grad, gradient)
+
+
+def test_words_of_low_precision_are_averaged_in_float32():
+    hidden = torch.randn(1, 300, 4, generator=torch.Generator().manual_seed(0)).bfloat16()
+    rows, _ = select_rows(hidden, kind="words", attention_mask=None, word_ids=torch.zeros(1, 300, dtype=torch.long))
+    assert rows.dtype == torch.float32
+    torch.testing.assert_close(rows, hidden.double().mean(1, keepdim=True).float())
+
+
+def test_a_batch_without_words_has_none():
+    ids = torch.full((2, 3), NO_WORD)
+    assert count_word_tokens(ids).tolist() == [[0], [0]]
+    rows, kept = select_rows(torch.full((2, 3, 4), torch.nan), kind="words", attention_mask=None, word_ids=ids)
+    assert rows.shape == (2, 1, 4) and not rows.any() and not kept.any()
+
+
+def test_words_need_the_word_of_each_token():
+    with pytest.raises(GeodistillError, match="need the word of each token"):
+        select_rows(torch.zeros(2, 4, 3), kind="words", attention_mask=None)
+    with pytest.raises(GeodistillError, match=r"shape of the word_ids is \(2, 3\)"):
+        select_rows(torch.zeros(2, 4, 3), kind="words", attention_mask=None, word_ids=torch.zeros(2, 3).long())
+
+
 def test_without_a_mask_every_token_counts():
     hidden = torch.randn(2, 3, 4)
     assert torch.equal(select_rows(hidden, kind="cls", attention_mask=None)[0], hidden[:, 0])
@@ -142,9 +223,9 @@ def test_without_a_mask_every_token_counts():
 def test_boolean_and_float_masks_mean_the_same():
     hidden, mask, _ = padded(draw([3, 1]), 4, "left")
     for kind in ROW_KINDS:
-        expected, _ = select_rows(hidden, kind=kind, attention_mask=mask, labels=respond(mask))
+        expected, _ = select_rows(hidden, kind=kind, attention_mask=mask, labels=respond(mask), word_ids=spell(mask))
         for other in (mask.bool(), mask.float()):
-            found, _ = select_rows(hidden, kind=kind, attention_mask=other, labels=respond(mask))
+            found, _ = select_rows(hidden, kind=kind, attention_mask=other, labels=respond(mask), word_ids=spell(mask))
             assert torch.equal(found, expected)
 
 

@@ -31,7 +31,7 @@ from geodistill.distillation.cache_format import (
 from geodistill.distillation.cache_index import BatchRows, Collate, ExampleIndex, Examples, scan
 from geodistill.distillation.cache_plan import Key, describe, say
 from geodistill.distillation.rotation import CutBounds
-from geodistill.distillation.teacher import FeatureRequest, Teacher, TeacherSignals
+from geodistill.distillation.teacher import FeatureRequest, Teacher, TeacherSignals, teacher_view
 from geodistill.errors import GeodistillError, suggest
 from geodistill.losses.top_k import TopKLogits
 
@@ -91,6 +91,7 @@ class TeacherCache:
         return self  # the rows stay on disk and follow each batch to its device
 
     def __call__(self, inputs: Mapping[str, Tensor]) -> TeacherSignals:
+        inputs = teacher_view(inputs)
         positions = inputs.get("example_id")
         if positions is None:
             raise GeodistillError(

@@ -1,8 +1,8 @@
 """What a teacher cache looks like on disk: its tables, its manifest, its fingerprint.
 
 A cache is a folder. Each table is one file of rows of a fixed width, back to back, no padding: one row for each example
-(`logits.bin`, vectors) or one for each of its tokens. All tables hold the examples in the same order, longest first,
-which is the order in which the teacher read them; `examples.safetensors` says which example has how many rows.
+(`logits.bin`, vectors) or one for each of its tokens or words. All tables hold the examples in the same order, longest
+first, which is the order in which the teacher read them; `examples.safetensors` says which example has how many rows.
 `manifest.json` is written last: a folder without it is no cache, and it holds the size and SHA-256 of every file.
 """
 
@@ -26,7 +26,7 @@ from transformers import PreTrainedTokenizerBase
 from geodistill.distillation.teacher import FeatureRequest, Teacher, bfloat16_is_faster
 from geodistill.errors import GeodistillError
 
-FORMAT = 2
+FORMAT = 3
 MANIFEST = "manifest.json"
 PROGRESS = "progress.json"
 INDEX = "examples.safetensors"
@@ -35,8 +35,9 @@ LOGITS = "logits.bin"
 
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 CacheDtype = Literal["bfloat16", "float32"]
-RowsPer = Literal["example", "attended", "content", "response"]
-"""What a table has a row for: an example, or each attended token, and of these only the content or the response."""
+RowsPer = Literal["example", "attended", "content", "response", "words"]
+"""What a table has a row for: an example, each of its words, or each attended token, and of these only the content or
+the response."""
 
 
 class TopK(NamedTuple):

@@ -13,27 +13,37 @@ from torch import Tensor
 
 from geodistill.distillation.cache_format import RowsPer
 from geodistill.errors import GeodistillError
-from geodistill.features import IGNORED_LABEL
+from geodistill.features import IGNORED_LABEL, NO_WORD, count_word_tokens
 
 Examples = Sequence[Mapping[str, Any]]
 Collate = Callable[[list[Mapping[str, Any]]], Mapping[str, Tensor]]
 
 # What the teacher may see of an example; of labels only where they are.
-_TEACHER_INPUTS = ("input_ids", "attention_mask", "special_tokens_mask", "token_type_ids", "position_ids")
+_TEACHER_INPUTS = ("input_ids", "attention_mask", "special_tokens_mask", "token_type_ids", "position_ids", "word_ids")
 _CHUNK = 4096
 
 
 class ExampleIndex:
     """Where each example's rows lie, and a checksum of its tokens by which a batch of other data is recognised."""
 
-    def __init__(self, attended: Tensor, content: Tensor, response: Tensor, checksum: Tensor) -> None:
-        self.attended, self.content, self.response, self.checksum = attended, content, response, checksum
+    def __init__(
+        self,
+        attended: Tensor,
+        content: Tensor,
+        response: Tensor,
+        words: Tensor,
+        checksum: Tensor,
+        word_checksum: Tensor,
+    ) -> None:
+        self.attended, self.content, self.response, self.words = attended, content, response, words
+        self.checksum, self.word_checksum = checksum, word_checksum
         self.order = attended.argsort(descending=True, stable=True)
         self._counts: dict[RowsPer, Tensor] = {
             "example": torch.ones_like(attended),
             "attended": attended,
             "content": content,
             "response": response,
+            "words": words,
         }
         self.starts = {per: self._starts(counts) for per, counts in self._counts.items()}
 
@@ -54,8 +64,8 @@ class ExampleIndex:
         return sum(tensor.nbytes for tensor in self.tensors().values())
 
     def tensors(self) -> dict[str, Tensor]:
-        tokens = {"attended": self.attended, "content": self.content, "response": self.response}
-        return {**tokens, "checksum": self.checksum}
+        rows = {"attended": self.attended, "content": self.content, "response": self.response, "words": self.words}
+        return {**rows, "checksum": self.checksum, "word_checksum": self.word_checksum}
 
 
 class BatchRows:
@@ -67,9 +77,8 @@ class BatchRows:
         self.index, self.positions = index, positions
         self.attended = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask.cpu() != 0
         self._special, self._labels = inputs.get("special_tokens_mask"), inputs.get("labels")
-        rank = self.attended.cumsum(1) - 1
-        checksum = ((ids + 1) * _mix(rank) * self.attended).sum(1)
-        wrong = checksum != index.checksum[positions]
+        self._words = inputs.get("word_ids")
+        wrong = self._checksum(ids) != index.checksum[positions]
         if wrong.any():
             example = int(positions[wrong.int().argmax()])
             raise GeodistillError(
@@ -77,12 +86,18 @@ class BatchRows:
                 "Give each example its position in the cached data as 'example_id', and read no other data from it.",
             )
 
+    def _checksum(self, values: Tensor) -> Tensor:
+        rank = self.attended.cumsum(1) - 1
+        return ((values + 1) * _mix(rank) * self.attended).sum(1)
+
     def kept(self, per: RowsPer) -> Tensor:
-        """The tokens (b, t) of the batch that have a row."""
+        """The tokens (b, t) of the batch that have a row, or its words (b, w)."""
         if per == "attended":
             return self.attended
         if per == "response":
             return self._response()
+        if per == "words":
+            return self._existing_words()
         if self._special is None:
             raise GeodistillError(
                 "Leaving special tokens out needs the special-token mask, and the batch has none.",
@@ -106,8 +121,18 @@ class BatchRows:
             )
         return kept
 
+    def _existing_words(self) -> Tensor:
+        words = None if self._words is None else self._words.cpu()
+        if words is None or not torch.equal(self._checksum(words), self.index.word_checksum[self.positions]):
+            raise GeodistillError(
+                "The tokens of the batch are of other words than those of the cached data.",
+                "Use the same tokenizers, collator and data as when the cache was written.",
+            )
+        return count_word_tokens(words.where(self.attended, NO_WORD)) > 0
+
     def gather(self, per: RowsPer, data: Mapping[Any, Tensor]) -> dict[Any, Tensor]:
-        """Read this batch's rows of every tensor of `data` (rows, …): (b, …), or (b, t, …) with zeros as padding."""
+        """Read this batch's rows of every tensor of `data` (rows, …): (b, …), or of tokens (b, t, …) or words (b, w, …)
+        with zeros as padding."""
         starts = self.index.starts[per][self.positions]
         if per == "example":
             return {key: rows.index_select(0, starts) for key, rows in data.items()}
@@ -152,8 +177,8 @@ def scan(dataset: Examples) -> tuple[ExampleIndex, str]:
 
 
 def _scan_chunk(chunk: list[Mapping[str, Any]], digest: Any) -> tuple[np.ndarray, ...]:
-    """Each example's attended tokens, those of them that are content and response, and checksum, in the order of
-    `ExampleIndex`; `digest` takes in all columns."""
+    """Each example's attended tokens, those of them that are content and response, words and checksums, in the order
+    of `ExampleIndex`; `digest` takes in all columns."""
     lengths = np.array([len(example["input_ids"]) for example in chunk])
     digest.update(lengths.astype(np.int64).tobytes())
     columns = {}
@@ -173,10 +198,13 @@ def _scan_chunk(chunk: list[Mapping[str, Any]], digest: Any) -> tuple[np.ndarray
         np.bincount(owner[chosen], minlength=len(chunk)) for chosen in (kept, content, response)
     )
     before = np.repeat(attended.cumsum() - attended, lengths)
-    terms = (columns["input_ids"] + 1) * _mix(kept.cumsum() - 1 - before) * kept
-    checksum = np.zeros(len(chunk), dtype=np.int64)
-    np.add.at(checksum, owner, terms)
-    return attended, content, answer, checksum
+    word_ids = columns.get("word_ids", NO_WORD * tokens)
+    each = np.unique(np.stack([owner, word_ids])[:, kept & (word_ids != NO_WORD)], axis=1)
+    words = np.bincount(each[0], minlength=len(chunk))
+    checksums = np.zeros((2, len(chunk)), dtype=np.int64)
+    for checksum, values in zip(checksums, (columns["input_ids"], word_ids), strict=True):
+        np.add.at(checksum, owner, (values + 1) * _mix(kept.cumsum() - 1 - before) * kept)
+    return attended, content, answer, words, *checksums
 
 
 def _labelled(example: Mapping[str, Any]) -> np.ndarray:

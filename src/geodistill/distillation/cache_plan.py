@@ -114,14 +114,14 @@ def _plan_tables(
         per: RowsPer = "example"
         if request.rows == "tokens":
             per = "attended" if request.special_tokens else "content"
-        elif request.rows == "response":
-            per = "response"
+        elif request.rows in ("response", "words"):
+            per = request.rows  # type: ignore[assignment]  # one of the two
         width = signals.features[request].shape[-1]
         tables[request] = Table(f"features-{number}.bin", dtype, (width,), per)
         if index.rows(per) == 0:
             raise GeodistillError(
                 f"No example has a token for the rows '{request.rows}'.",
-                "Check the texts, or keep special tokens; a response needs labels.",
+                "Check the texts, or keep special tokens; a response needs labels, and words need word_ids.",
             )
     return tables
 

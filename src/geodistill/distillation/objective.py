@@ -187,6 +187,7 @@ class Objective(nn.Module):
                     special_tokens_mask=inputs.get("special_tokens_mask"),
                     special_tokens=match.special_tokens,
                     labels=inputs.get("labels"),
+                    word_ids=inputs.get("word_ids"),
                 )
                 teacher, weight = signals.features[match.request(t)], match.weight / len(match.pairs)
                 yield FeaturePair(next(keys), weight, loss, student, teacher, mask)  # type: ignore[arg-type]

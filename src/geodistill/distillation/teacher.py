@@ -32,6 +32,10 @@ class TeacherSignals:
     features: dict[FeatureRequest, Tensor] = field(default_factory=dict)
 
 
+TEACHER_PREFIX = "teacher_"
+"""What the names of a batch's inputs begin with that are the teacher's alone, where it has a tokenizer of its own."""
+
+
 class SignalSource(Protocol):
     """Where teacher signals come from: the model itself (`Teacher`) or what it wrote to disk (`TeacherCache`)."""
 
@@ -67,6 +71,7 @@ class Teacher:
 
     @torch.no_grad()
     def __call__(self, inputs: Mapping[str, Tensor]) -> TeacherSignals:
+        inputs = teacher_view(inputs)
         device = inputs["input_ids"].device
         bfloat16 = self.precision == "bfloat16" or (self.precision == "auto" and bfloat16_is_faster(device))
         # An enclosing autocast of the student's must not decide the teacher's precision, so it is set either way.
@@ -87,9 +92,16 @@ def teacher_rows(
             special_tokens_mask=inputs.get("special_tokens_mask"),
             special_tokens=request.special_tokens,
             labels=inputs.get("labels"),
+            word_ids=inputs.get("word_ids"),
         )[0]
         for request in requests
     }
+
+
+def teacher_view(inputs: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return what the teacher reads of a batch or an example: its own inputs where it has any, else the student's."""
+    own = {name: value for name, value in inputs.items() if name.startswith(TEACHER_PREFIX)}
+    return {name.removeprefix(TEACHER_PREFIX): value for name, value in own.items()} or inputs
 
 
 class NoTeacher:

@@ -25,7 +25,7 @@ from geodistill.distillation.checkpoint import StepCounts, reading_checkpoint, t
 from geodistill.distillation.model import OBJECTIVE_PREFIX, STUDENT_PREFIX, DistillationModel
 from geodistill.distillation.objective import Objective
 from geodistill.distillation.sampler import LengthGroupedTrainer
-from geodistill.distillation.teacher import SignalSource, Teacher
+from geodistill.distillation.teacher import TEACHER_PREFIX, SignalSource, Teacher
 from geodistill.errors import GeodistillError
 
 OBJECTIVE_FILE = "objective.safetensors"
@@ -206,8 +206,11 @@ class DistillationTrainer(LengthGroupedTrainer):
     def _set_signature_columns_if_needed(self) -> None:
         columns: Any = self._signature_columns
         if columns is None:
-            needed = {"labels", "label", "label_ids", "example_id", "special_tokens_mask"}
-            self._signature_columns: Any = sorted(needed | set(inspect.signature(self.inner.forward).parameters))
+            needed = {"labels", "label", "label_ids", "example_id", "special_tokens_mask", "word_ids"}
+            needed |= set(inspect.signature(self.inner.forward).parameters)
+            # What the teacher takes is not known where it is a cache; the names that tokenizers give are.
+            teachers = {TEACHER_PREFIX + name for name in needed | {"token_type_ids"}}
+            self._signature_columns: Any = sorted(needed | teachers)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
         if not self.args.should_save:

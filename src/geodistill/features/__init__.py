@@ -11,13 +11,25 @@ from geodistill.features.capture import (
     layer_count,
 )
 from geodistill.features.layers import map_layers, resolve_layer
-from geodistill.features.rows import IGNORED_LABEL, ROW_KINDS, find_special_tokens, response_logits_mask, select_rows
+from geodistill.features.rows import (
+    IGNORED_LABEL,
+    ROW_KINDS,
+    count_word_tokens,
+    find_special_tokens,
+    response_logits_mask,
+    select_rows,
+)
+from geodistill.features.words import NO_WORD, TokenWords, align_words, token_words
 
 __all__ = [
     "IGNORED_LABEL",
+    "NO_WORD",
     "ROW_KINDS",
     "Capture",
     "Point",
+    "TokenWords",
+    "align_words",
+    "count_word_tokens",
     "evaluation_mode",
     "feature_width",
     "feature_widths",
@@ -29,4 +41,5 @@ __all__ = [
     "resolve_layer",
     "response_logits_mask",
     "select_rows",
+    "token_words",
 ]

@@ -12,8 +12,9 @@ from torch.nn import functional
 from transformers import PreTrainedTokenizerBase
 
 from geodistill.errors import GeodistillError, suggest
+from geodistill.features.words import NO_WORD
 
-ROW_KINDS = ("cls", "mean", "tokens", "last", "response")
+ROW_KINDS = ("cls", "mean", "tokens", "last", "response", "words")
 IGNORED_LABEL = -100  # what transformers writes where a token has no label
 
 
@@ -25,6 +26,7 @@ def select_rows(
     special_tokens_mask: Tensor | None = None,
     special_tokens: bool = True,
     labels: Tensor | None = None,
+    word_ids: Tensor | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """Return the feature rows of hidden states (b, t, d), and the mask that says which of them count.
 
@@ -34,11 +36,14 @@ def select_rows(
       Without special tokens, a sentence of nothing else keeps them, so that an empty text still has a row.
     - `"tokens"`: every token, (b, t, d), with a boolean mask (b, t) of those that count; the others are zero.
     - `"response"`: likewise the attended tokens with a label, so those of the response and none of the prompt.
+    - `"words"`: the mean over the attended tokens of each word, (b, w, d) with w the most words of any sentence, at
+      least 1, and a boolean mask (b, w) of the words that there are; in float32 at least, the others are zero.
 
     `attention_mask` (b, t) is non-zero where a token is attended; None means everywhere. `special_tokens=False` leaves
     out of `"mean"` and `"tokens"` the tokens where `special_tokens_mask` (b, t) is non-zero, and does nothing to the
-    other kinds. `labels` (b, t) are those of a language model, −100 where there is none. A sentence with no attended
-    token at all gives zeros.
+    other kinds. `labels` (b, t) are those of a language model, −100 where there is none; `word_ids` (b, t) number the
+    words of each sentence from 0, as `align_words` does, −1 where a token is of none. A sentence with no attended token
+    at all gives zeros.
 
     Raises GeodistillError for an unknown kind, and for a mask or labels of another shape, or missing where needed.
     """
@@ -57,6 +62,13 @@ def select_rows(
             )
         kept = attended & (_aligned("labels", labels, hidden) != IGNORED_LABEL)
         return _zero_outside(hidden, kept), kept
+    if kind == "words":
+        if word_ids is None:
+            raise GeodistillError(
+                "The rows 'words' need the word of each token, and the batch has none.",
+                "Give it 'word_ids' (geodistill.features.align_words), or choose rows=tokens.",
+            )
+        return _word_means(hidden, torch.where(attended, _aligned("word_ids", word_ids, hidden), NO_WORD))
     kept = attended
     if not special_tokens:
         if special_tokens_mask is None:
@@ -71,6 +83,17 @@ def select_rows(
     dtype = torch.promote_types(hidden.dtype, torch.float32)
     total = _zero_outside(hidden, kept).sum(dim=1, dtype=dtype)
     return total / kept.sum(dim=1, keepdim=True).clamp(min=1), None
+
+
+def count_word_tokens(word_ids: Tensor) -> Tensor:
+    """Return how many tokens (b, w) each word has, of the words (b, t) of tokens; w is the most of any row, at least 1.
+
+    Where a token is of no word, as padding is, its entry is −1.
+    """
+    # Waits for the device: the number of words is the one size that the shapes of a batch do not tell.
+    words = int(word_ids.max().clamp(min=0)) + 1
+    tokens = (word_ids != NO_WORD).long()
+    return tokens.new_zeros(len(word_ids), words).scatter_add_(1, word_ids.clamp(min=0), tokens)
 
 
 def response_logits_mask(labels: Tensor, attention_mask: Tensor | None = None) -> Tensor:
@@ -109,6 +132,16 @@ def _aligned(name: str, values: Tensor, hidden: Tensor) -> Tensor:
             f"Give {name} of shape {tuple(hidden.shape[:2])}, one entry a token.",
         )
     return values.to(hidden.device)
+
+
+def _word_means(hidden: Tensor, word_ids: Tensor) -> tuple[Tensor, Tensor]:
+    dtype = torch.promote_types(hidden.dtype, torch.float32)
+    tokens = count_word_tokens(word_ids)
+    # Tokens of no word add their zero to the first one.
+    place = word_ids.clamp(min=0).unsqueeze(-1).expand_as(hidden)
+    kept = _zero_outside(hidden, word_ids != NO_WORD).to(dtype)
+    total = kept.new_zeros(*tokens.shape, hidden.shape[-1]).scatter_add(1, place, kept)
+    return total / tokens.clamp(min=1).unsqueeze(-1), tokens > 0
 
 
 def _take(hidden: Tensor, position: Tensor, attended: Tensor) -> Tensor:

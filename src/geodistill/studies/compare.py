@@ -24,6 +24,8 @@ from geodistill.recipe import Recipe
 from geodistill.studies.plan import Job, default_comparison, plan_jobs
 from geodistill.studies.table import RunResult, TeacherResult
 from geodistill.tasks.choose import task_of
+from geodistill.tasks.loading import load_tokenizer, same_vocabulary
+from geodistill.tasks.reading import student_tokenizer
 from geodistill.tasks.run_folder import (
     RECIPE,
     RESULTS,
@@ -58,6 +60,9 @@ def compare(
     Raises GeodistillError for whatever the user can mend; a run that fails does not stop the others.
     """
     jobs = plan_jobs(recipe, folder, sweeps)
+    for job in jobs:
+        if job.seed == jobs[0].seed:
+            student_tokenizer(job.recipe)  # refuses what its run would, before the teacher is fine-tuned
     task = task_of(recipe)
     identity = fingerprint_of("compare", teacher_fingerprint(recipe.teacher, task), task.fingerprint)
     content = recipe.model_dump(mode="json")
@@ -159,7 +164,10 @@ def _with_latency(runs: list[RunResult], jobs: Sequence[Job], taught: TaughtTask
         shape = job.recipe.student.model_dump_json()
         if shape not in latency:
             student = taught.task.load_model(str(job.folder / "student"), new_head=False)
-            latency[shape] = measure_latency(student, taught)
+            tokenizer, encoded = load_tokenizer(str(job.folder / "student")), taught.encoded
+            if not same_vocabulary(tokenizer, taught.tokenizer):
+                encoded = taught.task.encode(student, tokenizer)
+            latency[shape] = measure_latency(student, taught.task.collator(tokenizer), encoded["validation"])
     return [
         replace(run, latency_ms=latency[job.recipe.student.model_dump_json()])
         for run, job in zip(runs, jobs, strict=True)

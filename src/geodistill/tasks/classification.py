@@ -17,6 +17,7 @@ from transformers import (
 from geodistill.data.examples import Examples
 from geodistill.distillation.teacher import model_inputs
 from geodistill.errors import GeodistillError
+from geodistill.features import token_words
 from geodistill.recipe import WeightKind
 from geodistill.tasks.held_out import MOST_EXAMPLES
 from geodistill.tasks.loading import load, position_limit, weight_settings
@@ -47,8 +48,8 @@ class Classification:
     ) -> PreTrainedModel:
         return load_classifier(name, self.examples, new_head=new_head, revision=revision, trust=trust, weights=weights)
 
-    def encode(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Encoded:
-        return encode(model, self.examples, tokenizer, self.examples.max_length)
+    def encode(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, words: bool = False) -> Encoded:
+        return encode(model, self.examples, tokenizer, self.examples.max_length, words=words)
 
     def learnt(self, encoded: EncodedExamples, *teacher: Any, **where: Any) -> EncodedExamples:
         return encoded
@@ -169,10 +170,18 @@ def knows_labels(model: PreTrainedModel, examples: Examples) -> bool:
     return bool(names) and names <= set(known_labels(model))
 
 
-def encode(model: PreTrainedModel, examples: Examples, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Encoded:
+def encode(
+    model: PreTrainedModel,
+    examples: Examples,
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int,
+    *,
+    words: bool = False,
+) -> Encoded:
     """Tokenise every split once, up to what the model has positions for.
 
-    `example_id` is the place in the split, `labels` are numbered as the model numbers them.
+    `example_id` is the place in the split, `labels` are numbered as the model numbers them, and `words`, where asked
+    for, are the `TokenWords`.
     """
     order = label_order(model, examples)
     length = min(max_length, position_limit(model))
@@ -180,9 +189,20 @@ def encode(model: PreTrainedModel, examples: Examples, tokenizer: PreTrainedToke
     for name, split in examples.splits.items():
         pairs = list(split["text_pair"]) if "text_pair" in split.column_names else None
         tokens = tokenizer(
-            list(split["text"]), pairs, truncation=True, max_length=length, return_special_tokens_mask=True
+            list(split["text"]),
+            pairs,
+            truncation=True,
+            max_length=length,
+            return_special_tokens_mask=True,
+            return_offsets_mapping=words,
         )
         columns = {key: tokens[key] for key in tokens}
+        if words:
+            texts = zip(split["text"], *([pairs] if pairs else []), strict=True)
+            columns["words"] = [
+                token_words(given, offsets, tokens.sequence_ids(row))
+                for row, (given, offsets) in enumerate(zip(texts, columns.pop("offset_mapping"), strict=True))
+            ]
         if "label" in split.column_names:
             labels = list(split["label"])
             columns["labels"] = [order[label] for label in labels] if order else labels

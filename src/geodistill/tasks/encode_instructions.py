@@ -11,7 +11,8 @@ from transformers import PreTrainedTokenizerBase
 
 from geodistill.data.instructions import Instructions
 from geodistill.errors import GeodistillError
-from geodistill.features import IGNORED_LABEL
+from geodistill.features import IGNORED_LABEL, TokenWords, token_words
+from geodistill.features.words import Span
 from geodistill.recipe import DataRecipe, PromptKind
 from geodistill.tasks.prompts import make_prompt
 from geodistill.tasks.task import Collator, Encoded
@@ -23,6 +24,8 @@ def encode_instructions(
     recipe: DataRecipe,
     position_limit: int,
     notes: list[str] | None = None,
+    *,
+    words: bool = False,
 ) -> Encoded:
     """Tokenise every split once, for a model with `position_limit` positions.
 
@@ -32,7 +35,7 @@ def encode_instructions(
 
     An example has `input_ids`, `attention_mask`, `special_tokens_mask`, `labels` (−100 on the prompt), `example_id`
     (its place in the encoded split) and `row` (its place in `instructions.splits`). In all splits but `train` it has
-    `prompt_ids` and `references` as well.
+    `prompt_ids` and `references` as well. With `words` it has the `TokenWords` of the response, under this name.
 
     As in MiniLLM, prompts over `recipe.max_prompt_length` are dropped, and a response is cut, its end of sequence with
     it, where prompt and response are over `instructions.max_length` together. Both are counted in `notes`.
@@ -57,13 +60,24 @@ def encode_instructions(
                 f"All {len(rows)} {part} prompts are longer than {longest} tokens.",
                 "Raise data.max_prompt_length and data.max_length, or choose a shorter data.prompt.",
             )
-        responses = _tokens([rows[place]["references"][0] for place in kept], tokenizer)
+        texts = [rows[place]["references"][0] for place in kept]
+        tokens = tokenizer(texts, add_special_tokens=False, return_offsets_mapping=words)
+        responses = tokens["input_ids"]
         whole = [[*prompts[place], *ids, tokenizer.eos_token_id] for place, ids in zip(kept, responses, strict=True)]
         encoded[part] = [
             {
                 **labelled(ids[:length], len(prompts[place]), special),
                 "example_id": number,
                 "row": place,
+                **(
+                    {
+                        "words": response_words(
+                            texts[number], tokens["offset_mapping"][number], len(prompts[place]), length
+                        )
+                    }
+                    if words
+                    else {}
+                ),
                 **({} if part == "train" else {"prompt_ids": prompts[place], "references": rows[place]["references"]}),
             }
             for number, (place, ids) in enumerate(zip(kept, whole, strict=True))
@@ -115,6 +129,13 @@ def beginning(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     text = tokenizer("a", add_special_tokens=False)["input_ids"]
     whole = tokenizer("a")["input_ids"]
     return whole[: next(place for place in range(len(whole)) if whole[place : place + len(text)] == text)]
+
+
+def response_words(text: str, offsets: Sequence[Span], prompt: int, length: int) -> TokenWords:
+    """Return the words of an example's response, which lies between a prompt of so many tokens and the end of sequence,
+    cut at `length` tokens; its prompt has no words."""
+    spans = [*[(0, 0)] * prompt, *offsets, (0, 0)]
+    return token_words([text], spans[:length], [0] * min(length, len(spans)))
 
 
 def _tokens(texts: list[str], tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:

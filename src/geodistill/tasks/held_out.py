@@ -46,7 +46,11 @@ def measure_geometry(
         _, hidden = capture(**model_inputs(student, inputs))
         for place, ((s, _), request) in enumerate(zip(pairs, requests, strict=True)):
             found, mask = select_rows(
-                hidden[s], kind=rows, attention_mask=inputs["attention_mask"], labels=inputs.get("labels")
+                hidden[s],
+                kind=rows,
+                attention_mask=inputs["attention_mask"],
+                labels=inputs.get("labels"),
+                word_ids=inputs.get("word_ids"),
             )
             assert mask is not None
             student_rows[place].append(found[mask])

@@ -53,8 +53,9 @@ class InstructionFollowing:
         settings = {"revision": revision, "trust_remote_code": trust, **weight_settings(weights)}
         return load(AutoModelForCausalLM.from_pretrained, name, **settings)
 
-    def encode(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Encoded:
-        return encode_instructions(self.instructions, tokenizer, self.data, position_limit(model), self.notes)
+    def encode(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, words: bool = False) -> Encoded:
+        limit = position_limit(model)
+        return encode_instructions(self.instructions, tokenizer, self.data, limit, self.notes, words=words)
 
     def learnt(
         self,
@@ -69,6 +70,11 @@ class InstructionFollowing:
         """Return the examples, with the teacher's own responses where `data.responses` says so."""
         if self.data.responses == "data":
             return encoded
+        if "word_ids" in encoded[0]:
+            raise GeodistillError(
+                "The words of responses that the teacher writes are not found.",
+                "Set data.responses=data, or leave the rows 'words' to data with responses of its own.",
+            )
         length = min(self.instructions.max_length, position_limit(teacher))
         return with_teacher_responses(
             encoded,

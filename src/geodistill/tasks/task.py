@@ -57,8 +57,9 @@ class Task(Protocol):
         """Load a model of this task, by a bundled name, a folder or a hub name; `new_head` for one to be trained;
         `weights` is how it is held in memory."""
 
-    def encode(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Encoded:
-        """Tokenise every split once, up to what the model has positions for."""
+    def encode(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, words: bool = False) -> Encoded:
+        """Tokenise every split once, up to what the model has positions for; with `words`, which a fast tokenizer can
+        find, each example says under this name what it has as `TokenWords`."""
 
     def learnt(
         self,

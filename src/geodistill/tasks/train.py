@@ -12,23 +12,24 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, set_seed
 
-from geodistill.distillation.adapters import Student, merge_adapters
+from geodistill.distillation.adapters import Student, adapted_model, merge_adapters
 from geodistill.distillation.cache import prepare_cache
 from geodistill.distillation.cache_format import TopK
 from geodistill.distillation.checkpoint import whole_model
 from geodistill.distillation.export import export_student
 from geodistill.distillation.objective import Objective, feature_requests
 from geodistill.distillation.student import build_student, count_parameters, size_in_megabytes
-from geodistill.distillation.teacher import FeatureRequest, NoTeacher, SignalSource, Teacher, model_inputs
+from geodistill.distillation.teacher import FeatureRequest, NoTeacher, SignalSource, Teacher, model_inputs, teacher_view
 from geodistill.distillation.trainer import DistillationTrainer
-from geodistill.recipe import TASK_STAGE, LogitTerm, Recipe, StageRecipe
+from geodistill.recipe import TASK_STAGE, LogitTerm, Recipe, StageRecipe, StudentRecipe
 from geodistill.tasks.arguments import StepBar, processes, train_to_the_end, training_arguments
 from geodistill.tasks.choose import task_of
 from geodistill.tasks.cost import Cost, peak_megabytes, reset_peak_memory
 from geodistill.tasks.held_out import measure_geometry
-from geodistill.tasks.loading import check_vocabularies, load_tokenizer
+from geodistill.tasks.loading import load_tokenizer
+from geodistill.tasks.reading import Reading, read, student_tokenizer
 from geodistill.tasks.run_folder import RESULTS, MetricsFile, claim_folder, fingerprint_of, read_json, write_json
-from geodistill.tasks.task import Scores, Task
+from geodistill.tasks.task import Collator, EncodedExamples, Scores, Task
 from geodistill.tasks.teacher import TaughtTask, prepare_teacher, teacher_fingerprint
 
 
@@ -54,6 +55,7 @@ def train(
     whatever the user can mend.
     """
     shared = shared or folder
+    own_tokenizer = student_tokenizer(recipe)
     task = task_of(recipe)
     fingerprint = run_fingerprint(recipe, teacher_fingerprint(recipe.teacher, task), task.fingerprint)
     content = recipe.model_dump(mode="json", exclude={"compare"})
@@ -64,11 +66,13 @@ def train(
         return finished_run(folder, task, onnx=onnx) if processes().is_main_process else {}
 
     taught = prepare_teacher(recipe.teacher, task, shared / "teacher", progress=progress)
-    check_student_tokenizer(recipe, taught)
+    tokenizer = taught.tokenizer if own_tokenizer is None else own_tokenizer
     set_seed(recipe.training.seed)
     student = build_student(
         recipe.student, taught.model, seed=recipe.training.seed, trust_remote_code=recipe.teacher.trust_remote_code
     )
+    if own_tokenizer is not None:
+        adapted_model(student).config.pad_token_id = own_tokenizer.pad_token_id
 
     cost = Cost()
     reset_peak_memory()
@@ -76,7 +80,10 @@ def train(
     geometry: dict[str, str] = {}
     for stage in stages_of(recipe):
         wanted = (requests or {}).get(stage.data.model_dump_json(), ())
-        trainer = train_stage(stage, recipe, student, taught, folder, shared / "cache", wanted, cost, progress)
+        stage_task = taught.task if stage.name == TASK_STAGE else task_of(recipe, stage.data)
+        words = "words" in {*(term.rows for term in stage.objective.features), *(request.rows for request in wanted)}
+        reading = read(stage_task, taught, adapted_model(student), tokenizer, words=words)
+        trainer = train_stage(stage, recipe, student, taught, reading, folder, shared / "cache", wanted, cost, progress)
         student = whole_model(student)
         geometry[stage.name] = trainer.geometry
         skipped += trainer.skipped_steps
@@ -92,7 +99,7 @@ def train(
             "seed": recipe.training.seed,
             "epoch": "last",
             "split": "test" if task.labelled else "validation",
-            **measure_student(student, taught, progress),
+            **measure_student(student, taught, reading, progress),  # the task is the last stage
             "teacher": describe_teacher(taught),
             "training_seconds": cost.seconds,
             "tokens_per_second": cost.tokens_per_second,
@@ -102,7 +109,7 @@ def train(
             "starved_terms": starved,
             "notes": task.notes,
         }
-        results["onnx_difference"] = export_student(student, taught.tokenizer, folder / "student", onnx=onnx)
+        results["onnx_difference"] = export_student(student, tokenizer, folder / "student", onnx=onnx)
         write_json(folder / RESULTS, results)
         if shared == folder:
             shutil.rmtree(folder / "cache", ignore_errors=True)
@@ -140,6 +147,7 @@ def train_stage(
     recipe: Recipe,
     student: Student,
     taught: TaughtTask,
+    reading: Reading,
     folder: Path,
     cache: Path,
     requests: Sequence[FeatureRequest],
@@ -147,21 +155,17 @@ def train_stage(
     progress: bool,
 ) -> DistillationTrainer:
     """Train the student through one stage, going on from the stage's newest checkpoint if there is one."""
-    if stage.name == TASK_STAGE:
-        task, encoded = taught.task, taught.encoded
-    else:
-        task = task_of(recipe, stage.data)
-        encoded = task.encode(taught.model, taught.tokenizer)
+    task = reading.task
+    paired = reading.tokenizer is not taught.tokenizer
     checkpoints = folder / "checkpoints" / stage.name
     training = stage.training.model_copy(update={"seed": recipe.training.seed})
     arguments = training_arguments(training, checkpoints)
-    collate = task.collator(taught.tokenizer)
     wanted = feature_requests(stage.objective, student, taught.model)
     online = Teacher(taught.model, sorted({*wanted, *requests}, key=str), precision=recipe.teacher.precision)
     teacher: SignalSource = online.to(arguments.device)
     with processes().main_process_first():
         learnt = task.learnt(
-            encoded["train"],
+            reading.examples["train"],
             taught.model,
             taught.tokenizer,
             teacher_folder=taught.folder,
@@ -175,11 +179,11 @@ def train_stage(
         top_k = kept_logits(stage, recipe.teacher.cache_top_k)
         with processes().main_process_first():
             teacher = prepare_cache(
-                cache / cache_name(task, top_k),
+                cache / cache_name(task, top_k, recipe.student if paired else None),
                 online,
                 taught.tokenizer,
-                learnt,
-                collate,
+                [teacher_view(example) for example in learnt],
+                reading.collate_taught,
                 dtype=recipe.teacher.cache_dtype,
                 variance=recipe.teacher.cache_variance,
                 top_k=top_k,
@@ -196,9 +200,9 @@ def train_stage(
         objective=objective,
         args=arguments,
         train_dataset=learnt,
-        eval_dataset=encoded["validation"],
-        data_collator=collate,
-        compute_metrics=task.compute_metrics(encoded["validation"]),
+        eval_dataset=reading.examples["validation"],
+        data_collator=reading.collate,
+        compute_metrics=task.compute_metrics(reading.encoded["validation"]),
         exact_accumulation=training.exact_accumulation,
         callbacks=[MetricsFile(folder, stage.name), cost, *([StepBar(stage.name)] if progress else [])],
     )
@@ -211,38 +215,37 @@ def kept_logits(stage: StageRecipe, k: int | None) -> TopK | None:
     return None if k is None else TopK(k, (stage.objective.logits or LogitTerm()).temperature)
 
 
-def cache_name(task: Task, top_k: TopK | None) -> str:
-    """The folder of a task's cache; those of other cuts lie beside it, so that variants do not overwrite each other."""
+def cache_name(task: Task, top_k: TopK | None, paired: StudentRecipe | None = None) -> str:
+    """The folder of a task's cache; those of other cuts, and of words paired with a student's, lie beside it, so that
+    variants do not overwrite each other."""
     name = task.fingerprint[:12]
+    if paired is not None:
+        name += f"-{fingerprint_of(paired.model, paired.revision)[:6]}"
     return name if top_k is None else f"{name}-top-{top_k.k}-at-{top_k.temperature:g}"
 
 
-def check_student_tokenizer(recipe: Recipe, taught: TaughtTask) -> None:
-    """Refuse a pretrained student whose tokenizer is not the teacher's."""
-    if recipe.student.model is not None:
-        trust = recipe.teacher.trust_remote_code
-        own = load_tokenizer(recipe.student.model, revision=recipe.student.revision, trust=trust)
-        check_vocabularies(own, taught.tokenizer, recipe.student.model, taught.folder)
-
-
-def measure_student(student: PreTrainedModel, taught: TaughtTask, progress: bool) -> dict[str, Any]:
+def measure_student(student: PreTrainedModel, taught: TaughtTask, reading: Reading, progress: bool) -> dict[str, Any]:
     """Return the student's metrics and geometry on the test split, its size and its speed."""
     task, split = taught.task, "test" if taught.task.labelled else "validation"
     found = Scores()
     if task.labelled:
-        found = task.score(student, taught.tokenizer, taught.encoded, split, progress=progress)
-    validation = task.validate(student, taught.tokenizer, taught.encoded)
-    collate = task.collator(taught.tokenizer)
+        found = task.score(student, reading.tokenizer, reading.encoded, split, progress=progress)
+    validation = task.validate(student, reading.tokenizer, reading.encoded)
     return {
         "metrics": found.metrics,
         "validation_metrics": validation.metrics,
         "details": found.details,
         "geometry": measure_geometry(
-            student, taught.model.cpu(), taught.encoded[split], collate, rows=task.rows, most=task.measured
+            student,
+            taught.model.cpu(),
+            reading.examples[split],
+            reading.collate,
+            rows=reading.rows,
+            most=task.measured,
         ),
         "parameters": count_parameters(student),
         "megabytes": size_in_megabytes(student),
-        "latency_ms": measure_latency(student, taught),
+        "latency_ms": measure_latency(student, task.collator(reading.tokenizer), reading.encoded["validation"]),
     }
 
 
@@ -253,17 +256,18 @@ def describe_teacher(taught: TaughtTask) -> dict[str, Any]:
         "metrics": taught.metrics,
         "parameters": count_parameters(taught.model),
         "megabytes": size_in_megabytes(taught.model),
-        "latency_ms": measure_latency(taught.model, taught),
+        "latency_ms": measure_latency(
+            taught.model, taught.task.collator(taught.tokenizer), taught.encoded["validation"]
+        ),
         "training_seconds": taught.training_seconds,
     }
 
 
 @torch.no_grad()
-def measure_latency(model: PreTrainedModel, taught: TaughtTask, repeats: int = 30) -> float:
+def measure_latency(model: PreTrainedModel, collate: Collator, encoded: EncodedExamples, repeats: int = 30) -> float:
     """Return the median milliseconds for one example on the CPU, one at a time, over the first examples."""
     model.eval()
-    collate = taught.task.collator(taught.tokenizer)
-    examples = taught.encoded["validation"][:repeats]
+    examples = encoded[:repeats]
     times = []
     for example in [*examples[:5], *examples]:  # the first five warm up
         inputs = model_inputs(model, collate([example]))
