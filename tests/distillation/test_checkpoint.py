@@ -3,11 +3,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import torch
 from training import make_trainer
 from transformers.trainer_callback import TrainerState
 
-from geodistill.distillation.checkpoint import StepCounts, whole_model
+from geodistill.distillation.checkpoint import StepCounts
 from geodistill.tasks.arguments import train_to_the_end
 
 
@@ -48,9 +47,3 @@ def test_a_checkpoint_without_counts_leaves_them(tmp_path: Path) -> None:
     assert counts.skipped_steps == 2
     counts.restore(TrainerState(stateful_callbacks=[counts]))
     assert counts.state()["attributes"] == {"skipped_steps": 2, "starved_terms": 0}
-
-
-def test_a_model_that_is_not_sharded_is_whole(tmp_path: Path) -> None:
-    student = make_trainer(tmp_path).student
-    assert whole_model(student) is student
-    assert isinstance(student.classifier.weight, torch.nn.Parameter)

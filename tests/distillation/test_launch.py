@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import socket
 import subprocess
 import sys
@@ -19,14 +20,22 @@ import yaml
 from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
+from torch import Tensor
+from transformers import AutoModelForSequenceClassification
 
+from geodistill.recipe_file import check_recipe
 from geodistill.tasks.arguments import part_processes, processes
 from geodistill.tasks.run_folder import read_json, read_metrics
+from geodistill.tasks.train import train
 
 CLASSES = ("NUM", "LOC", "HUM")
 TORCHRUN = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port"]
 # Its --cpu starts one process, whatever the number, unless MPI is there.
 ACCELERATE = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--main_process_port"]
+FILES = Path(__file__).parents[2] / "docs" / "launch"
+FSDP = ["-m", "accelerate.commands.launch", "--config_file", str(FILES / "fsdp.yaml"), "--main_process_port"]
+PROGRAM = ["-m", "geodistill"]
+DISGUISED = [str(Path(__file__).with_name("sharding_on_the_cpu.py"))]
 Launch = Callable[..., subprocess.CompletedProcess[str]]
 
 
@@ -39,6 +48,7 @@ def free_port() -> str:
 @pytest.fixture
 def launch(lesson: Any, tmp_path: Path) -> Launch:
     """Train a tiny recipe in two processes."""
+    lesson.model.config.hidden_dropout_prob = lesson.model.config.attention_probs_dropout_prob = 0.0
     names = dict(enumerate(CLASSES))
     lesson.model.config.id2label, lesson.model.config.label2id = names, {name: key for key, name in names.items()}
     lesson.model.save_pretrained(tmp_path / "teacher")
@@ -57,8 +67,8 @@ def launch(lesson: Any, tmp_path: Path) -> Launch:
     recipe["training"] |= {"logging_steps": 1, "save_steps": 2}
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
 
-    def start(launcher: list[str], *options: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, *launcher, free_port(), "-m", "geodistill", "train", str(tmp_path / "recipe.yaml")]
+    def start(launcher: list[str], *options: str, program: list[str] = PROGRAM) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, *launcher, free_port(), *program, "train", str(tmp_path / "recipe.yaml")]
         variables = {**os.environ, "OMP_NUM_THREADS": "1"}
         return subprocess.run(
             [*command, "--output", str(tmp_path / "run"), *options],
@@ -129,7 +139,72 @@ def test_processes_part_before_the_interpreter_ends(launched: None) -> None:
     part_processes()
 
 
-FILES = Path(__file__).parents[2] / "docs" / "launch"
+# Plain descent in the order of the data, so that two processes train on what one trains on, and end where it ends.
+PLAIN = {
+    "max_steps": 2,
+    "schedule": "constant",
+    "warmup": 0,
+    "arguments": {"optim": "sgd", "train_sampling_strategy": "sequential"},
+}
+
+
+@pytest.fixture
+def sharded_recipe(launch: Launch, tmp_path: Path) -> dict[str, Any]:
+    """The recipe with a teacher that is fine-tuned first, a stage and learned projections."""
+    recipe = yaml.safe_load((tmp_path / "recipe.yaml").read_text())
+    training = {**recipe["training"], **PLAIN, "learning_rate": 0.05, "save_steps": 1}
+    recipe["objective"]["features"].append({"loss": "projection", "rows": "mean"})
+    stage = {"name": "warm", "data": recipe["data"], "objective": {"features": [{"loss": "gram"}]}}
+    recipe |= {"training": training, "stages": [{**stage, "training": dict(training)}]}
+    recipe["teacher"] |= {"training": {**PLAIN, "batch_size": 8, "learning_rate": 0.1}, "cache_dtype": "float32"}
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    return recipe
+
+
+def weights(folder: Path) -> dict[str, Tensor]:
+    return AutoModelForSequenceClassification.from_pretrained(folder).state_dict()
+
+
+def test_fsdp(launch: Launch, sharded_recipe: dict[str, Any], tmp_path: Path) -> None:
+    """With the file for users, as it is; only that the processes are no GPUs is hidden from accelerate."""
+    done = launch(FSDP, program=DISGUISED)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "run" / "checkpoints" / "task" / "checkpoint-2" / "pytorch_model_fsdp.bin").is_file()
+    for each in (sharded_recipe["teacher"], sharded_recipe, *sharded_recipe["stages"]):
+        each["training"]["batch_size"] *= 2
+    alone = train(check_recipe(sharded_recipe), tmp_path / "alone", progress=False)
+    for part in ("teacher", "student"):
+        torch.testing.assert_close(weights(tmp_path / "run" / part), weights(tmp_path / "alone" / part))
+    results = read_json(tmp_path / "run" / "results.json")
+    assert results["metrics"] == alone["metrics"] and results["teacher"]["metrics"] == alone["teacher"]["metrics"]
+    assert results["geometry"][0]["cka"] == pytest.approx(alone["geometry"][0]["cka"], rel=1e-4)
+    assert results["feature_batch"]["warm"] == "the global accumulated batch of 2 micro-batches over 2 ranks"
+
+
+@pytest.mark.slow
+def test_fsdp_goes_on_from_a_checkpoint(launch: Launch, sharded_recipe: dict[str, Any], tmp_path: Path) -> None:
+    """Of a step, and of the last one, when no student was written."""
+    run, adam = tmp_path / "run", "training.arguments.optim=adamw_torch"  # plain descent has no state to go on from
+    assert launch(FSDP, adam, program=DISGUISED).returncode == 0
+    first = weights(run / "student")
+    for lost in ("checkpoint-2", None):
+        (run / "results.json").unlink()
+        shutil.rmtree(run / "student")
+        if lost:
+            shutil.rmtree(run / "checkpoints" / "task" / lost)
+        done = launch(FSDP, adam, program=DISGUISED)
+        assert done.returncode == 0, done.stderr
+        torch.testing.assert_close(weights(run / "student"), first, rtol=0, atol=0)
+
+
+@pytest.mark.slow
+def test_fsdp1_is_refused_before_anything_is_trained(launch: Launch, tmp_path: Path) -> None:
+    settings = (FILES / "fsdp.yaml").read_text().replace("fsdp_version: 2", "fsdp_version: 1")
+    (tmp_path / "fsdp.yaml").write_text(
+        settings.replace("reshard_after_forward: true", "sharding_strategy: FULL_SHARD")
+    )
+    done = launch([str(tmp_path / "fsdp.yaml") if part.endswith("fsdp.yaml") else part for part in FSDP])
+    assert done.returncode != 0 and "FSDP1 is not supported" in done.stderr, done.stderr
 
 
 def test_the_fsdp_file_is_one_of_accelerate() -> None:

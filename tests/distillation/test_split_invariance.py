@@ -9,8 +9,7 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -143,10 +142,11 @@ def test_a_sharded_student_is_whole_again(found: Found) -> None:
         assert rank["sharded"] == (True, True)
 
 
-def test_a_resumed_run_of_two_ranks_ends_as_an_uninterrupted_one(found: Found) -> None:
+@pytest.mark.parametrize("resumed", ["resumed", "sharded and resumed"])
+def test_a_resumed_run_of_two_ranks_ends_as_an_uninterrupted_one(found: Found, resumed: str) -> None:
     for rank in found[2]:
-        torch.testing.assert_close(rank["resumed"], rank["uninterrupted"], rtol=0, atol=0)
-    torch.testing.assert_close(found[2][0]["resumed"], found[2][1]["resumed"], rtol=0, atol=0)
+        torch.testing.assert_close(rank[resumed], rank[resumed.replace("resumed", "uninterrupted")], rtol=0, atol=0)
+    torch.testing.assert_close(found[2][0][resumed], found[2][1][resumed], rtol=0, atol=0)
 
 
 def one_step(
@@ -218,10 +218,34 @@ def work_alone(folder: Path) -> None:
     save(results, folder / "1-0.pt")
 
 
-def work_in_two(folder: Path, rank: int) -> None:
-    from training import Recorder, copy_of, make_trainer
+STEPS = {"save_strategy": "steps", "save_steps": 6, "ddp_backend": "gloo"}
+
+
+def whole_run(folder: Path, **more: Any) -> dict[str, Tensor]:
+    """The weights after eight steps without an interruption."""
+    from training import make_trainer
+
+    trainer = make_trainer(folder, **STEPS, **more)
+    trainer.train()
+    assert trainer.state.global_step == 8
+    return whole_state(trainer.model)
+
+
+def resumed_run(folder: Path, **more: Any) -> dict[str, Tensor]:
+    """The weights after eight steps, of which the last two were taken from a checkpoint on."""
+    from training import Recorder, make_trainer
 
     from geodistill.distillation.checkpoint import last_checkpoint
+
+    make_trainer(folder, callbacks=[Recorder(7)], **STEPS, **more).train()
+    resumed = make_trainer(folder, seed=50, **STEPS, **more)
+    resumed.train(resume_from_checkpoint=str(last_checkpoint(folder)))
+    assert resumed.state.global_step == 8
+    return whole_state(resumed.model)
+
+
+def work_in_two(folder: Path, rank: int) -> None:
+    from sharding_on_the_cpu import sharding_on_the_cpu
 
     gloo = {"ddp_backend": "gloo"}
     results: dict[str, Any] = {}
@@ -235,39 +259,16 @@ def work_in_two(folder: Path, rank: int) -> None:
     uneven = {"accelerator_config": {"even_batches": False}, "recipe": ONLY_FEATURES, "order": range(6)}
     results["2x2 and 2x1"] = one_step(folder, 2, 2, **uneven, **gloo)
 
-    steps = {"save_strategy": "steps", "save_steps": 6, **gloo}
-    whole = make_trainer(folder / "whole", **steps)
-    whole.train()
-    make_trainer(folder / "cut", callbacks=[Recorder(7)], **steps).train()
-    resumed = make_trainer(folder / "cut", seed=50, **steps)
-    resumed.train(resume_from_checkpoint=str(last_checkpoint(folder / "cut")))
-    assert resumed.state.global_step == whole.state.global_step == 8
-    results |= {"uninterrupted": copy_of(whole.model), "resumed": copy_of(resumed.model)}
+    results |= {"uninterrupted": whole_run(folder / "whole"), "resumed": resumed_run(folder / "cut")}
 
     # Last, since it sets the environment of the process.
     with sharding_on_the_cpu():
         for batch, accumulation in ((4, 1), (2, 2)):
             results[f"sharded {batch}x{accumulation}"] = one_step(folder, batch, accumulation, fsdp=True, **gloo)
+        results["sharded and uninterrupted"] = whole_run(folder / "sharded-whole", fsdp=True)
+        results["sharded and resumed"] = resumed_run(folder / "sharded-cut", fsdp=True)
     results["sharded"] = shards_and_whole(results["sharded 2x2"]["trainer"])
     save(results, folder / f"2-{rank}.pt")
-
-
-@contextmanager
-def sharding_on_the_cpu() -> Iterator[None]:
-    """Let accelerate shard over processes without an accelerator: it would fall back to DistributedDataParallel."""
-    from accelerate.state import PartialState
-    from accelerate.utils import DistributedType
-    from transformers import Trainer
-
-    make = Trainer.create_accelerator_and_postprocess
-
-    def disguised(trainer: Trainer) -> None:
-        PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
-        make(trainer)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Trainer, "create_accelerator_and_postprocess", disguised)
-        yield
 
 
 def shards_and_whole(trainer: Any) -> tuple[bool, bool]:
@@ -276,7 +277,7 @@ def shards_and_whole(trainer: Any) -> tuple[bool, bool]:
     from torch.distributed.tensor import DTensor
     from transformers import BertForSequenceClassification
 
-    from geodistill.distillation.checkpoint import whole_model
+    from geodistill.distillation.sharding import whole_model
 
     assert any(isinstance(each, FSDPModule) for each in trainer.student.bert.encoder.layer), "no block has its own"
     whole, expected = whole_model(trainer.student), whole_state(trainer.student)

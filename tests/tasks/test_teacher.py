@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from transformers.trainer_callback import TrainerCallback
 
 from geodistill.data.examples import load_examples
@@ -95,3 +96,25 @@ def test_unlabelled_data_teaches_no_head(encoder: Path, write_csv: Callable[...,
     assert not (tmp_path / "teacher").exists()
     taught = prepare_teacher(TeacherRecipe(model=str(encoder)), unlabelled, tmp_path / "teacher")
     assert taught.metrics == {} and taught.training_seconds is None
+
+
+def test_micro_batches_leave_a_classifiers_gradient_as_it_is(
+    classifier: Path, examples: Classification, tmp_path: Path
+) -> None:
+    """One step of plain descent, without dropout, on 16 examples in the order of the data."""
+    model = AutoModelForSequenceClassification.from_pretrained(classifier)
+    model.config.hidden_dropout_prob = model.config.attention_probs_dropout_prob = 0.0
+    model.save_pretrained(tmp_path / "model")
+    AutoTokenizer.from_pretrained(classifier).save_pretrained(tmp_path / "model")
+    plain: dict[str, Any] = {"learning_rate": 1.0, "schedule": "constant", "warmup": 0, "max_gradient_norm": 0}
+    plain |= {"max_steps": 1, "arguments": {"optim": "sgd", "train_sampling_strategy": "sequential"}}
+    weights = []
+    for batch, accumulation in ((16, 1), (4, 4)):
+        training = TrainingRecipe(batch_size=batch, gradient_accumulation=accumulation, **plain)
+        folder = tmp_path / str(batch)
+        recipe = TeacherRecipe(model=str(tmp_path / "model"), training=training)
+        prepare_teacher(recipe, examples, folder, progress=False)
+        weights.append(load_file(folder / "model.safetensors"))
+    before = load_file(tmp_path / "model" / "model.safetensors")
+    assert (weights[0]["classifier.bias"] - before["classifier.bias"]).norm() > 1e-3
+    torch.testing.assert_close(weights[0], weights[1])

@@ -7,18 +7,16 @@ import pickle
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from safetensors import SafetensorError
-from torch import Tensor, nn
+from torch import Tensor
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import ExportableState, TrainerCallback, TrainerControl, TrainerState
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.training_args import TrainingArguments
 
 from geodistill.errors import GeodistillError
-
-Model = TypeVar("Model", bound=nn.Module)
 
 
 class StepCounts(TrainerCallback, ExportableState):
@@ -59,21 +57,6 @@ def reading_checkpoint(folder: Path | str | None) -> Iterator[None]:
 def take_prefix(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     """Return the entries of a state dict under a prefix, without it."""
     return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
-
-
-def whole_model(model: Model) -> Model:
-    """Return a model with all its weights on every rank: itself or, where FSDP shards it, a copy made of the shards."""
-    from torch.distributed.fsdp import FSDPModule
-    from torch.distributed.tensor import DTensor
-
-    if not any(isinstance(parameter, DTensor) for parameter in model.parameters()):
-        return model
-    # FSDP gives the modules that it shards classes of its own.
-    kind: Any = next(each for each in type(model).__mro__ if not issubclass(each, FSDPModule))
-    whole = kind(model.config)
-    shards = model.state_dict().items()
-    whole.load_state_dict({name: each.full_tensor() if isinstance(each, DTensor) else each for name, each in shards})
-    return whole
 
 
 def last_checkpoint(folder: Path) -> Path | None:

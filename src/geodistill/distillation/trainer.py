@@ -25,6 +25,7 @@ from geodistill.distillation.checkpoint import StepCounts, reading_checkpoint, t
 from geodistill.distillation.model import OBJECTIVE_PREFIX, STUDENT_PREFIX, DistillationModel
 from geodistill.distillation.objective import Objective
 from geodistill.distillation.sampler import LengthGroupedTrainer
+from geodistill.distillation.sharding import check_sharding
 from geodistill.distillation.teacher import TEACHER_PREFIX, SignalSource, Teacher
 from geodistill.errors import GeodistillError
 
@@ -67,6 +68,7 @@ class DistillationTrainer(LengthGroupedTrainer):
                 "The loss is the objective's, so label_smoothing_factor and compute_loss_func have no part in it.",
                 "Leave both out, and say in the objective which terms there are.",
             )
+        check_sharding(args)
         # Denormal numbers make CPU training up to eight times slower and change nothing else.
         torch.set_flush_denormal(True)
         inner = adapted_model(model)

@@ -17,6 +17,7 @@ from transformers.trainer_callback import PrinterCallback, TrainerCallback, Trai
 from transformers.training_args import TrainingArguments
 
 from geodistill.distillation.checkpoint import StepCounts, last_checkpoint
+from geodistill.distillation.sharding import check_sharding
 from geodistill.errors import GeodistillError, suggest
 from geodistill.recipe import TrainingRecipe
 
@@ -77,12 +78,14 @@ def training_arguments(training: TrainingRecipe, folder: Path) -> TrainingArgume
         "disable_tqdm": True,  # StepBar below shows the progress
     }
     try:
-        return TrainingArguments(**{**settings, **training.arguments})
+        arguments = TrainingArguments(**{**settings, **training.arguments})
     except (ValueError, TypeError, ImportError) as error:
         message = str(error).splitlines()[0].rstrip(".")
         raise GeodistillError(
             f"The training settings are refused: {message}.", "Mend the 'training' section."
         ) from error
+    check_sharding(arguments)
+    return arguments
 
 
 def quiet(trainer: Trainer) -> Trainer:

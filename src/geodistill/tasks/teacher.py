@@ -10,8 +10,8 @@ from typing import Any
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
 from geodistill.data.models import resolve_model
-from geodistill.distillation.checkpoint import whole_model
 from geodistill.distillation.sampler import LengthGroupedTrainer
+from geodistill.distillation.sharding import blocks_to_shard, whole_model
 from geodistill.errors import GeodistillError
 from geodistill.recipe import TeacherRecipe
 from geodistill.tasks.arguments import StepBar, processes, train_to_the_end, training_arguments
@@ -83,6 +83,7 @@ def fine_tune(recipe: TeacherRecipe, task: Task, folder: Path, fingerprint: str,
     tokenizer = load_tokenizer(recipe.model, revision=recipe.revision, trust=trust)
     encoded = task.encode(model, tokenizer)
     folder.mkdir(parents=True, exist_ok=True)
+    model._no_split_modules = blocks_to_shard(model)
     trainer = LengthGroupedTrainer(
         model=model,
         args=training_arguments(recipe.training, folder / "checkpoints"),
@@ -91,6 +92,9 @@ def fine_tune(recipe: TeacherRecipe, task: Task, folder: Path, fingerprint: str,
         data_collator=task.collator(tokenizer),
         callbacks=[MetricsFile(folder, "teacher"), *([StepBar("teacher")] if progress else [])],
     )
+    # The Trainer leaves the mean over a step to a model that takes the number of labels in it. Classifiers take and
+    # ignore it, so their gradient would grow with the micro-batches and the ranks.
+    trainer.model_accepts_loss_kwargs = trainer.model_accepts_loss_kwargs and model.can_generate()
     started = time.perf_counter()
     train_to_the_end(trainer, folder / "checkpoints")
     seconds = time.perf_counter() - started

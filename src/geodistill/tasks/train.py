@@ -15,9 +15,9 @@ from transformers import PreTrainedModel, set_seed
 from geodistill.distillation.adapters import Student, adapted_model, merge_adapters
 from geodistill.distillation.cache import prepare_cache
 from geodistill.distillation.cache_format import TopK
-from geodistill.distillation.checkpoint import whole_model
 from geodistill.distillation.export import export_student
 from geodistill.distillation.objective import Objective, feature_requests
+from geodistill.distillation.sharding import whole_model
 from geodistill.distillation.student import build_student, count_parameters, size_in_megabytes
 from geodistill.distillation.teacher import FeatureRequest, NoTeacher, SignalSource, Teacher, model_inputs, teacher_view
 from geodistill.distillation.trainer import DistillationTrainer
