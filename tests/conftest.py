@@ -11,13 +11,12 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
-from transformers import AutoModel, AutoTokenizer, PreTrainedTokenizerFast
+from transformers import AutoModel, AutoTokenizer
 from transformers.utils.logging import disable_progress_bar
 
 from geodistill.data.examples import load_examples
 from geodistill.data.models import resolve_model
-from geodistill.recipe import DataRecipe, Recipe
+from geodistill.recipe import Recipe
 from geodistill.recipe_file import check_recipe, merge
 from geodistill.studies import compare as compare_module
 from geodistill.tasks.classification import Classification
@@ -125,20 +124,3 @@ def questions() -> list[tuple[str, str]]:
         (f"What {draw.choice(nouns)} is near the {draw.choice(nouns)} of item {place}?", labels[place % 6])
         for place in range(60)
     ]
-
-
-@pytest.fixture(scope="session")
-def bpe() -> PreTrainedTokenizerFast:
-    """A byte-level BPE tokenizer of a few hundred tokens that begin with their space, as GPT-2's do."""
-    backend = Tokenizer(models.BPE())
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    backend.decoder = decoders.ByteLevel()
-    backend.post_processor = processors.ByteLevel(trim_offsets=False)
-    trainer = trainers.BpeTrainer(
-        vocab_size=500,
-        special_tokens=["<end>", "<pad>"],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    backend.train_from_iterator([row["text"] for row in load_examples(DataRecipe()).splits["validation"]], trainer)
-    return PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<end>", pad_token="<pad>")

@@ -20,7 +20,7 @@ from geodistill.tasks.classification import (
     predict,
     score,
 )
-from geodistill.tasks.loading import load_tokenizer, position_limit, same_vocabulary
+from geodistill.tasks.loading import load_tokenizer, pad_as, position_limit, same_vocabulary
 from geodistill.tasks.task import batches
 
 
@@ -155,6 +155,22 @@ def test_a_vocabulary_is_the_same_or_not(encoder: Path) -> None:
     assert same_vocabulary(student, teacher)
     student.add_tokens(["geodistill"])
     assert not same_vocabulary(student, teacher)
+
+
+def test_a_tokenizer_without_padding_pads_with_its_end_or_is_refused(encoder: Path, tmp_path: Path) -> None:
+    tokenizer = load_tokenizer(str(encoder))
+    assert tokenizer.pad_token == "[PAD]"
+    tokenizer.pad_token = None
+    with pytest.raises(GeodistillError, match="neither a padding token nor an end of sequence"):
+        collator(tokenizer)
+    tokenizer.eos_token = "[SEP]"
+    tokenizer.save_pretrained(tmp_path)
+    ending = load_tokenizer(str(tmp_path))
+    assert ending.pad_token == "[SEP]"
+    model = tiny(pad_token_id=None)
+    pad_as(model, ending)
+    pad_as(model, tokenizer)
+    assert model.config.pad_token_id == ending.pad_token_id
 
 
 def test_the_fine_tuned_teacher_loads_whole(classifier: Path) -> None:

@@ -12,6 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
@@ -25,8 +26,9 @@ from transformers import (
 )
 from transformers.trainer_callback import TrainerCallback
 
+from geodistill.data.examples import load_examples
 from geodistill.errors import GeodistillError
-from geodistill.recipe import Recipe
+from geodistill.recipe import DataRecipe, Recipe
 from geodistill.recipe_file import check_recipe, merge
 from geodistill.tasks import train as train_module
 from geodistill.tasks.choose import task_of
@@ -41,14 +43,24 @@ WORDS = {"loss": "procrustes", "rows": "words", "layers": "uniform"}
 
 
 @pytest.fixture(scope="session")
-def llama(bpe: PreTrainedTokenizerFast, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A decoder of random weights, four layers × 32, that reads byte-level BPE."""
+def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A decoder of random weights, four layers × 32, and a byte-level BPE tokenizer that has no padding token."""
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    backend.post_processor = processors.ByteLevel(trim_offsets=False)
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=500, special_tokens=["<end>"], initial_alphabet=alphabet, show_progress=False
+    )
+    backend.train_from_iterator(load_examples(DataRecipe()).splits["validation"]["text"], trainer)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<end>")
     torch.manual_seed(0)
     sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 4, "num_attention_heads": 4}
-    model = LlamaForCausalLM(LlamaConfig(vocab_size=len(bpe), eos_token_id=0, bos_token_id=0, pad_token_id=1, **sizes))
+    model = LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), eos_token_id=0, bos_token_id=0, **sizes))
     folder = tmp_path_factory.mktemp("llama")
     model.save_pretrained(folder)
-    bpe.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
     return folder
 
 
@@ -144,7 +156,9 @@ def test_a_bpe_student_of_a_wordpiece_teacher_learns_of_pairs(
     assert cached["geometry"][0]["rows"] == "words"
     student = tmp_path / "cached" / "student"
     assert AutoTokenizer.from_pretrained(student).get_vocab() == AutoTokenizer.from_pretrained(llama).get_vocab()
-    assert AutoModelForSequenceClassification.from_pretrained(student).config.pad_token_id == 1
+    assert AutoModelForSequenceClassification.from_pretrained(student).config.pad_token_id == 0
+    found = evaluate(tmp_path / "cached", progress=False)
+    assert found["metrics"] == pytest.approx(cached["metrics"])
 
 
 def test_words_of_one_tokenizer(make_recipe: MakeRecipe, tmp_path: Path) -> None:
@@ -229,7 +243,7 @@ def test_a_tokenizer_without_offsets_is_refused(across: MakeRecipe, encoder: Pat
     taught = prepare_teacher(recipe.teacher, task_of(recipe), tmp_path / "teacher", progress=False)
     student = taught.task.load_model(str(encoder), new_head=True)
     with pytest.raises(GeodistillError, match=r"Slow does not tell which characters .*\. Use a model with a fast"):
-        read(taught.task, taught, student, Slow(), words=True)
+        read(taught.task, taught, student, Slow(pad_token="a"), words=True)
 
 
 def test_every_text_has_the_same_words_on_both_sides(across: MakeRecipe, tmp_path: Path) -> None:

@@ -213,6 +213,11 @@ def encode(
 
 def collator(tokenizer: PreTrainedTokenizerBase) -> Collator:
     """Pad to the longest of a batch."""
+    if tokenizer.pad_token is None:
+        raise GeodistillError(
+            "The tokenizer has neither a padding token nor an end of sequence to pad with.",
+            "Give it a pad_token, and save it with the model.",
+        )
     return DataCollatorWithPadding(tokenizer)
 
 

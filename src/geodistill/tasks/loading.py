@@ -17,8 +17,18 @@ from geodistill.recipe import WeightKind
 
 
 def load_tokenizer(name: str, *, revision: str | None = None, trust: bool = False) -> PreTrainedTokenizerBase:
-    """Load the tokenizer of a bundled model, a folder or a hub name."""
-    return load(AutoTokenizer.from_pretrained, name, revision=revision, trust_remote_code=trust)
+    """Load the tokenizer of a bundled model, a folder or a hub name; without a padding token, it pads with its end of
+    sequence, as is usual for decoders."""
+    tokenizer = load(AutoTokenizer.from_pretrained, name, revision=revision, trust_remote_code=trust)
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def pad_as(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Tell a model that knows no padding how its tokenizer pads: a decoder's classifier reads the last token before."""
+    if model.config.pad_token_id is None:
+        model.config.pad_token_id = tokenizer.pad_token_id
 
 
 def weight_settings(weights: WeightKind) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from geodistill.distillation.sharding import blocks_to_shard, whole_model
 from geodistill.errors import GeodistillError
 from geodistill.recipe import TeacherRecipe
 from geodistill.tasks.arguments import StepBar, processes, train_to_the_end, training_arguments
-from geodistill.tasks.loading import load_tokenizer
+from geodistill.tasks.loading import load_tokenizer, pad_as
 from geodistill.tasks.run_folder import MetricsFile, fingerprint_of, fingerprint_of_model, read_json, write_json
 from geodistill.tasks.task import Encoded, Task
 
@@ -60,6 +60,7 @@ def prepare_teacher(recipe: TeacherRecipe, task: Task, folder: Path, *, progress
     revision = None if recipe.training is not None else recipe.revision
     model = task.load_model(name, new_head=False, revision=revision, trust=trust, weights=recipe.weights)
     tokenizer = load_tokenizer(name, revision=revision, trust=trust)
+    pad_as(model, tokenizer)
     encoded = task.encode(model, tokenizer)
     record = read_json(Path(name) / TEACHER_FILE) if (Path(name) / TEACHER_FILE).is_file() else {}
     if record.get("data") == task.fingerprint:
@@ -81,6 +82,7 @@ def fine_tune(recipe: TeacherRecipe, task: Task, folder: Path, fingerprint: str,
     set_seed(recipe.training.seed)  # the new head is drawn next
     model = task.load_model(recipe.model, new_head=True, revision=recipe.revision, trust=trust)
     tokenizer = load_tokenizer(recipe.model, revision=recipe.revision, trust=trust)
+    pad_as(model, tokenizer)
     encoded = task.encode(model, tokenizer)
     folder.mkdir(parents=True, exist_ok=True)
     model._no_split_modules = blocks_to_shard(model)
