@@ -3,12 +3,13 @@ from __future__ import annotations
 from itertools import pairwise
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 from geodistill.data.models import resolve_model
-from geodistill.features import NO_WORD, align_words, token_words
+from geodistill.features import NO_WORD, align_words, count_word_tokens, select_rows, token_words
 
 TEXTS = st.lists(st.text("abé \n", max_size=14), min_size=1, max_size=2)
 
@@ -130,3 +131,20 @@ def test_a_wordpiece_and_a_bpe_tokenizer_agree_on_the_words(side, pair):
                 start, end = offsets[own[0]][0], offsets[own[-1]][1]
                 # WordPiece drops an accent that is a character of its own.
                 assert texts[owners[own[0]]][start:end].strip().rstrip("\u0303") == words[word].rstrip("\u0303")
+
+
+def test_a_word_row_holds_the_same_text_on_both_sides():
+    """Hidden states that are each token's characters: the words' rows differ by how the characters are cut alone."""
+    text = "Which astronaut was unbelievably the first?"
+    models = ("bundled:minilm-l6", "bundled:smollm2-135m")
+    sides = [AutoTokenizer.from_pretrained(resolve_model(name))(text, return_offsets_mapping=True) for name in models]
+    both = align_words(*(token_words([text], side["offset_mapping"], side.sequence_ids()) for side in sides))
+    characters = []
+    for side, ids in zip(sides, both, strict=True):
+        counts = [len(text[start:end].replace(" ", "")) for start, end in side["offset_mapping"]]
+        word_ids = torch.tensor([ids])
+        hidden = torch.tensor(counts, dtype=torch.float64).view(1, -1, 1)
+        rows, mask = select_rows(hidden, kind="words", attention_mask=None, word_ids=word_ids)
+        assert mask.all()
+        characters.append((rows[0, :, 0] * count_word_tokens(word_ids)[0]).tolist())
+    assert characters[0] == characters[1] == [len(word) for word in text.split()]

@@ -199,8 +199,9 @@ def _scan_chunk(chunk: list[Mapping[str, Any]], digest: Any) -> tuple[np.ndarray
     )
     before = np.repeat(attended.cumsum() - attended, lengths)
     word_ids = columns.get("word_ids", NO_WORD * tokens)
-    each = np.unique(np.stack([owner, word_ids])[:, kept & (word_ids != NO_WORD)], axis=1)
-    words = np.bincount(each[0], minlength=len(chunk))
+    most = word_ids.max(initial=0) + 1
+    each = np.unique((owner * most + word_ids)[kept & (word_ids != NO_WORD)])
+    words = np.bincount(each // most, minlength=len(chunk))
     checksums = np.zeros((2, len(chunk)), dtype=np.int64)
     for checksum, values in zip(checksums, (columns["input_ids"], word_ids), strict=True):
         np.add.at(checksum, owner, (values + 1) * _mix(kept.cumsum() - 1 - before) * kept)
