@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import fields
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -165,20 +166,42 @@ def weights(folder: Path) -> dict[str, Tensor]:
     return AutoModelForSequenceClassification.from_pretrained(folder).state_dict()
 
 
-def test_fsdp(launch: Launch, sharded_recipe: dict[str, Any], tmp_path: Path) -> None:
-    """With the file for users, as it is; only that the processes are no GPUs is hidden from accelerate."""
-    done = launch(FSDP, program=DISGUISED)
-    assert done.returncode == 0, done.stderr
-    assert (tmp_path / "run" / "checkpoints" / "task" / "checkpoint-2" / "pytorch_model_fsdp.bin").is_file()
-    for each in (sharded_recipe["teacher"], sharded_recipe, *sharded_recipe["stages"]):
+def check_against_one_process(recipe: dict[str, Any], tmp_path: Path) -> None:
+    """Train the recipe of two processes in this one, with batches twice as large, and compare what came out."""
+    for each in (recipe["teacher"], recipe, *recipe["stages"]):
         each["training"]["batch_size"] *= 2
-    alone = train(check_recipe(sharded_recipe), tmp_path / "alone", progress=False)
+    alone = train(check_recipe(recipe), tmp_path / "alone", progress=False)
     for part in ("teacher", "student"):
         torch.testing.assert_close(weights(tmp_path / "run" / part), weights(tmp_path / "alone" / part))
     results = read_json(tmp_path / "run" / "results.json")
     assert results["metrics"] == alone["metrics"] and results["teacher"]["metrics"] == alone["teacher"]["metrics"]
     assert results["geometry"][0]["cka"] == pytest.approx(alone["geometry"][0]["cka"], rel=1e-4)
     assert results["feature_batch"]["warm"] == "the global accumulated batch of 2 micro-batches over 2 ranks"
+
+
+def test_fsdp(launch: Launch, sharded_recipe: dict[str, Any], tmp_path: Path) -> None:
+    """With the file for users, as it is; only that the processes are no GPUs is hidden from accelerate."""
+    done = launch(FSDP, program=DISGUISED)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "run" / "checkpoints" / "task" / "checkpoint-2" / "pytorch_model_fsdp.bin").is_file()
+    check_against_one_process(sharded_recipe, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_spec("deepspeed") is None, reason="DeepSpeed is not installed")
+def test_zero_2(launch: Launch, sharded_recipe: dict[str, Any], tmp_path: Path) -> None:
+    """DeepSpeed takes an absent gradient for zero, hence no weight decay; it compiles on its first run."""
+    trainings = [each["training"] for each in (sharded_recipe["teacher"], sharded_recipe, *sharded_recipe["stages"])]
+    for training in trainings:
+        training["weight_decay"] = 0.0
+        training["arguments"] = {**training["arguments"], "deepspeed": str(FILES / "zero2.json")}
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(sharded_recipe))
+    done = launch(TORCHRUN)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "run" / "checkpoints" / "task" / "checkpoint-2" / "global_step2").is_dir()
+    for training in trainings:
+        del training["arguments"]["deepspeed"]
+    check_against_one_process(sharded_recipe, tmp_path)
 
 
 @pytest.mark.slow

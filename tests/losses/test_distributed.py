@@ -1,6 +1,6 @@
-"""The loss of the whole batch over two processes is that of one process, and so is its gradient.
+"""The loss of the whole batch over several processes is that of one process, and so is its gradient.
 
-This file is both the test and, run as a script, one of its two processes.
+This file is both the test and, run as a script, one of its processes.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from itertools import accumulate
 from pathlib import Path
 
 import pytest
@@ -28,17 +29,23 @@ LOSSES = {
     "orthogonal": lambda **options: ProjectionLoss(12, 20, orthogonal=True, **options),
 }
 OPTIONS = {"default": {}, "raw": {"center": False, "normalize": False}, "rows": {"normalize": "rows", "squared": False}}
-# Rows of the first rank and of the second, and what its mask keeps there: all, some, nothing, or no mask at all.
-SHARDS = {
-    "few": (9, 5, "all", "all"),
-    "many": (150, 90, "some", "some"),
-    "many, one without a mask": (150, 90, "some", None),
-    "few, one rank keeps nothing": (9, 5, "some", "none"),
-    "many, one rank keeps nothing": (150, 90, "some", "none"),
-    "many, one rank has no row": (150, 0, "some", "all"),
-    "one row in all": (3, 3, "one", "none"),
+# Rows of each rank, and what its mask keeps there: all, some, one, nothing, or no mask at all.
+TWO_RANKS = {
+    "few": [(9, "all"), (5, "all")],
+    "many": [(150, "some"), (90, "some")],
+    "many, one without a mask": [(150, "some"), (90, None)],
+    "few, one rank keeps nothing": [(9, "some"), (5, "none")],
+    "many, one rank keeps nothing": [(150, "some"), (90, "none")],
+    "many, one rank has no row": [(150, "some"), (0, "all")],
+    "one row in all": [(3, "one"), (3, "none")],
 }
+FOUR_RANKS = {
+    "four, few": [(7, "some"), (0, "all"), (3, None), (5, "none")],
+    "four, many": [(90, "some"), (0, "all"), (30, None), (150, "some")],
+}
+SHARDS = TWO_RANKS | FOUR_RANKS
 CASES = [(loss, options, shards) for loss in LOSSES for options in OPTIONS for shards in SHARDS]
+ACCUMULATED = {2: ("few", "many"), 4: ("four, few", "four, many")}
 
 
 def make(name, options, **more):
@@ -48,14 +55,14 @@ def make(name, options, **more):
 
 def batch(shards):
     """The whole batch, its mask, and the slice of it that each rank holds."""
-    first, second, *kept = SHARDS[shards]
+    sizes, kept = zip(*SHARDS[shards], strict=True)
     generator = torch.Generator().manual_seed(0)
-    n = first + second
+    *starts, n = accumulate(sizes, initial=0)
     inputs = torch.randn(n, 8, generator=generator)
     teacher = torch.randn(n, 20, generator=generator) + 1
     teacher[:, :8] += 2 * inputs
     mask = torch.rand(n, generator=generator) > 0.3
-    slices = (slice(0, first), slice(first, n))
+    slices = [slice(start, start + size) for start, size in zip(starts, sizes, strict=True)]
     for part, which in zip(slices, kept, strict=True):
         mask[part] = {"some": mask[part], "none": False, "one": torch.arange(n)[part] == 0}.get(which, True)
     return inputs, teacher, mask, slices, kept
@@ -78,7 +85,7 @@ def in_one_process(name, options, shards):
     return value.item(), gradients(student, loss)
 
 
-def in_two_processes(name, options, shards, accumulated=False):
+def in_many_processes(name, options, shards, accumulated=False):
     """The student under DistributedDataParallel; the loss's own parameters averaged by hand, as a trainer would."""
     inputs, teacher, mask, slices, kept = batch(shards)
     own = slices[dist.get_rank()]
@@ -106,7 +113,7 @@ def in_two_processes(name, options, shards, accumulated=False):
 def compare(case, **options):
     """Relative error of the value and of the gradient of one case."""
     value, gradient = in_one_process(*case)
-    found, found_gradient = in_two_processes(*case, **options)
+    found, found_gradient = in_many_processes(*case, **options)
     scale = gradient.norm() if gradient.norm() > 0 else 1
     return [abs(found - value) / (abs(value) or 1), ((found_gradient - gradient).norm() / scale).item()]
 
@@ -131,38 +138,59 @@ def in_bfloat16():
     return [abs(found - ProcrustesLoss()(low[:, :12], low, mask)).item()]
 
 
-def process(rank, folder):
+def process(rank, ranks, folder):
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
-    errors = {"|".join(case): compare(case) for case in CASES}
-    accumulated = [(loss, "default", shards) for loss in LOSSES for shards in ("few", "many")]
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=ranks)
+    errors = {"|".join(case): compare(case) for case in CASES if len(SHARDS[case[2]]) == ranks}
+    accumulated = [(loss, "default", shards) for loss in LOSSES for shards in ACCUMULATED[ranks]]
     errors |= {"|".join(("accumulated", *case)): compare(case, accumulated=True) for case in accumulated}
-    errors |= {"both ways": both_ways(), "bfloat16": in_bfloat16()}
+    if ranks == 2:
+        errors |= {"both ways": both_ways(), "bfloat16": in_bfloat16()}
     (Path(folder) / f"{rank}.json").write_text(json.dumps(errors), encoding="utf-8")
     dist.destroy_process_group()
 
 
+def found_by(ranks, folder):
+    """What each of so many processes found."""
+    processes = [
+        subprocess.Popen(
+            [sys.executable, __file__, str(rank), str(ranks), str(folder)], stderr=subprocess.PIPE, text=True
+        )
+        for rank in range(ranks)
+    ]
+    complaints = [process.communicate(timeout=120)[1] for process in processes]
+    assert [process.returncode for process in processes] == [0] * ranks, "\n".join(complaints)
+    return [json.loads((folder / f"{rank}.json").read_text(encoding="utf-8")) for rank in range(ranks)]
+
+
 @pytest.fixture(scope="module")
 def errors(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("ranks")
-    ranks = [
-        subprocess.Popen([sys.executable, __file__, str(rank), str(folder)], stderr=subprocess.PIPE, text=True)
-        for rank in range(2)
-    ]
-    complaints = [rank.communicate(timeout=120)[1] for rank in ranks]
-    assert [rank.returncode for rank in ranks] == [0, 0], "\n".join(complaints)
-    return [json.loads((folder / f"{rank}.json").read_text(encoding="utf-8")) for rank in range(2)]
+    return found_by(2, tmp_path_factory.mktemp("two"))
 
 
-@pytest.mark.parametrize("case", CASES, ids="|".join)
+@pytest.fixture(scope="module")
+def errors_of_four(tmp_path_factory):
+    return found_by(4, tmp_path_factory.mktemp("four"))
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if case[2] in TWO_RANKS], ids="|".join)
 def test_two_processes_are_one(errors, case):
     for of_rank in errors:
         value, gradient = of_rank["|".join(case)]
         assert max(value, gradient) < 1e-6
 
 
-def test_accumulation_over_ranks_and_parts_is_one(errors):
-    found = {case: worst for case, worst in errors[0].items() if case.startswith("accumulated")}
+@pytest.mark.parametrize("case", [case for case in CASES if case[2] in FOUR_RANKS], ids="|".join)
+def test_four_processes_are_one(errors_of_four, case):
+    for of_rank in errors_of_four:
+        value, gradient = of_rank["|".join(case)]
+        assert max(value, gradient) < 1e-6
+
+
+@pytest.mark.parametrize("ranks", [2, 4])
+def test_accumulation_over_ranks_and_parts_is_one(errors, errors_of_four, ranks):
+    of_first = {2: errors, 4: errors_of_four}[ranks][0]
+    found = {case: worst for case, worst in of_first.items() if case.startswith("accumulated")}
     assert len(found) == 10
     for case, worst in found.items():
         assert max(worst) < 1e-5, case
@@ -189,4 +217,4 @@ def test_one_process_needs_no_ranks():
 
 
 if __name__ == "__main__":
-    process(int(sys.argv[1]), sys.argv[2])
+    process(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3])
