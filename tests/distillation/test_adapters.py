@@ -24,12 +24,12 @@ from transformers import (
 )
 
 from geodistill.distillation.adapters import adapted_model, add_adapters, classification_head, merge_adapters
+from geodistill.distillation.model import DistillationModel
 from geodistill.distillation.objective import Objective
 from geodistill.distillation.student import build_student
 from geodistill.distillation.teacher import Teacher
 from geodistill.distillation.trainer import DistillationTrainer
 from geodistill.errors import GeodistillError
-from geodistill.features import Capture
 from geodistill.recipe import LoraRecipe, ObjectiveRecipe, StudentRecipe
 
 SHAPE = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24}
@@ -66,10 +66,8 @@ def test_only_adapters_and_a_classification_head_get_gradients(model: PreTrained
     student = add_adapters(model, LoraRecipe(rank=2))
     stir(student)
     objective = Objective(ObjectiveRecipe.model_validate(RECIPE), student=student, teacher=teacher)
-    inner = adapted_model(student)
-    outputs, features = Capture(inner, objective.student_points)(**batch())
     signals = Teacher(teacher, objective.requests, precision="float32")(batch())
-    objective(outputs, features, signals, batch()).loss.backward()
+    DistillationModel(adapted_model(student), objective)(teacher_signals=signals, **batch()).loss.backward()
     reached = {name for name, parameter in student.named_parameters() if parameter.grad is not None}
     assert reached == {name for name, parameter in student.named_parameters() if parameter.requires_grad}
     heads = {name for name in reached if "lora_" not in name}

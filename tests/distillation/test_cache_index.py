@@ -38,20 +38,26 @@ def test_gather_puts_each_row_where_its_token_is(lengths, side, data):
     index, _ = scan(dataset)
     inputs = pad([dataset[position] for position in positions], side)
     batch = BatchRows(index, torch.tensor(positions), inputs)
-    for per in ("attended", "content", "response", "words", "example"):
+    for per in ("attended", "content", "response", "scored", "words", "example"):
         if index.rows(per) == 0:
             continue
         # Row k of the table is the k-th of all rows in the order of the tables: number it k + 1, and 0 means padding.
         table = torch.arange(1, index.rows(per) + 1).unsqueeze(1)
         found = batch.gather(per, {"rows": table})["rows"].squeeze(-1)
         each = [1] * len(lengths)
-        tokens = {"attended": [n + 2 for n in lengths], "content": lengths, "response": lengths}
+        labelled = {"response": lengths, "scored": lengths}
+        tokens = {"attended": [n + 2 for n in lengths], "content": lengths, **labelled}
         counts = {**tokens, "words": [(n + 1) // 2 for n in lengths], "example": each}[per]
         order = sorted(range(len(lengths)), key=lambda row: -lengths[row])
         first = {row: 1 + sum(counts[before] for before in order[: order.index(row)]) for row in order}
         numbers = [list(range(first[row], first[row] + counts[row])) for row in positions]
         if per == "example":
             assert found.tolist() == [row[0] for row in numbers]
+            continue
+        if per == "scored":
+            assert found.tolist() == [number for row in numbers for number in row]
+            ends = [(inputs["labels"][row, 1:] != -100).nonzero().flatten().tolist() for row in range(len(positions))]
+            assert [row.nonzero().flatten().tolist() for row in batch.kept(per)] == ends
             continue
         kept = inputs["attention_mask"] == 1
         if per == "content":
@@ -107,8 +113,9 @@ def test_labels_that_are_missing_or_others_are_refused():
     inputs = pad(dataset, "right")
     without = {name: value for name, value in inputs.items() if name != "labels"}
     for wrong in (without, {**inputs, "labels": torch.tensor([1])}, {**inputs, "labels": inputs["input_ids"]}):
-        with pytest.raises(GeodistillError, match="mark other tokens as the response"):
-            BatchRows(index, torch.tensor([0]), wrong).kept("response")
+        for per in ("response", "scored"):
+            with pytest.raises(GeodistillError, match="mark other tokens as the response"):
+                BatchRows(index, torch.tensor([0]), wrong).kept(per)
 
 
 def test_words_that_are_missing_or_others_are_refused():
@@ -131,6 +138,7 @@ def test_scan_finds_the_same_however_many_it_takes_at_a_time(monkeypatch, chunk)
     index, _ = scan(dataset)
     assert index.attended.tolist() == [5, 2, 5, 3, 5] and index.content.tolist() == [3, 0, 4, 1, 3]
     assert index.response.tolist() == [3, 0, 5, 1, 3] and index.words.tolist() == [2, 0, 3, 1, 2]
+    assert index.scored.tolist() == [3, 0, 4, 1, 3]  # nothing precedes the first token of the one padded on the left
     for position, entry in enumerate(dataset):
         batch = {name: torch.as_tensor(values).unsqueeze(0) for name, values in entry.items()}
         rows = BatchRows(index, torch.tensor([position]), batch)

@@ -8,7 +8,8 @@ import torch
 from torch.nn import functional
 from transformers import BertConfig, BertForSequenceClassification, LlamaConfig, LlamaForCausalLM
 
-from geodistill.distillation.objective import Objective, ObjectiveOutput
+from geodistill.distillation.model import DistillationModel, DistillationOutput
+from geodistill.distillation.objective import Objective, labelled_tokens
 from geodistill.distillation.teacher import FeatureRequest, Teacher, TeacherSignals, model_inputs
 from geodistill.errors import GeodistillError
 from geodistill.features import Capture
@@ -71,10 +72,9 @@ class Lecture:
         self.objective = Objective(ObjectiveRecipe.model_validate(recipe), student=student, teacher=teacher)
         self.source = Teacher(teacher, self.objective.requests, precision="float32")
 
-    def __call__(self, batch: Batch, **options: Any) -> ObjectiveOutput:
-        given = model_inputs(self.student, batch, labels=True)
-        outputs, features = Capture(self.student, self.objective.student_points)(**given)
-        return self.objective(outputs, features, self.source(batch), batch, **options)
+    def __call__(self, batch: Batch, **options: Any) -> DistillationOutput:
+        model = DistillationModel(self.student, self.objective)
+        return model(teacher_signals=options.pop("signals", None) or self.source(batch), **options, **batch)
 
 
 Attend = Callable[..., Lecture]
@@ -326,6 +326,8 @@ def test_token_logits_are_compared_where_the_response_is_predicted(speakers: Any
     expected = LogitLoss(1.5, divergence="jensen_shannon", beta=0.2)(*rows)
     torch.testing.assert_close(result.terms["logits"], expected.detach())
     torch.testing.assert_close(result.loss, s.loss + 0.4 * expected)
+    # Who runs the student has all of its logits, and gets the same.
+    torch.testing.assert_close(lecture.objective(s, {}, lecture.source(batch), batch).loss, result.loss)
 
 
 @pytest.mark.parametrize("side", ["right", "left"])
@@ -333,11 +335,7 @@ def test_padding_of_token_logits_changes_nothing(speakers: Any, side: str) -> No
     lecture = Lecture(*speakers, {"logits": {"divergence": "reverse_kl"}})
     expected = lecture(make_text()).loss
     torch.testing.assert_close(lecture(make_text(side, padding=3)).loss, expected)
-    batch = make_text(side)
-    outputs = run(lecture.student, batch)
-    signals = lecture.source(batch)
-    ruined = signals.logits.masked_fill(batch["attention_mask"][..., None] == 0, torch.nan)
-    torch.testing.assert_close(lecture.objective(outputs, {}, TeacherSignals(ruined), batch).loss, expected)
+    torch.testing.assert_close(lecture(make_text(side)).loss, expected)
 
 
 def test_token_logits_without_labels_are_compared_wherever_there_is_text(speakers: Any) -> None:
@@ -349,6 +347,16 @@ def test_token_logits_without_labels_are_compared_wherever_there_is_text(speaker
     del batch["attention_mask"]
     s, t = (run(side, batch).logits for side in speakers)
     torch.testing.assert_close(lecture(batch).loss, LogitLoss()(s, t))
+
+
+def test_a_token_classifier_is_compared_where_its_own_tokens_have_labels() -> None:
+    logits, labels = torch.zeros(2, 3, 5), torch.tensor([[-100, 1, 2], [4, -100, 0]])
+    attention = torch.tensor([[1, 1, 1], [1, 1, 0]])
+    batch = {"labels": labels, "attention_mask": attention}
+    assert labelled_tokens(logits, batch).tolist() == [[False, True, True], [True, False, False]]
+    assert labelled_tokens(logits, {"labels": labels}).tolist() == [[False, True, True], [True, False, True]]
+    assert torch.equal(labelled_tokens(logits, {"attention_mask": attention}), attention)
+    assert labelled_tokens(logits, {}) is None and labelled_tokens(logits[0], batch) is None
 
 
 def test_a_batch_without_a_response_gives_no_loss(speakers: Any) -> None:
@@ -363,12 +371,8 @@ def test_a_batch_without_a_response_gives_no_loss(speakers: Any) -> None:
 def test_the_largest_logits_do_for_the_term(speakers: Any) -> None:
     lecture = Lecture(*speakers, {"logits": {"temperature": 3.0}})
     batch = make_text()
-    signals = lecture.source(batch)
-    outputs = run(lecture.student, batch)
-    losses = [
-        lecture.objective(outputs, {}, TeacherSignals(TopKLogits.of(signals.logits, k, 3.0)), batch).loss
-        for k in (5, 20, 50)
-    ]
+    logits = lecture.source(batch).logits
+    losses = [lecture(batch, signals=TeacherSignals(TopKLogits.of(logits, k, 3.0))).loss for k in (5, 20, 50)]
     assert 0 < losses[0] < losses[1] < losses[2]
     torch.testing.assert_close(losses[2], lecture(batch).loss)
 

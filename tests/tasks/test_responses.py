@@ -66,15 +66,9 @@ def test_perplexity_counts_response_tokens_whatever_the_batch(model: LlamaForCau
 
 
 def test_perplexity_out_of_range_is_infinite(model: LlamaForCausalLM) -> None:
-    class Hopeless(torch.nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.weight = torch.nn.Parameter(torch.zeros(1))
-
-        def forward(self, input_ids: torch.Tensor) -> object:
-            logits = torch.full((*input_ids.shape, 50), 0.0)
-            logits[..., 0] = 1e4
-            return type("Output", (), {"logits": logits})
-
+    hopeless = LlamaForCausalLM(model.config)
+    with torch.no_grad():
+        hopeless.lm_head.weight.mul_(1e6)
     examples = [{"input_ids": [1, 2], "attention_mask": [1, 1], "labels": [-100, 2]}]
-    assert perplexity(Hopeless(), examples, pad) == math.inf  # type: ignore[arg-type]
+    assert perplexity(hopeless, examples, pad) == math.inf
+    assert perplexity(hopeless, [{**examples[0], "labels": [-100, -100]}], pad) == 1.0, "nothing is scored"

@@ -40,7 +40,7 @@ class TeacherCache:
     """What the teacher said of every example of one data set, read from disk: a `SignalSource` like `Teacher`.
 
     Called with a batch that has `example_id` (b,), the examples' positions in the cached data, it returns what the
-    teacher would have: logits (b, …) in float32, or `TopKLogits` (b, t) where it was made with `top_k`, rows (b, t, d)
+    teacher would have: logits in float32, or `TopKLogits` where it was made with `top_k`, rows (b, t, d)
     or (b, d) in the dtype of the cache, on the device of the inputs. The batch may be padded on either side and to any
     length. Its tokens are compared with a checksum, so that a batch of other data raises GeodistillError.
 

@@ -184,7 +184,7 @@ def _select(signals: TeacherSignals, key: Key, table: Table, rows: BatchRows) ->
     values = whole_logits(signals) if key is None else signals.features[key]
     if table.top_k is not None:
         values = TopKLogits.of(values, *table.top_k).pack()
-    values = values.cpu() if table.per == "example" else values.cpu()[rows.kept(table.per)]
+    values = values.cpu() if table.per in ("example", "scored") else values.cpu()[rows.kept(table.per)]
     if not values.isfinite().all():
         raise GeodistillError(
             f"The teacher gives NaN or infinite values ({describe(key)}).",

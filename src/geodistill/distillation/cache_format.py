@@ -35,9 +35,9 @@ LOGITS = "logits.bin"
 
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 CacheDtype = Literal["bfloat16", "float32"]
-RowsPer = Literal["example", "attended", "content", "response", "words"]
-"""What a table has a row for: an example, each of its words, or each attended token, and of these only the content or
-the response."""
+RowsPer = Literal["example", "attended", "content", "response", "scored", "words"]
+"""What a table has a row for: an example, each of its words, or each attended token, and of these only the content, the
+response, or those whose logits a language model is scored by."""
 
 
 class TopK(NamedTuple):

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from geodistill.distillation.cache_format import RowsPer
 from geodistill.errors import GeodistillError
-from geodistill.features import IGNORED_LABEL, NO_WORD, count_word_tokens
+from geodistill.features import IGNORED_LABEL, NO_WORD, count_word_tokens, response_logits_mask
 
 Examples = Sequence[Mapping[str, Any]]
 Collate = Callable[[list[Mapping[str, Any]]], Mapping[str, Tensor]]
@@ -31,11 +31,13 @@ class ExampleIndex:
         attended: Tensor,
         content: Tensor,
         response: Tensor,
+        scored: Tensor,
         words: Tensor,
         checksum: Tensor,
         word_checksum: Tensor,
     ) -> None:
-        self.attended, self.content, self.response, self.words = attended, content, response, words
+        self.attended, self.content, self.response = attended, content, response
+        self.scored, self.words = scored, words
         self.checksum, self.word_checksum = checksum, word_checksum
         self.order = attended.argsort(descending=True, stable=True)
         self._counts: dict[RowsPer, Tensor] = {
@@ -43,6 +45,7 @@ class ExampleIndex:
             "attended": attended,
             "content": content,
             "response": response,
+            "scored": scored,
             "words": words,
         }
         self.starts = {per: self._starts(counts) for per, counts in self._counts.items()}
@@ -64,8 +67,8 @@ class ExampleIndex:
         return sum(tensor.nbytes for tensor in self.tensors().values())
 
     def tensors(self) -> dict[str, Tensor]:
-        rows = {"attended": self.attended, "content": self.content, "response": self.response, "words": self.words}
-        return {**rows, "checksum": self.checksum, "word_checksum": self.word_checksum}
+        tokens = {"attended": self.attended, "content": self.content, "response": self.response, "scored": self.scored}
+        return {**tokens, "words": self.words, "checksum": self.checksum, "word_checksum": self.word_checksum}
 
 
 class BatchRows:
@@ -94,8 +97,8 @@ class BatchRows:
         """The tokens (b, t) of the batch that have a row, or its words (b, w)."""
         if per == "attended":
             return self.attended
-        if per == "response":
-            return self._response()
+        if per in ("response", "scored"):
+            return self._labelled(per)
         if per == "words":
             return self._existing_words()
         if self._special is None:
@@ -111,10 +114,15 @@ class BatchRows:
             )
         return kept
 
-    def _response(self) -> Tensor:
-        labels = self._labels
-        kept = self.attended & (labels.cpu() != IGNORED_LABEL) if labels is not None and labels.ndim == 2 else None
-        if kept is None or not torch.equal(kept.sum(1), self.index.response[self.positions]):
+    def _labelled(self, per: RowsPer) -> Tensor:
+        labels = self._labels.cpu() if self._labels is not None and self._labels.ndim == 2 else None
+        kept: Tensor | None
+        if per == "scored":
+            kept = self.attended if labels is None else response_logits_mask(labels, self.attended)
+        else:
+            kept = None if labels is None else self.attended & (labels != IGNORED_LABEL)
+        counts = self.index.scored if per == "scored" else self.index.response
+        if kept is None or not torch.equal(kept.sum(1), counts[self.positions]):
             raise GeodistillError(
                 "The labels of the batch mark other tokens as the response than those of the cached data.",
                 "Use the same collator and data as when the cache was written.",
@@ -132,12 +140,15 @@ class BatchRows:
 
     def gather(self, per: RowsPer, data: Mapping[Any, Tensor]) -> dict[Any, Tensor]:
         """Read this batch's rows of every tensor of `data` (rows, …): (b, …), or of tokens (b, t, …) or words (b, w, …)
-        with zeros as padding."""
+        with zeros as padding; those per scored token without padding, (r, …), as a `Teacher` gives them."""
         starts = self.index.starts[per][self.positions]
         if per == "example":
             return {key: rows.index_select(0, starts) for key, rows in data.items()}
         kept = self.kept(per)
-        where = (starts.unsqueeze(1) + kept.cumsum(1) - 1).masked_fill_(~kept, 0).flatten()
+        where = starts.unsqueeze(1) + kept.cumsum(1) - 1
+        if per == "scored":
+            return {key: rows.index_select(0, where[kept]) for key, rows in data.items()}
+        where = where.masked_fill_(~kept, 0).flatten()
         padding = (~kept).flatten().nonzero().squeeze(1)
         return {
             key: rows.index_select(0, where).index_fill_(0, padding, 0).view(*kept.shape, *rows.shape[1:])
@@ -177,7 +188,7 @@ def scan(dataset: Examples) -> tuple[ExampleIndex, str]:
 
 
 def _scan_chunk(chunk: list[Mapping[str, Any]], digest: Any) -> tuple[np.ndarray, ...]:
-    """Each example's attended tokens, those of them that are content and response, words and checksums, in the order
+    """Each example's attended tokens, those of them that are content, response and scored, words and checksums, in the order
     of `ExampleIndex`; `digest` takes in all columns."""
     lengths = np.array([len(example["input_ids"]) for example in chunk])
     digest.update(lengths.astype(np.int64).tobytes())
@@ -189,13 +200,16 @@ def _scan_chunk(chunk: list[Mapping[str, Any]], digest: Any) -> tuple[np.ndarray
     tokens = np.ones(lengths.sum(), dtype=np.int64)
     kept = columns.get("attention_mask", tokens) != 0
     content = kept & (columns.get("special_tokens_mask", 0 * tokens) == 0)
-    response = np.zeros_like(kept)
-    if np.ndim(chunk[0].get("labels", 0)):
-        response = kept & np.concatenate([_labelled(example) for example in chunk])
-        digest.update(b"response" + response.tobytes())
     owner = np.repeat(np.arange(len(chunk)), lengths)
-    attended, content, answer = (
-        np.bincount(owner[chosen], minlength=len(chunk)) for chosen in (kept, content, response)
+    response, scored = np.zeros_like(kept), kept
+    if np.ndim(chunk[0].get("labels", 0)):
+        labelled = np.concatenate([_labelled(example) for example in chunk])
+        response = kept & labelled
+        # The logits at one token are about the next one of the same example.
+        scored = kept & np.append(labelled[1:] & (owner[1:] == owner[:-1]), False)
+        digest.update(b"response" + response.tobytes())
+    attended, content, answer, predicted = (
+        np.bincount(owner[chosen], minlength=len(chunk)) for chosen in (kept, content, response, scored)
     )
     before = np.repeat(attended.cumsum() - attended, lengths)
     word_ids = columns.get("word_ids", NO_WORD * tokens)
@@ -205,7 +219,7 @@ def _scan_chunk(chunk: list[Mapping[str, Any]], digest: Any) -> tuple[np.ndarray
     checksums = np.zeros((2, len(chunk)), dtype=np.int64)
     for checksum, values in zip(checksums, (columns["input_ids"], word_ids), strict=True):
         np.add.at(checksum, owner, (values + 1) * _mix(kept.cumsum() - 1 - before) * kept)
-    return attended, content, answer, words, *checksums
+    return attended, content, answer, predicted, words, *checksums
 
 
 def _labelled(example: Mapping[str, Any]) -> np.ndarray:

@@ -17,6 +17,7 @@ from geodistill.distillation.cache_format import LOGITS, CacheDtype, RowsPer, Ta
 from geodistill.distillation.cache_index import Collate, ExampleIndex, Examples
 from geodistill.distillation.teacher import FeatureRequest, Teacher, TeacherSignals
 from geodistill.errors import GeodistillError
+from geodistill.features import is_causal
 
 Key = FeatureRequest | None
 """A table of the cache: a feature request's, or the logits' (None)."""
@@ -90,7 +91,7 @@ def check_space(folder: Path, plan: Plan, index: ExampleIndex, limit: int, progr
 
 def _shorter_logits(plan: Plan) -> str:
     logits = plan.final[None]
-    whole = logits.per == "attended" and logits.top_k is None
+    whole = logits.per != "example" and logits.top_k is None
     return "Keep the largest logits only (teacher.cache_top_k=64)," if whole else "Ask for fewer layers,"
 
 
@@ -109,7 +110,7 @@ def _plan_tables(
     positions = index.order[-1:]
     inputs = make_batch(teacher, dataset, collate, positions)
     signals = teacher(inputs)
-    tables: dict[Key, Table] = {None: _logits_table(whole_logits(signals), inputs["input_ids"].shape[1], top_k)}
+    tables: dict[Key, Table] = {None: _logits_table(teacher, whole_logits(signals), inputs, top_k)}
     for number, request in enumerate(teacher.requests):
         per: RowsPer = "example"
         if request.rows == "tokens":
@@ -118,9 +119,12 @@ def _plan_tables(
             per = request.rows  # type: ignore[assignment]  # one of the two
         width = signals.features[request].shape[-1]
         tables[request] = Table(f"features-{number}.bin", dtype, (width,), per)
-        if index.rows(per) == 0:
+    for key, table in tables.items():
+        if index.rows(table.per) == 0:
             raise GeodistillError(
-                f"No example has a token for the rows '{request.rows}'.",
+                "No example has a token whose logits are scored."
+                if key is None
+                else f"No example has a token for the rows '{key.rows}'.",
                 "Check the texts, or keep special tokens; a response needs labels, and words need word_ids.",
             )
     return tables
@@ -132,32 +136,33 @@ def whole_logits(signals: TeacherSignals) -> Tensor:
     return signals.logits
 
 
-def _logits_table(logits: Tensor, tokens: int, top_k: TopK | None) -> Table:
+def _logits_table(teacher: Teacher, logits: Tensor, inputs: Mapping[str, Tensor], top_k: TopK | None) -> Table:
     # Float32 whatever the features are: there are few of them, and a KL divergence of confident logits feels rounding.
-    if top_k is not None:
-        return _top_k_table(logits, tokens, top_k)
-    if logits.ndim == 2:
-        return Table(LOGITS, "float32", tuple(logits.shape[1:]), "example")
-    if logits.ndim == 3 and logits.shape[1] == tokens:
-        return Table(LOGITS, "float32", tuple(logits.shape[2:]), "attended")
-    raise GeodistillError(
-        f"The teacher's logits have shape {tuple(logits.shape)}, neither (examples, labels) nor (examples, tokens, …).",
-        "Set teacher.cache=false for this teacher.",
-    )
-
-
-def _top_k_table(logits: Tensor, tokens: int, top_k: TopK) -> Table:
-    if logits.ndim != 3 or logits.shape[1] != tokens:
+    per = _logits_per(teacher, logits, inputs)
+    if top_k is None:
+        return Table(LOGITS, "float32", tuple(logits.shape[2:] if per == "attended" else logits.shape[1:]), per)
+    if per == "example":
         raise GeodistillError(
             f"The teacher's logits have shape {tuple(logits.shape)}, and only those of tokens are cut to the largest.",
             "Leave teacher.cache_top_k out.",
         )
-    if 2 * top_k.k + 1 >= logits.shape[2]:
+    if 2 * top_k.k + 1 >= logits.shape[-1]:
         raise GeodistillError(
-            f"To keep the {top_k.k} largest of {logits.shape[2]} logits takes no less room than to keep all.",
-            f"Set teacher.cache_top_k below {logits.shape[2] // 2}, or leave it out.",
+            f"To keep the {top_k.k} largest of {logits.shape[-1]} logits takes no less room than to keep all.",
+            f"Set teacher.cache_top_k below {logits.shape[-1] // 2}, or leave it out.",
         )
-    return Table(LOGITS, "float32", (2 * top_k.k + 1,), "attended", top_k)
+    return Table(LOGITS, "float32", (2 * top_k.k + 1,), per, top_k)
+
+
+def _logits_per(teacher: Teacher, logits: Tensor, inputs: Mapping[str, Tensor]) -> RowsPer:
+    if logits.ndim == 2:
+        return "scored" if is_causal(teacher.model) else "example"
+    if logits.ndim == 3 and logits.shape[:2] == inputs["input_ids"].shape:
+        return "attended"
+    raise GeodistillError(
+        f"The teacher's logits have shape {tuple(logits.shape)}, neither (examples, labels) nor (examples, tokens, …).",
+        "Set teacher.cache=false for this teacher.",
+    )
 
 
 def make_batch(teacher: Teacher, dataset: Examples, collate: Collate, positions: Tensor) -> dict[str, Tensor]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
@@ -15,7 +16,7 @@ from transformers.utils import ModelOutput
 from geodistill.distillation.accumulate import AccumulatedStep
 from geodistill.distillation.objective import Objective
 from geodistill.distillation.teacher import TeacherSignals, model_inputs
-from geodistill.features import Capture
+from geodistill.features import Capture, next_token_loss, only_scored, scored_logits, scored_tokens
 
 STUDENT_PREFIX, OBJECTIVE_PREFIX = "student.", "objective."
 
@@ -60,7 +61,14 @@ class DistillationModel(nn.Module):
             return self.student(**model_inputs(self.student, inputs, labels=True))
         capture = Capture(self.student, self.objective.student_points)
         labels = self.objective.label_weight is not None and not only_summary
-        outputs, features = capture(**model_inputs(self.student, inputs, labels=labels))
+        scored = scored_tokens(self.student, inputs)
+        if scored is not None and (only_summary or not self.objective.reads_logits):
+            scored = torch.zeros_like(scored)
+        with only_scored(self.student, scored):
+            outputs, features = capture(**model_inputs(self.student, inputs, labels=labels and scored is None))
+        outputs.logits = scored_logits(outputs.logits, scored)
+        if labels and scored is not None and "labels" in inputs:
+            outputs.loss = next_token_loss(outputs.logits, inputs["labels"], scored)
         if only_summary:
             return self.objective.summarize(features, teacher_signals, inputs, rows=chance_seed is not None)
         result = self.objective(

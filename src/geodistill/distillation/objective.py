@@ -20,7 +20,17 @@ from geodistill.distillation.accumulate import AccumulatedStep, PairSummary
 from geodistill.distillation.adapters import Student, adapted_model
 from geodistill.distillation.teacher import FeatureRequest, TeacherSignals
 from geodistill.errors import GeodistillError
-from geodistill.features import Point, feature_widths, layer_count, map_layers, response_logits_mask, select_rows
+from geodistill.features import (
+    IGNORED_LABEL,
+    Point,
+    feature_widths,
+    is_causal,
+    layer_count,
+    map_layers,
+    next_tokens_scored,
+    scored_logits,
+    select_rows,
+)
 from geodistill.losses import CKALoss, FeatureLoss, GramLoss, ProcrustesLoss, ProjectionLoss
 from geodistill.losses.logits import LogitLoss
 from geodistill.recipe import FeatureTerm, LogitTerm, ObjectiveRecipe
@@ -101,6 +111,8 @@ class Objective(nn.Module):
         self.label_weight = recipe.label.weight if recipe.label else None
         self.logit_weight = recipe.logits.weight if recipe.logits else None
         self.logit_loss = make_logit_loss(recipe.logits) if recipe.logits else None
+        self.causal = is_causal(inner)
+        self.reads_logits = recipe.label is not None or recipe.logits is not None
         self.features = nn.ModuleList(FeatureMatch(term, inner, teacher, widths or {}) for term in recipe.features)
         self.keys = unique_names(self._matches())
         self.student_points = list(dict.fromkeys(s for match in self._matches() for s, _ in match.pairs))
@@ -118,6 +130,7 @@ class Objective(nn.Module):
     ) -> ObjectiveOutput:
         """Add up the terms of one batch; with `chance_seed`, also tell what unpaired rows would have given.
 
+        A causal model's `outputs` hold all logits (b, t, V) or those of its scored tokens alone (r, V).
         Feature terms alone need no `outputs` and no logits of the teacher's. With `accumulated`, the batch is one
         micro-batch of a step: its feature terms are its share of those of the whole, times the number of micro-batches,
         which the mean over them takes out again.
@@ -141,7 +154,8 @@ class Objective(nn.Module):
                     "The objective has a logit term, but the teacher gives no logits.",
                     "Leave objective.logits out, or give the teacher with its head.",
                 )
-            terms["logits"] = self.logit_loss(outputs.logits, signals.logits, scored_logits(outputs.logits, inputs))
+            logits = scored_logits(outputs.logits, next_tokens_scored(inputs) if self.causal else None)
+            terms["logits"] = self.logit_loss(logits, signals.logits, labelled_tokens(logits, inputs))
             loss = loss + self.logit_weight * terms["logits"]
         for pair in self._pairs(student_features, signals, inputs):
             if accumulated is None:
@@ -245,13 +259,16 @@ def make_logit_loss(term: LogitTerm) -> LogitLoss:
     return LogitLoss(term.temperature, divergence=term.divergence, beta=term.beta, skew=term.skew)
 
 
-def scored_logits(logits: Tensor, inputs: Mapping[str, Tensor]) -> Tensor | None:
-    """Return which logits count: all of a classifier's (b, classes); of tokens' (b, t, V) those that labels score, or
-    those of attended tokens where there are no labels."""
-    attended = inputs.get("attention_mask")
+def labelled_tokens(logits: Tensor, inputs: Mapping[str, Tensor]) -> Tensor | None:
+    """Return which of a token classifier's logits (b, t, classes) count: the attended ones with a label, where the
+    batch has labels. Other logits, those of examples or of a language model's scored tokens, all do."""
     if logits.ndim != 3:
         return None
-    return response_logits_mask(inputs["labels"], attended) if "labels" in inputs else attended
+    attended = inputs.get("attention_mask")
+    if "labels" not in inputs:
+        return attended
+    labelled = inputs["labels"] != IGNORED_LABEL
+    return labelled if attended is None else labelled & (attended != 0)
 
 
 @torch.no_grad()

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from geodistill.features import Capture, Point, select_rows
+from geodistill.features import Capture, Point, only_scored, scored_logits, scored_tokens, select_rows
 from geodistill.losses.top_k import TopKLogits
 
 
@@ -25,8 +25,10 @@ class FeatureRequest(NamedTuple):
 
 @dataclass(frozen=True)
 class TeacherSignals:
-    """What the teacher says of one batch: logits (b, …), or the largest of each token's, where it has any, and the rows
-    of each request, (b, t, d) or (b, d)."""
+    """What the teacher says of one batch: logits, where it has any, and the rows of each request, (b, t, d) or (b, d).
+
+    Logits are (b, …); of a causal language model (r, V), a row for each of `scored_tokens`, or the largest of each.
+    """
 
     logits: Tensor | TopKLogits | None
     features: dict[FeatureRequest, Tensor] = field(default_factory=dict)
@@ -75,9 +77,13 @@ class Teacher:
         device = inputs["input_ids"].device
         bfloat16 = self.precision == "bfloat16" or (self.precision == "auto" and bfloat16_is_faster(device))
         # An enclosing autocast of the student's must not decide the teacher's precision, so it is set either way.
-        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=bfloat16):
+        autocast = torch.autocast(device.type, dtype=torch.bfloat16, enabled=bfloat16)
+        scored = scored_tokens(self.model, inputs)
+        with autocast, only_scored(self.model, scored):
             outputs, hidden = self._capture(**model_inputs(self.model, inputs))
-        return TeacherSignals(getattr(outputs, "logits", None), teacher_rows(hidden, self.requests, inputs))
+        logits = getattr(outputs, "logits", None)
+        rows = teacher_rows(hidden, self.requests, inputs)
+        return TeacherSignals(None if logits is None else scored_logits(logits, scored), rows)
 
 
 def teacher_rows(

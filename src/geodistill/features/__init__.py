@@ -19,6 +19,14 @@ from geodistill.features.rows import (
     response_logits_mask,
     select_rows,
 )
+from geodistill.features.scored import (
+    is_causal,
+    next_token_loss,
+    next_tokens_scored,
+    only_scored,
+    scored_logits,
+    scored_tokens,
+)
 from geodistill.features.words import NO_WORD, TokenWords, align_words, token_words
 
 __all__ = [
@@ -36,10 +44,16 @@ __all__ = [
     "find_module",
     "find_special_tokens",
     "hidden_size",
+    "is_causal",
     "layer_count",
     "map_layers",
+    "next_token_loss",
+    "next_tokens_scored",
+    "only_scored",
     "resolve_layer",
     "response_logits_mask",
+    "scored_logits",
+    "scored_tokens",
     "select_rows",
     "token_words",
 ]

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 
 import torch
 from rouge_score.rouge_scorer import RougeScorer
-from torch.nn import functional
 from transformers import PreTrainedModel
 
 from geodistill.distillation.teacher import model_inputs
+from geodistill.features import next_token_loss, only_scored, scored_logits, scored_tokens
 from geodistill.tasks.task import Collator, EncodedExamples, batches
 
 
@@ -42,11 +42,15 @@ def perplexity(model: PreTrainedModel, encoded: EncodedExamples, collate: Collat
     device = next(model.parameters()).device
     total, count = 0.0, 0
     for batch in batches(encoded, collate, batch_size):
+        scored = scored_tokens(model, batch)
+        assert scored is not None  # the model is a causal one
+        scored = scored.to(device)
         inputs = {name: value.to(device) for name, value in model_inputs(model, batch).items()}
-        labels = batch["labels"][:, 1:].to(device)
-        logits = model(**inputs).logits[:, :-1][labels != -100].float()
-        total += float(functional.cross_entropy(logits, labels[labels != -100], reduction="sum"))
-        count += len(logits)
+        with only_scored(model, scored):
+            logits = scored_logits(model(**inputs).logits, scored)
+        if len(logits):
+            total += len(logits) * float(next_token_loss(logits, batch["labels"].to(device), scored))
+            count += len(logits)
     try:
         return math.exp(total / max(1, count))
     except OverflowError:

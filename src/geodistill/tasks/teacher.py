@@ -10,10 +10,12 @@ from typing import Any
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
 from geodistill.data.models import resolve_model
-from geodistill.distillation.sampler import LengthGroupedTrainer
-from geodistill.distillation.sharding import blocks_to_shard, whole_model
+from geodistill.distillation.objective import Objective
+from geodistill.distillation.sharding import whole_model
+from geodistill.distillation.teacher import NoTeacher
+from geodistill.distillation.trainer import DistillationTrainer
 from geodistill.errors import GeodistillError
-from geodistill.recipe import TeacherRecipe
+from geodistill.recipe import LabelTerm, ObjectiveRecipe, TeacherRecipe
 from geodistill.tasks.arguments import StepBar, processes, train_to_the_end, training_arguments
 from geodistill.tasks.loading import load_tokenizer, pad_as
 from geodistill.tasks.run_folder import MetricsFile, fingerprint_of, fingerprint_of_model, read_json, write_json
@@ -85,9 +87,10 @@ def fine_tune(recipe: TeacherRecipe, task: Task, folder: Path, fingerprint: str,
     pad_as(model, tokenizer)
     encoded = task.encode(model, tokenizer)
     folder.mkdir(parents=True, exist_ok=True)
-    model._no_split_modules = blocks_to_shard(model)
-    trainer = LengthGroupedTrainer(
+    trainer = DistillationTrainer(
         model=model,
+        teacher=NoTeacher(),
+        objective=Objective(ObjectiveRecipe(label=LabelTerm()), student=model, teacher=model),
         args=training_arguments(recipe.training, folder / "checkpoints"),
         train_dataset=encoded["train"],
         eval_dataset=encoded["validation"],
