@@ -125,6 +125,7 @@ class StudentRecipe(Section):
     heads: int | None = Field(None, ge=1, description="by default one for each 64 of width")
     intermediate: int | None = Field(None, ge=1, description="by default 4 × width")
     initialization: Literal["pca", "random"] = Field("pca", description="of a new student's embeddings")
+    training: TrainingRecipe | None = Field(None, description="fine-tune the student on the labels first, so")
     lora: LoraRecipe | None = Field(None, description="train adapters and a classification head, all else stays")
 
     @model_validator(mode="after")
@@ -195,7 +196,7 @@ class GenerationRecipe(Section):
     top_k: int = Field(0, ge=0, description="0: not cut")
     seeds: list[int] = Field(default_factory=lambda: [10, 20, 30, 40, 50], min_length=1)
     batch_size: int = Field(16, ge=1)
-    limit: int | None = Field(None, ge=1, description="score at most so many examples of each split")
+    limit: int | None = Field(None, ge=1, description="score at most so many examples of each split, spread over it")
 
 
 class StageRecipe(Section):

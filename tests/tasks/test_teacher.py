@@ -13,7 +13,7 @@ from transformers.trainer_callback import TrainerCallback
 from geodistill.data.examples import load_examples
 from geodistill.errors import GeodistillError
 from geodistill.recipe import DataRecipe, TeacherRecipe, TrainingRecipe
-from geodistill.tasks import teacher as teacher_module
+from geodistill.tasks import fine_tune as fine_tune_module
 from geodistill.tasks.classification import Classification
 from geodistill.tasks.run_folder import read_json, read_metrics
 from geodistill.tasks.teacher import TEACHER_FILE, prepare_teacher, teacher_fingerprint
@@ -77,7 +77,7 @@ def test_an_interrupted_teacher_ends_with_the_same_weights(
             if state.global_step == 3:
                 raise KeyboardInterrupt
 
-    monkeypatch.setattr(teacher_module, "StepBar", Interruption)
+    monkeypatch.setattr(fine_tune_module, "StepBar", Interruption)
     with pytest.raises(KeyboardInterrupt):
         prepare_teacher(recipe, examples, tmp_path / "part")
     assert not (tmp_path / "part" / TEACHER_FILE).exists()

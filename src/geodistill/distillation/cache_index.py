@@ -188,8 +188,8 @@ def scan(dataset: Examples) -> tuple[ExampleIndex, str]:
 
 
 def _scan_chunk(chunk: list[Mapping[str, Any]], digest: Any) -> tuple[np.ndarray, ...]:
-    """Each example's attended tokens, those of them that are content, response and scored, words and checksums, in the order
-    of `ExampleIndex`; `digest` takes in all columns."""
+    """Each example's attended tokens, those of them that are content, response and scored, its words and checksums, in
+    the order of `ExampleIndex`; `digest` takes in all columns."""
     lengths = np.array([len(example["input_ids"]) for example in chunk])
     digest.update(lengths.astype(np.int64).tobytes())
     columns = {}

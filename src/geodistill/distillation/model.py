@@ -15,6 +15,7 @@ from transformers.utils import ModelOutput
 
 from geodistill.distillation.accumulate import AccumulatedStep
 from geodistill.distillation.objective import Objective
+from geodistill.distillation.sharding import blocks_to_shard
 from geodistill.distillation.teacher import TeacherSignals, model_inputs
 from geodistill.features import Capture, next_token_loss, only_scored, scored_logits, scored_tokens
 
@@ -47,7 +48,7 @@ class DistillationModel(nn.Module):
         self.student = student
         self.objective = objective
         self.config = student.config
-        self._no_split_modules = student._no_split_modules  # the blocks that FSDP shards one by one
+        self._no_split_modules = blocks_to_shard(student)  # the blocks that FSDP shards one by one
 
     def forward(
         self,

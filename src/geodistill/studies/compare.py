@@ -36,6 +36,7 @@ from geodistill.tasks.run_folder import (
     write_json,
     write_text,
 )
+from geodistill.tasks.student import start_student
 from geodistill.tasks.teacher import TaughtTask, prepare_teacher, teacher_fingerprint
 from geodistill.tasks.train import describe_teacher, measure_latency, stages_of, train
 
@@ -70,6 +71,12 @@ def compare(
         write_text(folder / RECIPE, yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
     taught = prepare_teacher(recipe.teacher, task, folder / "teacher", progress=progress)
     jobs = [_with_teacher(job, taught.folder) for job in jobs]
+
+    for job in {job.recipe.student.model_dump_json(): job for job in jobs if job.recipe.student.training}.values():
+        # Once, before the runs need it, and with all cores.
+        tokenizer = student_tokenizer(job.recipe)
+        own = taught.tokenizer if tokenizer is None else tokenizer
+        start_student(job.recipe, taught, own, folder / "students", progress=progress)
 
     run_jobs(jobs, folder, collect_requests(jobs, taught.model), workers=_workers(recipe), progress=progress)
 

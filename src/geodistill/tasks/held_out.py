@@ -9,9 +9,9 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from geodistill.distillation.teacher import FeatureRequest, Teacher, model_inputs
-from geodistill.features import Capture, layer_count, map_layers, select_rows
+from geodistill.features import Capture, is_causal, layer_count, map_layers, only_scored, select_rows
 from geodistill.geometry import chance_level, cka, floor, gram_distance, procrustes_distance
-from geodistill.tasks.task import Collator, EncodedExamples, batches
+from geodistill.tasks.task import Collator, EncodedExamples, batches, spread
 
 # Their token rows are many times any width, so more would cost time and move no digit that is shown.
 MOST_EXAMPLES = 512
@@ -29,7 +29,7 @@ def measure_geometry(
 ) -> list[dict[str, Any]]:
     """Return D_P², D_FG² and CKA of the uniformly paired layers, each beside its floor and its chance level.
 
-    All rows of this kind of the first examples, `most` at most, centred, of unit Frobenius norm, in float32. Floor: the
+    All rows of this kind of `most` examples at most, spread over all, centred, of unit Frobenius norm, in float32. Floor: the
     best that a student of this width can reach on these rows (for CKA the highest); chance is what unpaired rows give.
     """
     student.eval()
@@ -40,10 +40,11 @@ def measure_geometry(
     device = next(student.parameters()).device
     student_rows: list[list[Tensor]] = [[] for _ in pairs]
     teacher_rows: list[list[Tensor]] = [[] for _ in pairs]
-    for batch in batches(encoded[:most], collate, 64):
+    for batch in batches(spread(encoded, most), collate, 64):
         inputs = {name: value.to(device) for name, value in batch.items()}
         signals = ask(inputs)
-        _, hidden = capture(**model_inputs(student, inputs))
+        with only_scored(student, torch.zeros_like(inputs["attention_mask"]) != 0 if is_causal(student) else None):
+            _, hidden = capture(**model_inputs(student, inputs))
         for place, ((s, _), request) in enumerate(zip(pairs, requests, strict=True)):
             found, mask = select_rows(
                 hidden[s],

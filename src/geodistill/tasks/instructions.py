@@ -17,7 +17,7 @@ from geodistill.tasks.generation import Responses, generate
 from geodistill.tasks.held_out import MOST_EXAMPLES
 from geodistill.tasks.loading import load, position_limit, weight_settings
 from geodistill.tasks.responses import exact_match, perplexity, rouge_l
-from geodistill.tasks.task import Collator, Encoded, EncodedExamples, Scores, parts_of
+from geodistill.tasks.task import Collator, Encoded, EncodedExamples, Scores, parts_of, spread
 from geodistill.tasks.teacher_responses import with_teacher_responses
 
 METRICS = ("rouge_l", "exact_match", "perplexity")
@@ -92,7 +92,7 @@ class InstructionFollowing:
 
     def validate(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, encoded: Encoded) -> Scores:
         """Score by perplexity alone: to generate takes as long as to train."""
-        examples = encoded["validation"][: self.generation.limit]
+        examples = spread(encoded["validation"], self.generation.limit)
         return Scores({"perplexity": perplexity(model, examples, self.collator(tokenizer))})
 
     def score(
@@ -115,7 +115,7 @@ class InstructionFollowing:
         for part in [split, UNSEEN] if split == "test" and UNSEEN in encoded else [split]:
             prefix = f"{UNSEEN}_" if part == UNSEEN and split == "test" else ""
             examples = [example for each in parts_of(encoded, part) for example in encoded[each]]
-            examples = examples[: self.generation.limit]
+            examples = spread(examples, self.generation.limit)
             runs = self._respond(model, tokenizer, examples, part, progress)
             references = [example["references"] for example in examples]
             values = {

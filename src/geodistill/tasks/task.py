@@ -104,6 +104,13 @@ def batches(encoded: Sequence[Any], collate: Collator, batch_size: int) -> Itera
         yield collate([encoded[i] for i in order[start : start + batch_size]])
 
 
+def spread(encoded: EncodedExamples, most: int | None) -> EncodedExamples:
+    """Return at most so many examples, evenly spread over all: data often come sorted, by task or by label."""
+    if most is None or most >= len(encoded):
+        return encoded
+    return [encoded[place * len(encoded) // most] for place in range(most)]
+
+
 def parts_of(encoded: Encoded, split: str) -> list[str]:
     """Return the splits that a name stands for."""
     return list(encoded) if split == ALL else [split]

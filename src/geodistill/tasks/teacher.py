@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,15 +9,11 @@ from typing import Any
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
 from geodistill.data.models import resolve_model
-from geodistill.distillation.objective import Objective
-from geodistill.distillation.sharding import whole_model
-from geodistill.distillation.teacher import NoTeacher
-from geodistill.distillation.trainer import DistillationTrainer
-from geodistill.errors import GeodistillError
-from geodistill.recipe import LabelTerm, ObjectiveRecipe, TeacherRecipe
-from geodistill.tasks.arguments import StepBar, processes, train_to_the_end, training_arguments
+from geodistill.recipe import TeacherRecipe
+from geodistill.tasks.arguments import processes
+from geodistill.tasks.fine_tune import fine_tune
 from geodistill.tasks.loading import load_tokenizer, pad_as
-from geodistill.tasks.run_folder import MetricsFile, fingerprint_of, fingerprint_of_model, read_json, write_json
+from geodistill.tasks.run_folder import fingerprint_of, fingerprint_of_model, read_json, write_json
 from geodistill.tasks.task import Encoded, Task
 
 TEACHER_FILE = "teacher.json"
@@ -56,7 +51,7 @@ def prepare_teacher(recipe: TeacherRecipe, task: Task, folder: Path, *, progress
         with processes().main_process_first():
             found = (folder / TEACHER_FILE).is_file() and read_json(folder / TEACHER_FILE)["fingerprint"] == fingerprint
         if not found:
-            fine_tune(recipe, task, folder, fingerprint, progress=progress)
+            fine_tune_teacher(recipe, task, folder, fingerprint, progress=progress)
     name = str(folder) if recipe.training is not None else recipe.model
     trust = recipe.trust_remote_code
     revision = None if recipe.training is not None else recipe.revision
@@ -73,40 +68,19 @@ def prepare_teacher(recipe: TeacherRecipe, task: Task, folder: Path, *, progress
     return TaughtTask(model, tokenizer, task, encoded, metrics, record.get("training_seconds"), origin, name)
 
 
-def fine_tune(recipe: TeacherRecipe, task: Task, folder: Path, fingerprint: str, *, progress: bool) -> None:
-    """Fine-tune a model of the task on the train split; the last epoch is kept."""
+def fine_tune_teacher(recipe: TeacherRecipe, task: Task, folder: Path, fingerprint: str, *, progress: bool) -> None:
+    """Fine-tune a model of the task on the train split, score it, and note in the folder how it came about."""
     assert recipe.training is not None
-    if not task.labelled:
-        raise GeodistillError(
-            "A teacher cannot be fine-tuned on data without labels.", "Leave teacher.training out, or use other data."
-        )
     trust = recipe.trust_remote_code
     set_seed(recipe.training.seed)  # the new head is drawn next
     model = task.load_model(recipe.model, new_head=True, revision=recipe.revision, trust=trust)
     tokenizer = load_tokenizer(recipe.model, revision=recipe.revision, trust=trust)
     pad_as(model, tokenizer)
     encoded = task.encode(model, tokenizer)
-    folder.mkdir(parents=True, exist_ok=True)
-    trainer = DistillationTrainer(
-        model=model,
-        teacher=NoTeacher(),
-        objective=Objective(ObjectiveRecipe(label=LabelTerm()), student=model, teacher=model),
-        args=training_arguments(recipe.training, folder / "checkpoints"),
-        train_dataset=encoded["train"],
-        eval_dataset=encoded["validation"],
-        data_collator=task.collator(tokenizer),
-        callbacks=[MetricsFile(folder, "teacher"), *([StepBar("teacher")] if progress else [])],
+    model, seconds = fine_tune(
+        model, tokenizer, task, encoded, recipe.training, folder, name="teacher", progress=progress
     )
-    # The Trainer leaves the mean over a step to a model that takes the number of labels in it. Classifiers take and
-    # ignore it, so their gradient would grow with the micro-batches and the ranks.
-    trainer.model_accepts_loss_kwargs = trainer.model_accepts_loss_kwargs and model.can_generate()
-    started = time.perf_counter()
-    train_to_the_end(trainer, folder / "checkpoints")
-    seconds = time.perf_counter() - started
-    model = whole_model(model)
     if processes().is_main_process:
-        model.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
         metrics = score_teacher(model, tokenizer, task, encoded, progress)
         record: dict[str, Any] = {
             "model": recipe.model,

@@ -18,7 +18,7 @@ from geodistill.distillation.cache_format import TopK
 from geodistill.distillation.export import export_student
 from geodistill.distillation.objective import Objective, feature_requests
 from geodistill.distillation.sharding import whole_model
-from geodistill.distillation.student import build_student, count_parameters, size_in_megabytes
+from geodistill.distillation.student import count_parameters, size_in_megabytes
 from geodistill.distillation.teacher import FeatureRequest, NoTeacher, SignalSource, Teacher, model_inputs, teacher_view
 from geodistill.distillation.trainer import DistillationTrainer
 from geodistill.recipe import TASK_STAGE, LogitTerm, Recipe, StageRecipe, StudentRecipe
@@ -29,6 +29,7 @@ from geodistill.tasks.held_out import measure_geometry
 from geodistill.tasks.loading import load_tokenizer
 from geodistill.tasks.reading import Reading, read, student_tokenizer
 from geodistill.tasks.run_folder import RESULTS, MetricsFile, claim_folder, fingerprint_of, read_json, write_json
+from geodistill.tasks.student import start_student
 from geodistill.tasks.task import Collator, EncodedExamples, Scores, Task
 from geodistill.tasks.teacher import TaughtTask, prepare_teacher, teacher_fingerprint
 
@@ -67,12 +68,7 @@ def train(
 
     taught = prepare_teacher(recipe.teacher, task, shared / "teacher", progress=progress)
     tokenizer = taught.tokenizer if own_tokenizer is None else own_tokenizer
-    set_seed(recipe.training.seed)
-    student = build_student(
-        recipe.student, taught.model, seed=recipe.training.seed, trust_remote_code=recipe.teacher.trust_remote_code
-    )
-    if own_tokenizer is not None:
-        adapted_model(student).config.pad_token_id = own_tokenizer.pad_token_id
+    student = start_student(recipe, taught, tokenizer, shared / "students", progress=progress)
 
     cost = Cost()
     reset_peak_memory()

@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForSequenceClassification, PreTrainedModel
+
+from geodistill.distillation.student import build_student
+from geodistill.errors import GeodistillError
+from geodistill.recipe import Recipe
+from geodistill.tasks.choose import task_of
+from geodistill.tasks.run_folder import read_json
+from geodistill.tasks.student import STUDENT_FILE, start_student
+from geodistill.tasks.teacher import TaughtTask, prepare_teacher
+from geodistill.tasks.train import train
+
+MakeRecipe = Callable[..., Recipe]
+TRAINING = {"max_steps": 3, "batch_size": 16, "learning_rate": 1e-3, "seed": 5}
+
+
+def taught_by(recipe: Recipe, folder: Path) -> TaughtTask:
+    return prepare_teacher(recipe.teacher, task_of(recipe), folder, progress=False)
+
+
+def weights(model: Any) -> dict[str, torch.Tensor]:
+    return {name: value.clone() for name, value in model.state_dict().items()}
+
+
+def alike(one: dict[str, torch.Tensor], two: dict[str, torch.Tensor]) -> bool:
+    return one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
+
+
+def test_it_is_fine_tuned_once_whatever_the_seed_of_the_run(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    recipes = [make_recipe(student={"training": TRAINING}, training={"seed": seed}) for seed in (1, 2)]
+    taught = taught_by(recipes[0], tmp_path / "teacher")
+    first = weights(start_student(recipes[0], taught, taught.tokenizer, tmp_path / "students", progress=False))
+    (folder,) = (tmp_path / "students").iterdir()
+    assert read_json(folder / STUDENT_FILE)["training_seconds"] > 0
+    stamp = (folder / "model.safetensors").stat().st_mtime_ns
+    again = start_student(recipes[1], taught, taught.tokenizer, tmp_path / "students", progress=False)
+    assert alike(weights(again), first)
+    assert (folder / "model.safetensors").stat().st_mtime_ns == stamp
+    assert alike(weights(AutoModelForSequenceClassification.from_pretrained(folder)), first)
+
+    untrained = build_student(recipes[0].student, taught.model, seed=5)
+    assert isinstance(untrained, PreTrainedModel) and not alike(weights(untrained), first)
+
+    other = make_recipe(student={"training": {**TRAINING, "max_steps": 2}})
+    assert not alike(
+        weights(start_student(other, taught, taught.tokenizer, tmp_path / "students", progress=False)), first
+    )
+    assert len(list((tmp_path / "students").iterdir())) == 2
+
+
+def test_adapters_are_put_on_what_was_fine_tuned(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    student = {"width": None, "layers": None, "teacher_layers": 1, "training": TRAINING}
+    plain, adapted = make_recipe(student=student), make_recipe(student={**student, "lora": {"rank": 2}})
+    taught = taught_by(plain, tmp_path / "teacher")
+    whole = weights(start_student(plain, taught, taught.tokenizer, tmp_path / "students", progress=False))
+    with_adapters: Any = start_student(adapted, taught, taught.tokenizer, tmp_path / "students", progress=False)
+    assert len(list((tmp_path / "students").iterdir())) == 1
+    name = "bert.encoder.layer.0.attention.self.query"
+    base = with_adapters.get_submodule(f"base_model.model.{name}.base_layer").weight
+    assert torch.equal(base, whole[f"{name}.weight"])
+
+
+def test_a_run_begins_with_it(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    still = {"learning_rate": 1e-12, "max_steps": 1, "epochs": 1, "weight_decay": 0.0}
+    recipe = make_recipe(student={"training": TRAINING}, training=still)
+    train(recipe, tmp_path / "run", progress=False)
+    (started,) = (tmp_path / "run" / "students").iterdir()
+    before = weights(AutoModelForSequenceClassification.from_pretrained(started))
+    after = weights(AutoModelForSequenceClassification.from_pretrained(tmp_path / "run" / "student"))
+    assert all(torch.allclose(before[name], after[name], atol=1e-6) for name in before)
+
+
+def test_without_labels_it_cannot_be_fine_tuned(make_recipe: MakeRecipe, write_csv: Any, tmp_path: Path) -> None:
+    source = str(write_csv([(f"text {number}", "") for number in range(40)]))
+    data = {"source": source, "label": None, "problem": "unlabelled"}
+    recipe = make_recipe(
+        data=data, student={"training": TRAINING}, objective={"label": None, "features": [{"loss": "gram"}]}
+    )
+    with pytest.raises(GeodistillError, match=r"A student cannot be fine-tuned .* Leave student\.training out"):
+        train(recipe, tmp_path / "run", progress=False)
