@@ -13,6 +13,7 @@ from geodistill.recipe import DataRecipe
 from geodistill.tasks.classification import collator, encode
 from geodistill.tasks.held_out import compare_rows, measure_geometry
 from geodistill.tasks.loading import load_tokenizer
+from geodistill.tasks.task import spread
 
 
 def test_each_measure_stands_beside_its_floor_and_chance() -> None:
@@ -53,7 +54,7 @@ def test_the_measures_are_those_of_all_token_rows(
         assert measured[1][name]["value"] == pytest.approx(values["value"], rel=1e-3, abs=1e-6)
 
     fewer = measure_geometry(student, teacher, encoded, collator(tokenizer), most=8)
-    first = measure_geometry(student, teacher, encoded[:8], collator(tokenizer))
+    first = measure_geometry(student, teacher, spread(encoded, 8), collator(tokenizer))
     assert fewer == first != measured
 
 

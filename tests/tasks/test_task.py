@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from itertools import pairwise
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -11,6 +13,6 @@ def test_examples_are_spread_over_all(count: int, most: int) -> None:
     examples = [{"place": place} for place in range(count)]
     places = [example["place"] for example in spread(examples, most)]
     assert len(places) == min(count, most) and places == sorted(set(places))
-    gaps = {after - before for before, after in zip(places, places[1:], strict=False)}
+    gaps = {after - before for before, after in pairwise(places)}
     assert max(gaps, default=1) - min(gaps, default=1) <= 1
     assert spread(examples, None) == examples

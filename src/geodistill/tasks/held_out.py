@@ -29,8 +29,9 @@ def measure_geometry(
 ) -> list[dict[str, Any]]:
     """Return D_P², D_FG² and CKA of the uniformly paired layers, each beside its floor and its chance level.
 
-    All rows of this kind of `most` examples at most, spread over all, centred, of unit Frobenius norm, in float32. Floor: the
-    best that a student of this width can reach on these rows (for CKA the highest); chance is what unpaired rows give.
+    All rows of this kind of `most` examples at most, spread over all, centred, of unit Frobenius norm, in float32.
+    Floor: the best that a student of this width can reach on these rows (for CKA the highest); chance is what unpaired
+    rows give.
     """
     student.eval()
     pairs = map_layers("uniform", layer_count(student.config), layer_count(teacher.config))
