@@ -1,10 +1,11 @@
 """What a geometry term adds to a whole training step: student forward, objective, backward, optimiser, teacher online.
 
-    python benchmarks/step.py [--rounds 15] [--settings 2] [--threads 1]
+    python benchmarks/step.py [--rounds 15] [--settings 3] [--threads 1]
 
-One term over token rows of the last layers beside the same step with KD alone, the candidates in turn; the median over
-rounds of the ratio to that round's KD counts. "share" is the term alone, forward and backward, as a part of its step.
-The teacher runs as the trainer runs it, in bfloat16 where the processor multiplies that.
+One term over rows of the last layers, of tokens or of a response's tokens, beside the same step with KD alone, the
+candidates in turn; the median over rounds of the ratio to that round's KD counts. "share" is the term alone, forward
+and backward, as a part of its step. The teacher runs as the trainer runs it, in bfloat16 where the processor multiplies
+that. A language model's logits are computed where they are scored; "all logits" is the step with those of every token.
 """
 
 from __future__ import annotations
@@ -23,9 +24,12 @@ from geodistill.data.examples import load_examples
 from geodistill.distillation.model import DistillationModel
 from geodistill.distillation.objective import Objective
 from geodistill.distillation.student import build_student
-from geodistill.distillation.teacher import Teacher
-from geodistill.features import Capture, select_rows
-from geodistill.recipe import DataRecipe, ObjectiveRecipe, StudentRecipe
+from geodistill.distillation.teacher import Teacher, TeacherSignals, bfloat16_is_faster
+from geodistill.features import IGNORED_LABEL, Capture, is_causal, next_tokens_scored, select_rows
+from geodistill.recipe import DataRecipe, ObjectiveRecipe, RowKind, StudentRecipe
+from geodistill.recipe_file import load_recipe
+from geodistill.recipes import recipe_path
+from geodistill.tasks.choose import task_of
 from geodistill.tasks.classification import collator, encode, load_classifier
 from geodistill.tasks.loading import load_tokenizer
 
@@ -46,8 +50,9 @@ def main() -> None:
     print(f"torch {torch.__version__}, {arguments.threads} threads, median of {arguments.rounds} rounds")
     for title, make in list(SETTINGS.items())[: arguments.settings]:
         teacher, student, batch = make()
-        rows = int(batch["attention_mask"].sum())
-        print(f"\n{title}, {rows} token rows\n{'':<18}{'step ms':>9}{'÷ KD':>8}{'term ms':>9}{'share':>8}")
+        kind = rows_of(batch)
+        rows = int((batch["labels"] != IGNORED_LABEL if kind == "response" else batch["attention_mask"]).sum())
+        print(f"\n{title}, {rows} {kind} rows\n{'':<18}{'step ms':>9}{'÷ KD':>8}{'term ms':>9}{'share':>8}")
         for line in lines(teacher, student, batch, arguments.rounds):
             print(line, flush=True)
 
@@ -56,8 +61,11 @@ def lines(teacher: PreTrainedModel, student: PreTrainedModel, batch: dict[str, T
     """One line a candidate."""
     objectives = {"KD": bind(KD, student, teacher)}
     for loss in LOSSES:
-        objectives[f"KD + {loss}"] = bind({**KD, "features": [{"loss": loss}]}, student, teacher)
+        term_of_it = {"loss": loss, "rows": rows_of(batch)}
+        objectives[f"KD + {loss}"] = bind({**KD, "features": [term_of_it]}, student, teacher)
     steps = {name: step(student, objective, teacher, batch) for name, objective in objectives.items()}
+    if is_causal(student):
+        steps["KD, all logits"] = step_with_all_logits(student, objectives["KD"], teacher, batch)
     terms = {name: term(student, objective, teacher, batch) for name, objective in objectives.items() if name != "KD"}
     times = interleaved(steps, rounds)
     alone = {name: statistics.median(each) for name, each in interleaved(terms, rounds, shortest=0.02).items()}
@@ -89,6 +97,30 @@ def step(
     return run
 
 
+def step_with_all_logits(
+    student: PreTrainedModel, objective: Objective, teacher: PreTrainedModel, batch: dict[str, Tensor]
+) -> Callable[[], None]:
+    """The same step of two models that do not know which of their logits will be read."""
+    optimizer = torch.optim.AdamW(student.parameters(), lr=1e-5, fused=True)
+    inputs = {name: value for name, value in batch.items() if name in ("input_ids", "attention_mask")}
+    bfloat16 = bfloat16_is_faster(torch.device("cpu"))
+    scored = next_tokens_scored(batch)
+
+    def run() -> None:
+        student.train()
+        with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16, enabled=bfloat16):
+            signals = TeacherSignals(teacher(**inputs).logits[scored])
+        objective(student(**inputs, labels=batch["labels"]), {}, signals, batch).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return run
+
+
+def rows_of(batch: Mapping[str, Tensor]) -> RowKind:
+    return "response" if batch["labels"].ndim == 2 else "tokens"
+
+
 def term(
     student: PreTrainedModel, objective: Objective, teacher: PreTrainedModel, batch: dict[str, Tensor]
 ) -> Callable[[], object]:
@@ -99,7 +131,9 @@ def term(
     inputs = {name: value for name, value in batch.items() if name in ("input_ids", "attention_mask")}
     with torch.no_grad():
         hidden = Capture(student, [point])(**inputs)[1][point]
-    rows, mask = select_rows(hidden, kind="tokens", attention_mask=batch["attention_mask"])
+    rows, mask = select_rows(
+        hidden, kind=rows_of(batch), attention_mask=batch["attention_mask"], labels=batch["labels"]
+    )
     leaves = [rows.requires_grad_(), *loss.parameters()]
     return lambda: torch.autograd.grad(loss(rows, target, mask=mask), leaves)
 
@@ -125,9 +159,21 @@ def bert(sentences: int = 16, length: int = 128, layers: int = 12, **shape: int)
     return teacher, student, {**batch, "labels": torch.randint(2, (sentences,))}
 
 
+def smollm2() -> Setting:
+    """The instruction demo's models, and 16 instructions as they come."""
+    with recipe_path("demo-instructions") as path:
+        recipe = load_recipe(path)
+    task, tokenizer = task_of(recipe), load_tokenizer(recipe.teacher.model)
+    teacher = task.load_model(recipe.teacher.model, new_head=False)
+    student = build_student(recipe.student, teacher, seed=0)
+    batch = task.collator(tokenizer)(task.encode(teacher, tokenizer)["train"][:16])
+    return teacher, student, {name: batch[name] for name in ("input_ids", "attention_mask", "labels")}
+
+
 SETTINGS: dict[str, Callable[[], Setting]] = {
     "MiniLM-L6 (6 × 384) to 2 × 128, 32 sentences of TREC": minilm,
     "BERT-base's shape (12 × 768, random weights) to 6 × 768, 16 × 128 tokens": bert,
+    "SmolLM2-135M (30 × 576) to 5 of its layers, 16 instructions": smollm2,
 }
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import LlamaConfig, LlamaForCausalLM
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
@@ -52,7 +53,14 @@ def test_step(load):
     step = load("step")
     shape = {"hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 32}
     lines = step["lines"](*step["bert"](sentences=2, length=8, layers=2, **shape), rounds=1)
-    assert [line.split("  ")[0] for line in lines] == ["KD", *(f"KD + {loss}" for loss in step["LOSSES"])]
+    candidates = ["KD", *(f"KD + {loss}" for loss in step["LOSSES"])]
+    assert [line.split("  ")[0] for line in lines] == candidates
+    config = LlamaConfig(vocab_size=50, num_hidden_layers=2, **shape)
+    ids = torch.randint(50, (3, 8))
+    batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": ids.clone()}
+    batch["labels"][:, :4] = -100
+    lines = step["lines"](LlamaForCausalLM(config), LlamaForCausalLM(config), batch, rounds=1)
+    assert [line.split("  ")[0] for line in lines] == [*candidates, "KD, all logits"]
 
 
 def test_cache(load, monkeypatch, capsys):

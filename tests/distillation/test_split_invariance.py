@@ -27,7 +27,7 @@ FEATURES = [
 ]
 RECIPE = {"label": {"weight": 0.5}, "logits": {}, "features": FEATURES}
 LOCAL = {**RECIPE, "features": [{**term, "global_batch": False} for term in FEATURES]}
-ONLY_FEATURES = {"features": FEATURES}
+ANSWERS = {"label": {"weight": 0.5}, "logits": {"temperature": 1.0}, "features": [{"loss": "gram", "rows": "response"}]}
 EXAMPLES = 8
 BACKWARDS = range(EXAMPLES - 1, -1, -1)
 Found = dict[int, list[dict[str, Any]]]
@@ -96,6 +96,19 @@ def test_a_rank_with_fewer_micro_batches_gives_the_gradient_of_one(found: Found)
         assert_same_gradient(found[1][0]["6x1"]["gradient"], rank["2x2 and 2x1"]["gradient"])
 
 
+def test_a_shorter_last_micro_batch_gives_the_gradient_of_one(found: Found) -> None:
+    assert_same_gradient(found[1][0]["6x1"]["gradient"], found[1][0]["4 and 2"]["gradient"])
+
+
+def test_answers_of_unequal_length_count_by_their_tokens(found: Found) -> None:
+    whole = found[1][0]["answers 8x1"]
+    for split in (found[1][0]["answers 2x4"], *(rank["answers 2x2"] for rank in found[2])):
+        assert_same_gradient(whole["gradient"], split["gradient"])
+    for name in ("loss", "label", "logits"):
+        for split in (found[1][0]["answers 2x4"], found[2][0]["answers 2x2"]):
+            assert split["logs"][name] == pytest.approx(whole["logs"][name], rel=1e-5), name
+
+
 def test_micro_batches_on_their_own_give_another_gradient(found: Found) -> None:
     """Without exact accumulation, so that the tests above can fail."""
     whole = found[1][0]["8x1"]["gradient"]
@@ -156,17 +169,20 @@ def one_step(
     *,
     recipe: dict[str, Any] = RECIPE,
     exact: bool = True,
+    causal: bool = False,
     padding: int = 0,
     order: Sequence[int] = range(EXAMPLES),
     **more: Any,
 ) -> dict[str, Any]:
     """Take one step of plain gradient descent at rate one, which leaves the gradient in the weights."""
-    from training import Recorder, collate, make_examples, make_trainer
+    from training import Recorder, collate, make_trainer
 
     recorder = Recorder()
     trainer = make_trainer(
         folder / "step",
         recipe=recipe,
+        causal=causal,
+        examples=EXAMPLES,
         dropout=0.0,
         callbacks=[recorder],
         per_device_train_batch_size=batch,
@@ -185,13 +201,15 @@ def one_step(
 
     def padded(examples: list[dict[str, Any]]) -> dict[str, Tensor]:
         fillers = {"attention_mask": 0, "special_tokens_mask": 1, "input_ids": 0}
+        fillers |= {"labels": -100} if causal else {}
         return {
             name: torch.nn.functional.pad(value, (0, padding), value=fillers[name]) if name in fillers else value
             for name, value in collate(examples).items()
         }
 
     trainer.data_collator = padded
-    trainer.train_dataset = [make_examples(EXAMPLES)[row] for row in order]
+    examples: Any = trainer.train_dataset
+    trainer.train_dataset = [examples[row] for row in order]
     before = whole_state(trainer.model)
     trainer.train()
     after = whole_state(trainer.model)
@@ -207,7 +225,9 @@ def whole_state(model: torch.nn.Module) -> dict[str, Tensor]:
 
 
 def work_alone(folder: Path) -> None:
-    results = {"6x1": one_step(folder, 6, 1, recipe=ONLY_FEATURES, order=range(6))}
+    results = {"6x1": one_step(folder, 6, 1, order=range(6)), "4 and 2": one_step(folder, 4, 2, order=range(6))}
+    answers: dict[str, Any] = {"recipe": ANSWERS, "causal": True}
+    results |= {"answers 8x1": one_step(folder, 8, 1, **answers), "answers 2x4": one_step(folder, 2, 4, **answers)}
     for batch, accumulation in ((8, 1), (4, 2), (2, 4), (1, 8)):
         results[f"{batch}x{accumulation}"] = one_step(folder, batch, accumulation)
     results["2x4 on their own"] = one_step(folder, 2, 4, exact=False)
@@ -256,7 +276,8 @@ def work_in_two(folder: Path, rank: int) -> None:
     results["4x1 local"] = one_step(folder, 4, 1, recipe=LOCAL, order=(0, 1, 4, 5, 2, 3, 6, 7), **gloo)
     results["2x2 local"] = one_step(folder, 2, 2, recipe=LOCAL, **gloo)
     # Three batches for two ranks: the first has two micro-batches, the second one.
-    uneven = {"accelerator_config": {"even_batches": False}, "recipe": ONLY_FEATURES, "order": range(6)}
+    uneven = {"accelerator_config": {"even_batches": False}, "order": range(6)}
+    results["answers 2x2"] = one_step(folder, 2, 2, recipe=ANSWERS, causal=True, **gloo)
     results["2x2 and 2x1"] = one_step(folder, 2, 2, **uneven, **gloo)
 
     results |= {"uninterrupted": whole_run(folder / "whole"), "resumed": resumed_run(folder / "cut")}

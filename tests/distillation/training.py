@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import BertConfig, BertForSequenceClassification, TrainerCallback
+from transformers import BertConfig, BertForSequenceClassification, LlamaConfig, LlamaForCausalLM, TrainerCallback
 from transformers.training_args import TrainingArguments
 
 from geodistill.distillation.objective import Objective
@@ -47,6 +47,21 @@ def classifier(layers: int, width: int, seed: int, dropout: float = 0.1) -> Bert
     )
 
 
+def speaker(layers: int, width: int, seed: int) -> LlamaForCausalLM:
+    torch.manual_seed(seed)
+    sizes = {"num_hidden_layers": layers, "num_attention_heads": 2, "hidden_size": width, "intermediate_size": width}
+    return LlamaForCausalLM(LlamaConfig(vocab_size=100, pad_token_id=0, **sizes))
+
+
+def make_answers(count: int) -> list[dict[str, Any]]:
+    """The same examples, with a label for each token after the first two; of one only the last has one."""
+    examples = make_examples(count)
+    for example in examples:
+        example["labels"] = [-100, -100, *example["input_ids"][2:]]
+    examples[0]["labels"] = [*[-100] * (len(examples[0]["labels"]) - 1), 7]
+    return examples
+
+
 def make_examples(count: int) -> list[dict[str, Any]]:
     draw = random.Random(0)
     lengths = [draw.randint(4, 14) for _ in range(count)]
@@ -69,8 +84,11 @@ def collate(examples: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
         name: torch.tensor([[*example[name], *[filler] * (longest - len(example[name]))] for example in examples])
         for name, filler in fillers.items()
     }
-    rest = {name: torch.tensor([example[name] for example in examples]) for name in ("labels", "example_id")}
-    return {**batch, **rest}
+    rest = {"example_id": torch.tensor([example["example_id"] for example in examples])}
+    labels = [example["labels"] for example in examples]
+    if isinstance(labels[0], list):
+        labels = [[*each, *[-100] * (longest - len(each))] for each in labels]
+    return {**batch, **rest, "labels": torch.tensor(labels)}
 
 
 class Lessons(Teacher):
@@ -129,9 +147,11 @@ def make_trainer(
     callbacks: Sequence[TrainerCallback] = (),
     max_skipped_steps: int = 20,
     options: Mapping[str, Any] | None = None,
+    causal: bool = False,
     **arguments: Any,
 ) -> DistillationTrainer:
-    student, teacher = classifier(2, 16, seed, dropout), classifier(3, 24, 100)
+    student: Any = speaker(2, 16, seed) if causal else classifier(2, 16, seed, dropout)
+    teacher: Any = speaker(3, 24, 100) if causal else classifier(3, 24, 100)
     objective = Objective(ObjectiveRecipe.model_validate(recipe), student=student, teacher=teacher)
     settings: dict[str, Any] = {
         "per_device_train_batch_size": 4,
@@ -147,7 +167,7 @@ def make_trainer(
         "disable_tqdm": True,
         "seed": 3,
     }
-    data = make_examples(examples)
+    data = make_answers(examples) if causal else make_examples(examples)
     return DistillationTrainer(
         model=student,
         teacher=Lessons(teacher, objective.requests, spoiled),

@@ -25,7 +25,7 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
-from geodistill.features import is_causal, next_token_loss, only_scored, scored_logits, scored_tokens
+from geodistill.features import count_scored, is_causal, next_token_loss, only_scored, scored_logits, scored_tokens
 
 SIZES: dict[str, Any] = {
     "vocab_size": 50,
@@ -120,14 +120,16 @@ def test_without_labels_the_attended_tokens_are_scored(model: Any) -> None:
     assert scored_tokens(model, batch).all()
 
 
-def test_no_scored_token_gives_no_logits_and_no_number(model: Any) -> None:
+def test_no_scored_token_gives_no_logits_and_no_loss(model: Any) -> None:
     batch = make_batch()
     batch["labels"][:] = -100
     scored = scored_tokens(model, batch)
     with only_scored(model, scored):
         logits = model(batch["input_ids"]).logits
     assert logits.shape == (0, 50)
-    assert next_token_loss(logits, batch["labels"], scored).isnan()
+    loss = next_token_loss(logits, batch["labels"], scored)
+    loss.backward()
+    assert loss.item() == 0
 
 
 def test_a_model_that_goes_round_its_head_is_read_all_the_same(model: Any) -> None:
@@ -146,3 +148,15 @@ def test_the_loss_of_half_precision_logits_is_taken_in_float32() -> None:
     assert half.dtype == torch.float32
     torch.testing.assert_close(half, functional.cross_entropy(logits.bfloat16().float(), labels[0, 1:]))
     assert next_token_loss(logits.double(), labels, scored).dtype == torch.float64
+
+
+def test_what_a_label_loss_is_a_mean_over() -> None:
+    batch = make_batch()
+    assert count_scored(batch, causal=True) == 7 + 2 + 5
+    assert count_scored(batch, causal=False) == 7 + 2 + 5
+    batch["labels"][:, 0] = 1  # the first token follows none
+    assert count_scored(batch, causal=True) == 14 and count_scored(batch, causal=False) == 17
+    assert count_scored({**batch, "labels": torch.tensor([0, 1, 2])}, causal=False) == 3
+    assert count_scored({**batch, "labels": torch.zeros(3, 4)}, causal=False) == 3, "several labels for each text"
+    del batch["labels"]
+    assert count_scored(batch, causal=False) == 3 and count_scored(batch, causal=True) == 20

@@ -36,7 +36,8 @@ class DistillationOutput(ModelOutput):
 class DistillationModel(nn.Module):
     """The student and its objective as one module; without teacher signals it is the student alone.
 
-    `accumulated` makes the feature terms those of a whole step's micro-batches; `only_summary` returns what this
+    `accumulated` makes the feature terms those of a whole step's micro-batches, `share` the label and logit terms
+    (see `Objective`); `only_summary` returns what this
     micro-batch adds to them, in place of a loss.
     """
 
@@ -55,6 +56,7 @@ class DistillationModel(nn.Module):
         teacher_signals: TeacherSignals | None = None,
         chance_seed: int | None = None,
         accumulated: AccumulatedStep | None = None,
+        share: Tensor | None = None,
         only_summary: bool = False,
         **inputs: Tensor,
     ) -> Any:
@@ -73,7 +75,7 @@ class DistillationModel(nn.Module):
         if only_summary:
             return self.objective.summarize(features, teacher_signals, inputs, rows=chance_seed is not None)
         result = self.objective(
-            outputs, features, teacher_signals, inputs, chance_seed=chance_seed, accumulated=accumulated
+            outputs, features, teacher_signals, inputs, chance_seed=chance_seed, accumulated=accumulated, share=share
         )
         return DistillationOutput(
             loss=result.loss, logits=outputs.logits, terms=result.terms, chance=result.chance, starved=result.starved

@@ -127,13 +127,15 @@ class Objective(nn.Module):
         *,
         chance_seed: int | None = None,
         accumulated: AccumulatedStep | None = None,
+        share: Tensor | None = None,
     ) -> ObjectiveOutput:
         """Add up the terms of one batch; with `chance_seed`, also tell what unpaired rows would have given.
 
         A causal model's `outputs` hold all logits (b, t, V) or those of its scored tokens alone (r, V).
         Feature terms alone need no `outputs` and no logits of the teacher's. With `accumulated`, the batch is one
         micro-batch of a step: its feature terms are its share of those of the whole, times the number of micro-batches,
-        which the mean over them takes out again.
+        which the mean over them takes out again. `share` does the like for labels and logits: how many tokens or
+        examples of a step this batch has, over the mean of all that make up the step (`count_scored`).
         """
         somewhere = next(iter(student_features.values())) if student_features else outputs.logits
         loss = somewhere.new_zeros((), dtype=torch.float32)
@@ -146,8 +148,8 @@ class Objective(nn.Module):
                     "The objective has a label term, but the data has no labels.",
                     "Leave objective.label out, or use labelled data.",
                 )
-            terms["label"] = outputs.loss
-            loss = loss + self.label_weight * outputs.loss
+            terms["label"] = outputs.loss if share is None else share * outputs.loss
+            loss = loss + self.label_weight * terms["label"]
         if self.logit_loss is not None and self.logit_weight is not None:
             if signals.logits is None:
                 raise GeodistillError(
@@ -155,7 +157,8 @@ class Objective(nn.Module):
                     "Leave objective.logits out, or give the teacher with its head.",
                 )
             logits = scored_logits(outputs.logits, next_tokens_scored(inputs) if self.causal else None)
-            terms["logits"] = self.logit_loss(logits, signals.logits, labelled_tokens(logits, inputs))
+            value = self.logit_loss(logits, signals.logits, labelled_tokens(logits, inputs))
+            terms["logits"] = value if share is None else share * value
             loss = loss + self.logit_weight * terms["logits"]
         for pair in self._pairs(student_features, signals, inputs):
             if accumulated is None:

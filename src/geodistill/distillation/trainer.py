@@ -28,6 +28,7 @@ from geodistill.distillation.sampler import LengthGroupedTrainer
 from geodistill.distillation.sharding import check_sharding
 from geodistill.distillation.teacher import TEACHER_PREFIX, SignalSource, Teacher
 from geodistill.errors import GeodistillError
+from geodistill.features import count_scored
 
 OBJECTIVE_FILE = "objective.safetensors"
 logger = logging.getLogger(__name__)
@@ -44,9 +45,12 @@ class DistillationTrainer(LengthGroupedTrainer):
     both; the rest as for `Trainer`. `max_skipped_steps`: a step whose gradient is not finite is skipped and counted,
     and after so many in a row training stops with GeodistillError.
     `exact_accumulation`: with several micro-batches in a step, the feature terms and their gradient are those of all of
-    them together (over all ranks where a term has `global_batch`), whatever the split, rather than the mean of theirs;
-    label and logit terms stay the mean over micro-batches. It costs another forward pass of the student, without
+    them together (over all ranks where a term has `global_batch`), whatever the split, rather than the mean of theirs.
+    It costs another forward pass of the student, without
     gradient, and keeps the teacher's signals of a whole step (docs/scale.md).
+
+    Label and logit terms are the mean over all scored tokens of a step (examples, for a classifier), over all ranks and
+    micro-batches, however many of them each has.
 
     Each log entry carries the mean of every term since the last one, and under `chance/` what the feature terms would
     give for rows that are not paired, on the batch that was logged.
@@ -89,6 +93,7 @@ class DistillationTrainer(LengthGroupedTrainer):
         self.exact_accumulation = exact_accumulation and self.args.gradient_accumulation_steps > 1
         self._accumulation = ExactAccumulation(self.teacher, self._prepare_inputs) if self.exact_accumulation else None
         self.add_callback(StepCounts)
+        self._mean_scored: Tensor | None = None
         self._skipped_in_a_row = 0
         self._starved: Tensor | int = 0
         self._totals: dict[str, Tensor] = {}
@@ -132,6 +137,7 @@ class DistillationTrainer(LengthGroupedTrainer):
         batches, items = super().get_batch_samples(epoch_iterator, num_batches, device)
         if self._accumulation is not None:
             self._accumulation.expect(batches)
+        self._mean_scored = self._average_scored(batches)
         return batches, items
 
     def compute_loss(
@@ -143,11 +149,11 @@ class DistillationTrainer(LengthGroupedTrainer):
     ) -> Any:
         if not model.training:
             return super().compute_loss(model, inputs, return_outputs=return_outputs)
-        seed = self._chance_seed()
+        seed, share = self._chance_seed(), self._share(inputs)
         if self._accumulation is None:
-            output = model(teacher_signals=self.teacher(inputs), chance_seed=seed, **inputs)
+            output = model(teacher_signals=self.teacher(inputs), chance_seed=seed, share=share, **inputs)
         else:
-            output = model(**self._accumulation.next(model, inputs, seed), **inputs)
+            output = model(**self._accumulation.next(model, inputs, seed), share=share, **inputs)
         self._micro_batches += 1
         self._starved = self._starved + output.starved
         for name, value in output.terms.items():
@@ -159,6 +165,20 @@ class DistillationTrainer(LengthGroupedTrainer):
         if "loss" in logs and self._micro_batches:
             logs.update(self._take_terms())
         super().log(logs, start_time)
+
+    def _average_scored(self, batches: list[Any]) -> Tensor | None:
+        """How many tokens or examples a micro-batch of this rank would score if all of the step were alike, from which
+        the gradient of the mean over ranks, and over each rank's micro-batches, is that of the mean over the step."""
+        if not self.objective.reads_logits or (len(batches) == 1 and self.args.world_size == 1):
+            return None
+        counts = [count_scored(batch, causal=self.objective.causal).to(self.args.device) for batch in batches]
+        total = self.accelerator.reduce(torch.stack(counts).sum(), reduction="sum")
+        return total.float().clamp(min=1) / (self.args.world_size * len(batches))
+
+    def _share(self, inputs: dict[str, Any]) -> Tensor | None:
+        if self._mean_scored is None:
+            return None
+        return count_scored(inputs, causal=self.objective.causal) / self._mean_scored
 
     def _chance_seed(self) -> int | None:
         # The chance level doubles the price of a feature term, so it is taken on the steps that are logged.

@@ -20,6 +20,7 @@ from geodistill.features.rows import (
     select_rows,
 )
 from geodistill.features.scored import (
+    count_scored,
     is_causal,
     next_token_loss,
     next_tokens_scored,
@@ -37,6 +38,7 @@ __all__ = [
     "Point",
     "TokenWords",
     "align_words",
+    "count_scored",
     "count_word_tokens",
     "evaluation_mode",
     "feature_width",

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import PreTrainedModel
 
-from geodistill.features.rows import response_logits_mask
+from geodistill.features.rows import IGNORED_LABEL, response_logits_mask
 
 
 def is_causal(model: PreTrainedModel) -> bool:
@@ -37,6 +37,17 @@ def next_tokens_scored(inputs: Mapping[str, Tensor]) -> Tensor:
     if labels is not None and labels.ndim == 2:
         return response_logits_mask(labels, attended)
     return torch.ones_like(inputs["input_ids"], dtype=torch.bool) if attended is None else attended != 0
+
+
+def count_scored(inputs: Mapping[str, Tensor], *, causal: bool) -> Tensor:
+    """Return over how much of a batch its label loss is a mean: the scored tokens of a causal model or the labelled
+    ones of a token classifier; of any other the examples."""
+    if causal:
+        return next_tokens_scored(inputs).sum()
+    tokens, labels = inputs["input_ids"], inputs.get("labels")
+    if labels is not None and labels.shape == tokens.shape:
+        return (labels != IGNORED_LABEL).sum()
+    return torch.tensor(len(tokens), device=tokens.device)
 
 
 @contextmanager
@@ -67,12 +78,14 @@ def scored_logits(logits: Tensor, scored: Tensor | None) -> Tensor:
 
 def next_token_loss(logits: Tensor, labels: Tensor, scored: Tensor) -> Tensor:
     """The mean cross-entropy of the tokens that follow the scored ones, in nats: what transformers computes of all
-    logits and labels (b, t), from the logits (r, V) of the `scored` (b, t) alone. NaN when there is none.
+    logits and labels (b, t), from the logits (r, V) of the `scored` (b, t) alone. Where there is none, a zero that can
+    be differentiated.
 
     A token that follows no attended one, such as the first of a text that was padded on the left, is not scored.
     """
     dtype = torch.promote_types(logits.dtype, torch.float32)
-    return functional.cross_entropy(logits.to(dtype), labels[:, 1:][scored[:, :-1]])
+    total = functional.cross_entropy(logits.to(dtype), labels[:, 1:][scored[:, :-1]], reduction="sum")
+    return total / max(1, len(logits))
 
 
 def _head(model: PreTrainedModel) -> Any:
