@@ -210,6 +210,28 @@ def test_only_logits_that_are_scored_are_kept(speaking, tmp_path, top_k):
     torch.testing.assert_close(found, expected, atol=1e-6, rtol=0)
 
 
+def test_a_teacher_that_is_asked_for_rows_alone_has_no_logits_on_disk(speaking, tmp_path):
+    (request,) = speaking.requests
+    quiet = Teacher(speaking.model, [request], precision="float32", logits=False)
+    cache = speaking.prepare(tmp_path, quiet)
+    assert not (tmp_path / "logits.bin").exists() and cache.top_k is None
+    batch = speaking.batch(POSITIONS)
+    found, expected = cache(batch), speaking.teacher()(batch)
+    assert found.logits is None and quiet(batch).logits is None
+    torch.testing.assert_close(found.features[request], expected.features[request], atol=1e-6, rtol=0)
+    assert cache.select([request])(batch).logits is None
+
+    # Who wants logits has it written again, with what it held; who does not want them reads what is there.
+    whole = speaking.prepare(tmp_path, speaking.teacher([FeatureRequest(0, "mean")]))
+    torch.testing.assert_close(whole(batch).logits, expected.logits, atol=1e-6, rtol=0)
+    stamp = (tmp_path / "logits.bin").stat().st_mtime_ns
+    again = speaking.prepare(tmp_path, quiet)
+    torch.testing.assert_close(again(batch).features[request], expected.features[request], atol=1e-6, rtol=0)
+    assert (tmp_path / "logits.bin").stat().st_mtime_ns == stamp
+    more = speaking.prepare(tmp_path, Teacher(speaking.model, [FeatureRequest(1, "last")], logits=False))
+    assert more(batch).logits is not None
+
+
 def answering(speaking):
     """Give each example a prompt of one token, and return what pads such examples."""
     for example in speaking.dataset:

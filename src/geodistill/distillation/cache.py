@@ -40,9 +40,9 @@ class TeacherCache:
     """What the teacher said of every example of one data set, read from disk: a `SignalSource` like `Teacher`.
 
     Called with a batch that has `example_id` (b,), the examples' positions in the cached data, it returns what the
-    teacher would have: logits in float32, or `TopKLogits` where it was made with `top_k`, rows (b, t, d)
-    or (b, d) in the dtype of the cache, on the device of the inputs. The batch may be padded on either side and to any
-    length. Its tokens are compared with a checksum, so that a batch of other data raises GeodistillError.
+    teacher would have: logits, if it was asked for any, in float32, or `TopKLogits` where it was made with `top_k`, and
+    rows (b, t, d) or (b, d) in the dtype of the cache, on the device of the inputs. The batch may be padded on either
+    side and to any length. Its tokens are compared with a checksum: a batch of other data raises GeodistillError.
 
     `widths` maps each request to the width of its rows. In a rotated cache that is less than the teacher's; `axes` has
     the matrix (d, width) that rotates and cuts the teacher's own rows likewise, and `bounds` what the cut can cost.
@@ -53,8 +53,9 @@ class TeacherCache:
     ) -> None:
         self.requests = list(dict.fromkeys(requests))
         self._index = ExampleIndex(**load_file(folder / INDEX))
-        tables = {key: Table.from_json(entries[key]["table"]) for key in [None, *self.requests]}
-        self.top_k = tables[None].top_k
+        keys: list[Key] = [*([None] if None in entries else []), *self.requests]
+        tables = {key: Table.from_json(entries[key]["table"]) for key in keys}
+        self.top_k = tables[None].top_k if None in tables else None
         self._data: dict[RowsPer, dict[Key, Tensor]] = {}
         for key, table in tables.items():
             rows = self._index.rows(table.per)
@@ -109,7 +110,9 @@ class TeacherCache:
         found: dict[Key, Tensor] = {}
         for per, data in self._data.items():
             found.update({key: values.to(device) for key, values in rows.gather(per, data).items()})
-        logits = found[None] if self.top_k is None else TopKLogits.unpack(found[None], self.top_k.temperature)
+        logits: Tensor | TopKLogits | None = found.get(None)
+        if self.top_k is not None:
+            logits = TopKLogits.unpack(found[None], self.top_k.temperature)
         return TeacherSignals(logits=logits, features={request: found[request] for request in self.requests})
 
 
@@ -131,9 +134,9 @@ def prepare_cache(
     """Open the teacher's cache of a data set, or let the teacher read the data once and write it.
 
     `dataset` is a sequence of encoded examples (input_ids, attention_mask, …), `collate` pads a list of them to a
-    batch. The cache answers the teacher's requests. It is reused while the teacher's weights and precision, the
-    tokenizer, the data, `dtype`, `variance` and `top_k` are the same, and is otherwise written anew, as with `fresh`;
-    where only requests are missing, those that it held stay in it.
+    batch. The cache answers the teacher's requests, and has logits where the teacher gives any. It is reused while the
+    teacher's weights and precision, the tokenizer, the data, `dtype`, `variance` and `top_k` are the same, and is
+    otherwise written anew, as with `fresh`; where only requests or logits are missing, what it held stays in it.
 
     With `variance`, such as 0.999, the rows are kept in their principal axes, the fewest that hold this share of the
     variance: smaller, the same to Procrustes, Gram and CKA up to the stated bounds, and narrower than the teacher,
@@ -161,10 +164,11 @@ def prepare_cache(
         manifest = read_manifest(folder)
         if manifest is not None and manifest["fingerprint"] == fingerprint:
             held = list(_entries(manifest))
-            if set(teacher.requests) <= set(held):
+            if set(teacher.requests) <= set(held) and (None in held or not teacher.logits):
                 return open_cache(folder, fingerprint=fingerprint, requests=teacher.requests)
             both = [*(key for key in held if key is not None), *teacher.requests]
-            teacher = Teacher(teacher.model, both, precision=teacher.precision)
+            logits = teacher.logits or None in held
+            teacher = Teacher(teacher.model, both, precision=teacher.precision, logits=logits)
         if manifest is not None:
             say(f"The teacher cache in {folder} was made for something else and is written anew.", progress)
             discard(folder)

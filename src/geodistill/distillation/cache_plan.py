@@ -73,10 +73,10 @@ def _size(table: Table, index: ExampleIndex) -> int:
 
 def check_space(folder: Path, plan: Plan, index: ExampleIndex, limit: int, progress: bool) -> None:
     """Say what the cache will take; raises GeodistillError if that is over the limit or more than the disk has."""
-    rotating = plan.written != plan.final
+    rotating, kinds = plan.written != plan.final, len([key for key in plan.final if key is not None])
     size = (
         f"{'at most ' if rotating else ''}{_readable(plan.bytes)} for {len(index):,} examples and "
-        f"{len(plan.final) - 1} kinds of feature rows{' until these are rotated and cut' if rotating else ''}"
+        f"{kinds} kinds of feature rows{' until these are rotated and cut' if rotating else ''}"
     )
     there = sum(path.stat().st_size for path in folder.glob("*.bin"))
     free = shutil.disk_usage(folder).free + there
@@ -90,8 +90,8 @@ def check_space(folder: Path, plan: Plan, index: ExampleIndex, limit: int, progr
 
 
 def _shorter_logits(plan: Plan) -> str:
-    logits = plan.final[None]
-    whole = logits.per != "example" and logits.top_k is None
+    logits = plan.final.get(None)
+    whole = logits is not None and logits.per != "example" and logits.top_k is None
     return "Keep the largest logits only (teacher.cache_top_k=64)," if whole else "Ask for fewer layers,"
 
 
@@ -110,7 +110,9 @@ def _plan_tables(
     positions = index.order[-1:]
     inputs = make_batch(teacher, dataset, collate, positions)
     signals = teacher(inputs)
-    tables: dict[Key, Table] = {None: _logits_table(teacher, whole_logits(signals), inputs, top_k)}
+    tables: dict[Key, Table] = {}
+    if teacher.logits:
+        tables[None] = _logits_table(teacher, whole_logits(signals), inputs, top_k)
     for number, request in enumerate(teacher.requests):
         per: RowsPer = "example"
         if request.rows == "tokens":

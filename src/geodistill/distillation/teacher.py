@@ -52,7 +52,8 @@ class SignalSource(Protocol):
 class Teacher:
     """A teacher that runs beside the student: in eval mode, without gradients, in bfloat16 where that is faster.
 
-    It is no nn.Module on purpose: no trainer can move, wrap, save or train it by accident.
+    It is no nn.Module on purpose: no trainer can move, wrap, save or train it by accident. With `logits=False` it is
+    asked for its rows alone, and a language model's head, as wide as the vocabulary, does nothing.
     """
 
     def __init__(
@@ -61,10 +62,12 @@ class Teacher:
         requests: Sequence[FeatureRequest] = (),
         *,
         precision: Literal["auto", "float32", "bfloat16"] = "auto",
+        logits: bool = True,
     ) -> None:
         self.model = model.eval().requires_grad_(False)
         self.requests = list(dict.fromkeys(requests))
         self.precision = precision
+        self.logits = logits
         self._capture = Capture(model, [request.point for request in self.requests])
 
     def to(self, device: torch.device) -> Teacher:
@@ -79,9 +82,11 @@ class Teacher:
         # An enclosing autocast of the student's must not decide the teacher's precision, so it is set either way.
         autocast = torch.autocast(device.type, dtype=torch.bfloat16, enabled=bfloat16)
         scored = scored_tokens(self.model, inputs)
+        if scored is not None and not self.logits:
+            scored = torch.zeros_like(scored)
         with autocast, only_scored(self.model, scored):
             outputs, hidden = self._capture(**model_inputs(self.model, inputs))
-        logits = getattr(outputs, "logits", None)
+        logits = getattr(outputs, "logits", None) if self.logits else None
         rows = teacher_rows(hidden, self.requests, inputs)
         return TeacherSignals(None if logits is None else scored_logits(logits, scored), rows)
 

@@ -16,9 +16,9 @@ import yaml
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
+from geodistill.distillation.cache_plan import Key
 from geodistill.distillation.objective import feature_requests
 from geodistill.distillation.student import build_student
-from geodistill.distillation.teacher import FeatureRequest
 from geodistill.errors import GeodistillError
 from geodistill.recipe import Recipe
 from geodistill.studies.plan import Job, default_comparison, plan_jobs
@@ -90,7 +90,7 @@ def compare(
 def run_jobs(
     jobs: Sequence[Job],
     folder: Path,
-    requests: Mapping[str, Sequence[FeatureRequest]],
+    requests: Mapping[str, Sequence[Key]],
     *,
     workers: int,
     progress: bool,
@@ -131,14 +131,16 @@ def run_jobs(
         )
 
 
-def collect_requests(jobs: Sequence[Job], teacher: PreTrainedModel) -> dict[str, list[FeatureRequest]]:
-    """Return, for each data section, all teacher rows that any job wants of it, so that one cache serves all."""
-    wanted: dict[str, dict[FeatureRequest, None]] = {}
+def collect_requests(jobs: Sequence[Job], teacher: PreTrainedModel) -> dict[str, list[Key]]:
+    """Return, for each data section, all that any job wants of the teacher for it, so that one cache serves all: rows,
+    and None for logits."""
+    wanted: dict[str, dict[Key, None]] = {}
     for job in jobs:
         student = build_student(job.recipe.student, teacher, seed=job.seed)
         for stage in stages_of(job.recipe):
             ours = wanted.setdefault(stage.data.model_dump_json(), {})
             ours |= dict.fromkeys(feature_requests(stage.objective, student, teacher))
+            ours |= {None: None} if stage.objective.logits else {}
     return {data: list(requests) for data, requests in wanted.items()}
 
 
@@ -154,7 +156,7 @@ def _start_worker(threads: int) -> None:
     torch.set_flush_denormal(True)
 
 
-def _run_job(job: Job, folder: Path, requests: Mapping[str, Sequence[FeatureRequest]]) -> None:
+def _run_job(job: Job, folder: Path, requests: Mapping[str, Sequence[Key]]) -> None:
     # The folder is the comparison's own, so what another recipe left there is replaced.
     train(job.recipe, job.folder, replace=True, shared=folder, requests=requests, progress=False)
 

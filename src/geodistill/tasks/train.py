@@ -15,11 +15,12 @@ from transformers import PreTrainedModel, set_seed
 from geodistill.distillation.adapters import Student, adapted_model, merge_adapters
 from geodistill.distillation.cache import prepare_cache
 from geodistill.distillation.cache_format import TopK
+from geodistill.distillation.cache_plan import Key
 from geodistill.distillation.export import export_student
 from geodistill.distillation.objective import Objective, feature_requests
 from geodistill.distillation.sharding import whole_model
 from geodistill.distillation.student import count_parameters, size_in_megabytes
-from geodistill.distillation.teacher import FeatureRequest, NoTeacher, SignalSource, Teacher, model_inputs, teacher_view
+from geodistill.distillation.teacher import NoTeacher, SignalSource, Teacher, model_inputs, teacher_view
 from geodistill.distillation.trainer import DistillationTrainer
 from geodistill.recipe import TASK_STAGE, LogitTerm, Recipe, StageRecipe, StudentRecipe
 from geodistill.tasks.arguments import StepBar, processes, train_to_the_end, training_arguments
@@ -42,7 +43,7 @@ def train(
     replace: bool = False,
     onnx: bool = False,
     shared: Path | None = None,
-    requests: Mapping[str, Sequence[FeatureRequest]] | None = None,
+    requests: Mapping[str, Sequence[Key]] | None = None,
     progress: bool = True,
 ) -> dict[str, Any]:
     """Train one student, measure it on the test split after its last epoch, and write the run folder.
@@ -50,7 +51,7 @@ def train(
     A run that is finished is read, not repeated; one that was interrupted goes on from its newest checkpoint.
     `fresh` starts over, `replace` does so only where the folder holds another run. `shared` is where the teacher and
     its cached signals are kept, the run folder by default; `requests` are, by data section, the rows that other runs
-    want of the same cache.
+    want of the same cache, and None where they want logits.
 
     Returns what it writes to results.json, and nothing on any rank but the main one. Raises GeodistillError for
     whatever the user can mend.
@@ -77,8 +78,9 @@ def train(
     for stage in stages_of(recipe):
         wanted = (requests or {}).get(stage.data.model_dump_json(), ())
         stage_task = taught.task if stage.name == TASK_STAGE else task_of(recipe, stage.data)
-        words = "words" in {*(term.rows for term in stage.objective.features), *(request.rows for request in wanted)}
-        reading = read(stage_task, taught, adapted_model(student), tokenizer, words=words)
+        rows = {request.rows for request in wanted if request is not None}
+        rows |= {term.rows for term in stage.objective.features}
+        reading = read(stage_task, taught, adapted_model(student), tokenizer, words="words" in rows)
         trainer = train_stage(stage, recipe, student, taught, reading, folder, shared / "cache", wanted, cost, progress)
         student = whole_model(student)
         geometry[stage.name] = trainer.geometry
@@ -146,7 +148,7 @@ def train_stage(
     reading: Reading,
     folder: Path,
     cache: Path,
-    requests: Sequence[FeatureRequest],
+    requests: Sequence[Key],
     cost: Cost,
     progress: bool,
 ) -> DistillationTrainer:
@@ -157,7 +159,9 @@ def train_stage(
     training = stage.training.model_copy(update={"seed": recipe.training.seed})
     arguments = training_arguments(training, checkpoints)
     wanted = feature_requests(stage.objective, student, taught.model)
-    online = Teacher(taught.model, sorted({*wanted, *requests}, key=str), precision=recipe.teacher.precision)
+    rows = {*wanted, *(request for request in requests if request is not None)}
+    logits = stage.objective.logits is not None or None in requests
+    online = Teacher(taught.model, sorted(rows, key=str), precision=recipe.teacher.precision, logits=logits)
     teacher: SignalSource = online.to(arguments.device)
     with processes().main_process_first():
         learnt = task.learnt(
