@@ -9,6 +9,8 @@ from transformers import (
     BertForSequenceClassification,
     DistilBertConfig,
     DistilBertForSequenceClassification,
+    LlamaConfig,
+    LlamaForCausalLM,
 )
 
 from geodistill.distillation import teacher as teacher_module
@@ -157,3 +159,11 @@ def test_model_inputs_are_those_the_family_takes(inputs: dict[str, torch.Tensor]
 def test_a_point_that_does_not_exist_is_refused(model: Any, point: int | str) -> None:
     with pytest.raises(GeodistillError):
         Teacher(model, [FeatureRequest(point, "cls")])
+
+
+def test_a_decoder_keeps_no_keys_and_values_of_a_text_that_is_read_at_once() -> None:
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    model = LlamaForCausalLM(LlamaConfig(vocab_size=20, **sizes))
+    inputs = {"input_ids": torch.ones(1, 3, dtype=torch.long)}
+    assert model(**inputs).past_key_values is not None
+    assert model(**model_inputs(model, inputs)).past_key_values is None

@@ -58,6 +58,9 @@ def test_a_student_is_trained_scored_and_evaluated(recipe: Callable[..., Recipe]
 
     student = AutoModelForCausalLM.from_pretrained(tmp_path / "run" / "student")
     assert student.config.num_hidden_layers == 2
+    for place in ("teacher", "student"):
+        written = AutoModelForCausalLM.from_pretrained(tmp_path / "run" / place)
+        assert written.config.use_cache and written.generation_config.use_cache, "else it would generate slowly"
     scores = evaluate(tmp_path / "run")
     assert scores["metrics"] == pytest.approx(results["metrics"], rel=1e-5)
     lines = [json.loads(line) for line in Path(scores["predictions"]).read_text().splitlines()]

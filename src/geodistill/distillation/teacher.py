@@ -127,13 +127,17 @@ class NoTeacher:
         return TeacherSignals(logits=None)
 
 
-def model_inputs(model: nn.Module, inputs: Mapping[str, Tensor], *, labels: bool = False) -> dict[str, Tensor]:
+def model_inputs(model: nn.Module, inputs: Mapping[str, Tensor], *, labels: bool = False) -> dict[str, Any]:
     """Keep the inputs that a model's forward names; families differ (DistilBERT takes no token_type_ids).
 
-    Labels are left out unless asked for, so that a teacher computes no loss.
+    Labels are left out unless asked for, so that a teacher computes no loss. A decoder is told to keep no cache of keys
+    and values: whole texts are read at once.
     """
     accepted = inspect.signature(model.forward).parameters
-    return {name: value for name, value in inputs.items() if name in accepted and (labels or name != "labels")}
+    kept: dict[str, Any] = {
+        name: value for name, value in inputs.items() if name in accepted and (labels or name != "labels")
+    }
+    return {**kept, "use_cache": False} if "use_cache" in accepted else kept
 
 
 def bfloat16_is_faster(device: torch.device) -> bool:

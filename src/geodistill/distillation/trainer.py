@@ -76,7 +76,11 @@ class DistillationTrainer(LengthGroupedTrainer):
         # Denormal numbers make CPU training up to eight times slower and change nothing else.
         torch.set_flush_denormal(True)
         inner = adapted_model(model)
+        use_cache = getattr(inner.config, "use_cache", None)
         super().__init__(model=DistillationModel(inner, objective), args=args, **kwargs)
+        if use_cache is not None:
+            # The Trainer turns it off, and a student that was saved so would read its whole text for each new token.
+            inner.config.use_cache = use_cache
         if inner is not model and (self.is_fsdp_enabled or self.is_deepspeed_enabled):
             raise GeodistillError(
                 "A student with adapters is not trained under FSDP or DeepSpeed here.",

@@ -229,7 +229,7 @@ def predict(model: PreTrainedModel, encoded: EncodedExamples, collate: Collator,
     device = next(model.parameters()).device
     logits: np.ndarray | None = None
     for batch in batches(encoded, collate, batch_size):
-        inputs = {name: value.to(device) for name, value in model_inputs(model, batch).items()}
+        inputs = model_inputs(model, {name: value.to(device) for name, value in batch.items()})
         output = model(**inputs).logits.float().cpu().numpy()
         logits = np.empty((len(encoded), output.shape[-1]), dtype=np.float32) if logits is None else logits
         logits[batch["example_id"].numpy()] = output

@@ -45,7 +45,7 @@ def perplexity(model: PreTrainedModel, encoded: EncodedExamples, collate: Collat
         scored = scored_tokens(model, batch)
         assert scored is not None  # the model is a causal one
         scored = scored.to(device)
-        inputs = {name: value.to(device) for name, value in model_inputs(model, batch).items()}
+        inputs = model_inputs(model, {name: value.to(device) for name, value in batch.items()})
         with only_scored(model, scored):
             logits = scored_logits(model(**inputs).logits, scored)
         if len(logits):
