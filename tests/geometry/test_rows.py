@@ -8,6 +8,7 @@ import torch
 from geodistill.errors import GeodistillError
 from geodistill.geometry import rows as module
 from geodistill.geometry.rows import (
+    counting_rows,
     largest_entry,
     or_one,
     pair_rows,
@@ -147,3 +148,28 @@ def test_divisors_are_never_zero_and_keep_nan():
     assert largest_entry(torch.tensor([[1.0, -5.0], [3.0, 0.0]])) == 5
     assert largest_entry(torch.tensor([[[1.0, -5.0]], [[0.0, 0.0]]])).tolist() == [5, 1]
     assert largest_entry(torch.tensor([[1.0, torch.nan]])).isnan()
+
+
+@pytest.mark.parametrize("weights", [torch.bool, torch.float32])
+@pytest.mark.parametrize("counting", [5, 11, 12, 0])
+def test_rows_that_do_not_count_are_left_out_where_they_are_many(weights: torch.dtype, counting: int) -> None:
+    """Twelve of sixteen are three quarters, and with none there is nothing to leave."""
+    generator = torch.Generator().manual_seed(0)
+    student, teacher = torch.randn(2, 8, 3, generator=generator), torch.randn(2, 8, 5, generator=generator)
+    order = torch.randperm(16, generator=generator)
+    mask = ((order < counting).view(2, 8) * 2).to(weights)
+    student[mask == 0] = torch.nan
+    few = counting_rows(student, teacher, mask)
+    if counting in (0, 12):
+        assert few[0] is student and few[1] is teacher and few[2] is mask
+        return
+    assert torch.equal(few[0], student[mask != 0]) and torch.equal(few[1], teacher[mask != 0])
+    assert few[2] is None if weights == torch.bool else torch.equal(few[2], torch.full((counting,), 2.0))
+
+
+def test_a_prepared_teacher_and_shapes_that_do_not_fit_are_left_as_they_are() -> None:
+    student, teacher, mask = torch.ones(8, 3), torch.ones(8, 5), torch.arange(8) < 2
+    prepared = prepare_features(teacher, mask)
+    assert counting_rows(student, prepared, None)[1] is prepared
+    assert counting_rows(student, teacher[:4], mask)[0] is student
+    assert counting_rows(student, teacher, mask[:4])[0] is student

@@ -15,7 +15,15 @@ from torch import Tensor
 from geodistill.errors import GeodistillError
 from geodistill.geometry.moments import Kernels, Moments
 from geodistill.geometry.nuclear import nuclear_norm
-from geodistill.geometry.rows import FeatureRows, PairedRows, full_precision, or_one, pair_rows, unit_rows
+from geodistill.geometry.rows import (
+    FeatureRows,
+    PairedRows,
+    counting_rows,
+    full_precision,
+    or_one,
+    pair_rows,
+    unit_rows,
+)
 
 Normalize = bool | Literal["rows"]
 
@@ -111,7 +119,7 @@ def select(student: Tensor, teacher: Tensor | FeatureRows, mask: Tensor | None, 
     """Features to rows, of unit length if so asked."""
     if normalize not in (True, False, "rows"):
         raise GeodistillError(f"Unknown normalisation {normalize!r}.", "Valid: True, False, 'rows'.")
-    rows = pair_rows(student, teacher, mask)
+    rows = pair_rows(*counting_rows(student, teacher, mask))
     return unit_rows(rows) if normalize == "rows" else rows
 
 

@@ -18,6 +18,7 @@ from torch import Tensor
 from geodistill.errors import GeodistillError
 from geodistill.geometry.symmetric import add_lower_gram, gram, mirror
 
+_MOST_KEPT = 0.75
 BLOCK_ELEMENTS = 2**22  # 16 MiB in float32, which stays in a CPU's last cache
 
 
@@ -200,6 +201,26 @@ def pair_rows(student: Tensor, teacher: Tensor | FeatureRows, mask: Tensor | Non
     dtype = torch.promote_types(rows.dtype, student.dtype)
     pair = PairedRows(student.flatten(0, -2), rows)
     return pair if dtype == rows.dtype else pair.to(dtype)
+
+
+def counting_rows(
+    student: Tensor, teacher: Tensor | FeatureRows, mask: Tensor | None
+) -> tuple[Tensor, Tensor | FeatureRows, Tensor | None]:
+    """Leave out the rows that do not count, on a CPU and where they are so many that a copy of the others pays.
+
+    A response is a fifth of its text, and fewer rows than dimensions make a cheaper problem. An accelerator would have
+    to be waited for, to learn how many there are.
+    """
+    if mask is None or isinstance(teacher, FeatureRows) or student.device.type != "cpu":
+        return student, teacher, mask
+    if not mask.shape == student.shape[:-1] == teacher.shape[:-1]:
+        return student, teacher, mask  # for `pair_rows` to refuse
+    flat = mask.reshape(-1)
+    kept = flat.nonzero().squeeze(1)
+    if not 0 < len(kept) < _MOST_KEPT * len(flat):
+        return student, teacher, mask
+    weights = None if mask.dtype == torch.bool else flat[kept]
+    return student.flatten(0, -2)[kept], teacher.flatten(0, -2)[kept], weights
 
 
 def unit_rows(rows: PairedRows) -> PairedRows:
