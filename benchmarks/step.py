@@ -61,8 +61,8 @@ def lines(teacher: PreTrainedModel, student: PreTrainedModel, batch: dict[str, T
     """One line a candidate."""
     objectives = {"KD": bind(KD, student, teacher)}
     for loss in LOSSES:
-        term_of_it = {"loss": loss, "rows": rows_of(batch)}
-        objectives[f"KD + {loss}"] = bind({**KD, "features": [term_of_it]}, student, teacher)
+        features = [{"loss": loss, "rows": rows_of(batch)}]
+        objectives[f"KD + {loss}"] = bind({**KD, "features": features}, student, teacher)
     steps = {name: step(student, objective, teacher, batch) for name, objective in objectives.items()}
     if is_causal(student):
         steps["KD, all logits"] = step_with_all_logits(student, objectives["KD"], teacher, batch)

@@ -8,7 +8,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
@@ -36,9 +35,8 @@ class DistillationOutput(ModelOutput):
 class DistillationModel(nn.Module):
     """The student and its objective as one module; without teacher signals it is the student alone.
 
-    `accumulated` makes the feature terms those of a whole step's micro-batches, `share` the label and logit terms
-    (see `Objective`); `only_summary` returns what this
-    micro-batch adds to them, in place of a loss.
+    `accumulated` makes the feature terms those of a whole step's micro-batches, `share` the label and logit terms (see
+    `Objective`); `only_summary` returns what this micro-batch adds to the feature terms, in place of a loss.
     """
 
     # The loss is a mean over the batch, so the Trainer has to divide it by the number of micro-batches.
@@ -64,9 +62,7 @@ class DistillationModel(nn.Module):
             return self.student(**model_inputs(self.student, inputs, labels=True))
         capture = Capture(self.student, self.objective.student_points)
         labels = self.objective.label_weight is not None and not only_summary
-        scored = scored_tokens(self.student, inputs)
-        if scored is not None and (only_summary or not self.objective.reads_logits):
-            scored = torch.zeros_like(scored)
+        scored = scored_tokens(self.student, inputs, wanted=self.objective.reads_logits and not only_summary)
         with only_scored(self.student, scored):
             outputs, features = capture(**model_inputs(self.student, inputs, labels=labels and scored is None))
         outputs.logits = scored_logits(outputs.logits, scored)

@@ -81,9 +81,7 @@ class Teacher:
         bfloat16 = self.precision == "bfloat16" or (self.precision == "auto" and bfloat16_is_faster(device))
         # An enclosing autocast of the student's must not decide the teacher's precision, so it is set either way.
         autocast = torch.autocast(device.type, dtype=torch.bfloat16, enabled=bfloat16)
-        scored = scored_tokens(self.model, inputs)
-        if scored is not None and not self.logits:
-            scored = torch.zeros_like(scored)
+        scored = scored_tokens(self.model, inputs, wanted=self.logits)
         with autocast, only_scored(self.model, scored):
             outputs, hidden = self._capture(**model_inputs(self.model, inputs))
         logits = getattr(outputs, "logits", None) if self.logits else None

@@ -46,8 +46,8 @@ class DistillationTrainer(LengthGroupedTrainer):
     and after so many in a row training stops with GeodistillError.
     `exact_accumulation`: with several micro-batches in a step, the feature terms and their gradient are those of all of
     them together (over all ranks where a term has `global_batch`), whatever the split, rather than the mean of theirs.
-    It costs another forward pass of the student, without
-    gradient, and keeps the teacher's signals of a whole step (docs/scale.md).
+    It costs another forward pass of the student, without gradient, and keeps the teacher's signals of a whole step
+    (docs/scale.md).
 
     Label and logit terms are the mean over all scored tokens of a step (examples, for a classifier), over all ranks and
     micro-batches, however many of them each has.

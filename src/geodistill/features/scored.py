@@ -25,9 +25,14 @@ def is_causal(model: PreTrainedModel) -> bool:
     return kind in (None, "ForCausalLM") and not model.config.is_encoder_decoder and _head(model) is not None
 
 
-def scored_tokens(model: PreTrainedModel, inputs: Mapping[str, Tensor]) -> Tensor | None:
-    """Return at which tokens (b, t) the logits of a causal language model are scored; None for any other model."""
-    return next_tokens_scored(inputs) if is_causal(model) else None
+def scored_tokens(model: PreTrainedModel, inputs: Mapping[str, Tensor], *, wanted: bool = True) -> Tensor | None:
+    """Return at which tokens (b, t) the logits of a causal language model are scored; None for any other model.
+
+    Where logits are not `wanted`, they are scored nowhere.
+    """
+    if not is_causal(model):
+        return None
+    return next_tokens_scored(inputs) if wanted else torch.zeros_like(inputs["input_ids"], dtype=torch.bool)
 
 
 def next_tokens_scored(inputs: Mapping[str, Tensor]) -> Tensor:

@@ -24,7 +24,6 @@ from geodistill.recipe import Recipe
 from geodistill.studies.plan import Job, default_comparison, plan_jobs
 from geodistill.studies.table import RunResult, TeacherResult
 from geodistill.tasks.choose import task_of
-from geodistill.tasks.loading import load_tokenizer, same_vocabulary
 from geodistill.tasks.reading import student_tokenizer
 from geodistill.tasks.run_folder import (
     RECIPE,
@@ -74,9 +73,7 @@ def compare(
 
     for job in {job.recipe.student.model_dump_json(): job for job in jobs if job.recipe.student.training}.values():
         # Once, before the runs need it, and with all cores.
-        tokenizer = student_tokenizer(job.recipe)
-        own = taught.tokenizer if tokenizer is None else tokenizer
-        start_student(job.recipe, taught, own, folder / "students", progress=progress)
+        start_student(job.recipe, taught, student_tokenizer(job.recipe), folder / "students", progress=progress)
 
     run_jobs(jobs, folder, collect_requests(jobs, taught.model), workers=_workers(recipe), progress=progress)
 
@@ -173,8 +170,10 @@ def _with_latency(runs: list[RunResult], jobs: Sequence[Job], taught: TaughtTask
         shape = job.recipe.student.model_dump_json()
         if shape not in latency:
             student = taught.task.load_model(str(job.folder / "student"), new_head=False)
-            tokenizer, encoded = load_tokenizer(str(job.folder / "student")), taught.encoded
-            if not same_vocabulary(tokenizer, taught.tokenizer):
+            tokenizer, encoded = student_tokenizer(job.recipe), taught.encoded
+            if tokenizer is None:
+                tokenizer = taught.tokenizer
+            else:
                 encoded = taught.task.encode(student, tokenizer)
             latency[shape] = measure_latency(student, taught.task.collator(tokenizer), encoded["validation"])
     return [

@@ -9,7 +9,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from geodistill.distillation.teacher import FeatureRequest, Teacher, model_inputs
-from geodistill.features import Capture, is_causal, layer_count, map_layers, only_scored, select_rows
+from geodistill.features import Capture, layer_count, map_layers, only_scored, scored_tokens, select_rows
 from geodistill.geometry import chance_level, cka, floor, gram_distance, procrustes_distance
 from geodistill.tasks.task import Collator, EncodedExamples, batches, spread
 
@@ -44,7 +44,7 @@ def measure_geometry(
     for batch in batches(spread(encoded, most), collate, 64):
         inputs = {name: value.to(device) for name, value in batch.items()}
         signals = ask(inputs)
-        with only_scored(student, torch.zeros_like(inputs["attention_mask"]) != 0 if is_causal(student) else None):
+        with only_scored(student, scored_tokens(student, inputs, wanted=False)):
             _, hidden = capture(**model_inputs(student, inputs))
         for place, ((s, _), request) in enumerate(zip(pairs, requests, strict=True)):
             found, mask = select_rows(

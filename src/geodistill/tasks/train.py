@@ -69,7 +69,7 @@ def train(
 
     taught = prepare_teacher(recipe.teacher, task, shared / "teacher", progress=progress)
     tokenizer = taught.tokenizer if own_tokenizer is None else own_tokenizer
-    student = start_student(recipe, taught, tokenizer, shared / "students", progress=progress)
+    student = start_student(recipe, taught, own_tokenizer, shared / "students", progress=progress)
 
     cost = Cost()
     reset_peak_memory()
