@@ -12,23 +12,18 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
     BertForSequenceClassification,
-    LlamaConfig,
-    LlamaForCausalLM,
-    PreTrainedTokenizerFast,
     PythonBackend,
     pipeline,
 )
 from transformers.trainer_callback import TrainerCallback
 
-from geodistill.data.examples import load_examples
 from geodistill.errors import GeodistillError
-from geodistill.recipe import DataRecipe, Recipe
+from geodistill.recipe import Recipe
 from geodistill.recipe_file import check_recipe, merge
 from geodistill.tasks import train as train_module
 from geodistill.tasks.choose import task_of
@@ -40,28 +35,6 @@ from geodistill.tasks.train import train
 
 MakeRecipe = Callable[..., Recipe]
 WORDS = {"loss": "procrustes", "rows": "words", "layers": "uniform"}
-
-
-@pytest.fixture(scope="session")
-def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A decoder of random weights, four layers × 32, and a byte-level BPE tokenizer that has no padding token."""
-    backend = Tokenizer(models.BPE())
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    backend.decoder = decoders.ByteLevel()
-    backend.post_processor = processors.ByteLevel(trim_offsets=False)
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(
-        vocab_size=500, special_tokens=["<end>"], initial_alphabet=alphabet, show_progress=False
-    )
-    backend.train_from_iterator(load_examples(DataRecipe()).splits["validation"]["text"], trainer)
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<end>")
-    torch.manual_seed(0)
-    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 4, "num_attention_heads": 4}
-    model = LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), eos_token_id=0, bos_token_id=0, **sizes))
-    folder = tmp_path_factory.mktemp("llama")
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForSequenceClassification, PreTrainedModel
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
 
 from geodistill.distillation.student import build_student
 from geodistill.errors import GeodistillError
@@ -36,11 +36,11 @@ def alike(one: dict[str, torch.Tensor], two: dict[str, torch.Tensor]) -> bool:
 def test_it_is_fine_tuned_once_whatever_the_seed_of_the_run(make_recipe: MakeRecipe, tmp_path: Path) -> None:
     recipes = [make_recipe(student={"training": TRAINING}, training={"seed": seed}) for seed in (1, 2)]
     taught = taught_by(recipes[0], tmp_path / "teacher")
-    first = weights(start_student(recipes[0], taught, taught.tokenizer, tmp_path / "students", progress=False))
+    first = weights(start_student(recipes[0], taught, None, tmp_path / "students", progress=False))
     (folder,) = (tmp_path / "students").iterdir()
     assert read_json(folder / STUDENT_FILE)["training_seconds"] > 0
     stamp = (folder / "model.safetensors").stat().st_mtime_ns
-    again = start_student(recipes[1], taught, taught.tokenizer, tmp_path / "students", progress=False)
+    again = start_student(recipes[1], taught, None, tmp_path / "students", progress=False)
     assert alike(weights(again), first)
     assert (folder / "model.safetensors").stat().st_mtime_ns == stamp
     assert alike(weights(AutoModelForSequenceClassification.from_pretrained(folder)), first)
@@ -49,9 +49,7 @@ def test_it_is_fine_tuned_once_whatever_the_seed_of_the_run(make_recipe: MakeRec
     assert isinstance(untrained, PreTrainedModel) and not alike(weights(untrained), first)
 
     other = make_recipe(student={"training": {**TRAINING, "max_steps": 2}})
-    assert not alike(
-        weights(start_student(other, taught, taught.tokenizer, tmp_path / "students", progress=False)), first
-    )
+    assert not alike(weights(start_student(other, taught, None, tmp_path / "students", progress=False)), first)
     assert len(list((tmp_path / "students").iterdir())) == 2
 
 
@@ -59,8 +57,8 @@ def test_adapters_are_put_on_what_was_fine_tuned(make_recipe: MakeRecipe, tmp_pa
     student = {"width": None, "layers": None, "teacher_layers": 1, "training": TRAINING}
     plain, adapted = make_recipe(student=student), make_recipe(student={**student, "lora": {"rank": 2}})
     taught = taught_by(plain, tmp_path / "teacher")
-    whole = weights(start_student(plain, taught, taught.tokenizer, tmp_path / "students", progress=False))
-    with_adapters: Any = start_student(adapted, taught, taught.tokenizer, tmp_path / "students", progress=False)
+    whole = weights(start_student(plain, taught, None, tmp_path / "students", progress=False))
+    with_adapters: Any = start_student(adapted, taught, None, tmp_path / "students", progress=False)
     assert len(list((tmp_path / "students").iterdir())) == 1
     name = "bert.encoder.layer.0.attention.self.query"
     base = with_adapters.get_submodule(f"base_model.model.{name}.base_layer").weight
@@ -85,3 +83,19 @@ def test_without_labels_it_cannot_be_fine_tuned(make_recipe: MakeRecipe, write_c
     )
     with pytest.raises(GeodistillError, match=r"A student cannot be fine-tuned .* Leave student\.training out"):
         train(recipe, tmp_path / "run", progress=False)
+
+
+def test_one_with_a_tokenizer_of_its_own_is_fine_tuned_on_its_own_tokens(
+    make_recipe: MakeRecipe, llama: Path, tmp_path: Path
+) -> None:
+    student = {"model": str(llama), "training": TRAINING}
+    features = [{"loss": "procrustes", "rows": "words"}]
+    recipe = make_recipe(student=student, objective={"label": {}, "features": features})
+    results = train(recipe, tmp_path / "run", progress=False)
+    (started,) = (tmp_path / "run" / "students").iterdir()
+    tokenizer = AutoTokenizer.from_pretrained(llama)
+    assert tokenizer.pad_token is None
+    for folder in (started, tmp_path / "run" / "student"):
+        assert AutoTokenizer.from_pretrained(folder).get_vocab() == tokenizer.get_vocab()
+        assert AutoModelForSequenceClassification.from_pretrained(folder).config.pad_token_id == tokenizer.eos_token_id
+    assert results["geometry"][0]["rows"] == "words"
