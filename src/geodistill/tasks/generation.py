@@ -69,6 +69,7 @@ def generate(
                 input_ids=ids.to(device),
                 attention_mask=mask.to(device),
                 max_new_tokens=recipe.max_new_tokens,
+                use_cache=True,  # many a trained model is saved without, and would read all again for each token
                 pad_token_id=padding,
                 eos_token_id=ends,
                 **choice,
