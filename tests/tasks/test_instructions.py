@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from geodistill.errors import GeodistillError
 from geodistill.recipe import Recipe
@@ -171,8 +171,39 @@ def test_a_teacher_may_be_held_in_half_of_the_memory(recipe: Callable[..., Recip
     assert results["metrics"]["perplexity"] == pytest.approx(whole["metrics"]["perplexity"], rel=0.05)
     student = AutoModelForCausalLM.from_pretrained(tmp_path / "run" / "student")
     assert next(student.parameters()).dtype == torch.float32
-    with pytest.raises(GeodistillError, match="needs bitsandbytes"):
-        train(recipe(teacher={"weights": "8bit"}), tmp_path / "eight", progress=False)
+
+
+@pytest.mark.parametrize("weights", ["8bit", "4bit"])
+def test_a_teacher_may_be_held_in_quantised_weights(
+    weights: str, recipe: Callable[..., Recipe], decoder: Path, tmp_path: Path
+) -> None:
+    sizes = dict.fromkeys(("hidden_size", "word_embed_proj_dim", "ffn_dim", "intermediate_size"), 128)
+    teacher = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(decoder, head_dim=32, **sizes))
+    teacher.save_pretrained(tmp_path / "teacher")
+    load_tokenizer(str(decoder)).save_pretrained(tmp_path / "teacher")
+    given = {
+        "teacher": {"model": str(tmp_path / "teacher"), "training": None},
+        "student": {"teacher_layers": None, "model": str(decoder)},
+    }
+    whole = train(recipe(**given), tmp_path / "whole", progress=False)
+    results = train(recipe(**merge(given, {"teacher": {"weights": weights}})), tmp_path / "run", progress=False)
+    assert results["teacher"]["parameters"] == whole["teacher"]["parameters"]
+    assert results["teacher"]["megabytes"] < 0.8 * whole["teacher"]["megabytes"]
+    perplexities = results["teacher"]["metrics"]["perplexity"], whole["teacher"]["metrics"]["perplexity"]
+    assert perplexities[0] != perplexities[1] and perplexities[0] == pytest.approx(perplexities[1], rel=0.3)
+    student = AutoModelForCausalLM.from_pretrained(tmp_path / "run" / "student")
+    assert next(student.parameters()).dtype == torch.float32
+
+    with pytest.raises(GeodistillError, match="cut out of a teacher whose weights are quantised"):
+        train(recipe(teacher={**given["teacher"], "weights": weights}), tmp_path / "cut", progress=False)
+
+
+def test_quantised_weights_need_a_package(
+    recipe: Callable[..., Recipe], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name, package=None: None)
+    with pytest.raises(GeodistillError, match=r"bitsandbytes package is not installed.*geodistill\[quantization\]"):
+        train(recipe(teacher={"training": None, "weights": "8bit"}), tmp_path / "run", progress=False)
 
 
 def test_labels_alone_ask_nothing_of_the_teacher(recipe: Callable[..., Recipe], tmp_path: Path) -> None:

@@ -80,13 +80,15 @@ def build_student(
 
 
 def count_parameters(model: nn.Module) -> int:
-    """Count a model's parameters, those that share memory once."""
+    """Count a model's parameters, those that share memory once, and of weights in 4 bits each one."""
+    if isinstance(model, PreTrainedModel):
+        return model.num_parameters()
     return sum(parameter.numel() for parameter in model.parameters())
 
 
 def size_in_megabytes(model: nn.Module) -> float:
-    """Return the size of a model's parameters in float32, in megabytes of 10⁶ bytes."""
-    return 4 * count_parameters(model) / 1e6
+    """Return the size of a model's parameters as they are held in memory, in megabytes of 10⁶ bytes."""
+    return sum(parameter.numel() * parameter.element_size() for parameter in model.parameters()) / 1e6
 
 
 def keep_layers(teacher: PreTrainedModel, layers: int | Sequence[int]) -> PreTrainedModel:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from safetensors import SafetensorError
 from transformers import AutoTokenizer, BitsAndBytesConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from geodistill.data.models import resolve_model
-from geodistill.errors import GeodistillError
+from geodistill.errors import GeodistillError, require_package
 from geodistill.recipe import WeightKind
 
 
@@ -38,11 +37,7 @@ def weight_settings(weights: WeightKind) -> dict[str, Any]:
     """
     if weights in ("float32", "bfloat16"):
         return {"dtype": getattr(torch, weights)}
-    if importlib.util.find_spec("bitsandbytes") is None:
-        raise GeodistillError(
-            f"teacher.weights={weights} needs bitsandbytes, which is not installed.",
-            "Install it (pip install bitsandbytes), or set teacher.weights=bfloat16.",
-        )
+    require_package("bitsandbytes", "quantization", f"teacher.weights={weights} was asked for")
     return {"quantization_config": BitsAndBytesConfig(**{f"load_in_{weights}": True})}
 
 
