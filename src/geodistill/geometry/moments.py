@@ -239,7 +239,7 @@ class _StudentMoments(torch.autograd.Function):
                     gradient.addmm_(teacher.block(part), cross_gradient.mT)
                 gradient = weigh(gradient, part_of(student.root_weights, part))
                 if mean_gradient is not None:
-                    share = (mean_gradient / or_one(student.counts[1]).to(student.dtype)).expand_as(gradient)
+                    share = (mean_gradient / student.divisor).expand_as(gradient)
                     gradient += weigh(share, part_of(student.weights, part))
                 result[part] = gradient
         return result, None, None
@@ -264,7 +264,7 @@ class _StudentKernel(torch.autograd.Function):
         with full_precision(values.device):
             gradient = weigh((kernel_gradient + kernel_gradient.mT) @ block, student.root_weights)
         if ctx.center:
-            shift = (gradient.sum(0) / or_one(student.counts[1]).to(gradient.dtype)).expand_as(gradient)
+            shift = (gradient.sum(0) / student.divisor).expand_as(gradient)
             gradient = gradient - weigh(shift, student.weights)
         return gradient.to(values.dtype), None, None
 

@@ -22,6 +22,8 @@ from geodistill.geometry.symmetric import gram
 GRADIENT_FLOOR = 1e-12  # of the eigenvalues λ = σ², relative to λ₁
 NORM_FLOOR = 1e-14
 
+Algorithm = Callable[[Tensor], tuple[Tensor, Tensor]]
+
 
 def nuclear_norm(matrix: Tensor) -> Tensor:
     """‖M‖_* of a matrix (m, k), or of each of a batch (…, m, k), in float64; differentiable once.
@@ -49,21 +51,19 @@ class _NuclearNorm(torch.autograd.Function):
 def polar_factor(matrix: Tensor) -> tuple[Tensor, Tensor]:
     """‖M‖_* in float64 and the polar factor UVᵀ in M's dtype, of a matrix or a batch of them; not differentiable."""
     matrix = matrix.detach()
-    peak = largest_entry(matrix)[..., None, None]
-    scaled, finite = matrix / peak, None
     algorithm = choose_algorithm(matrix.dtype, matrix.device)
-    if algorithm is not by_polynomial and not math.isfinite(peak.sum().item()):
-        finite = peak.isfinite()  # LAPACK raises on NaN: compute on zeros instead, and answer NaN
-        scaled = torch.where(finite, scaled, 0)
-    wide = matrix.shape[-2] <= matrix.shape[-1]
-    norm, polar = algorithm(scaled if wide else scaled.mT)
-    norm, polar = norm * peak[..., 0, 0].to(norm.dtype), polar if wide else polar.mT
-    if finite is not None:
-        norm, polar = torch.where(finite[..., 0, 0], norm, torch.nan), torch.where(finite, polar, torch.nan)
-    return norm, polar
+    if algorithm is by_polynomial or math.isfinite(matrix.sum().item()):
+        return _of_either_shape(algorithm, matrix)
+    finite = matrix.isfinite().all(-1).all(-1)  # LAPACK raises on NaN: compute on zeros instead, and answer NaN
+    norm, polar = _of_either_shape(algorithm, torch.where(finite[..., None, None], matrix, 0))
+    return torch.where(finite, norm, torch.nan), torch.where(finite[..., None, None], polar, torch.nan)
 
 
-Algorithm = Callable[[Tensor], tuple[Tensor, Tensor]]
+def _of_either_shape(algorithm: Algorithm, matrix: Tensor) -> tuple[Tensor, Tensor]:
+    if matrix.shape[-2] <= matrix.shape[-1]:
+        return algorithm(matrix)
+    norm, polar = algorithm(matrix.mT)
+    return norm, polar.mT
 
 
 def choose_algorithm(dtype: torch.dtype, device: torch.device) -> Algorithm:
@@ -93,8 +93,8 @@ def by_eigenvectors(matrix: Tensor) -> tuple[Tensor, Tensor]:
     wide = matrix.double()
     values, vectors = torch.linalg.eigh(gram(wide.mT) if wide.dim() == 2 else wide @ wide.mT)
     largest = values[..., -1:].clamp(min=1e-200)  # a matrix of zeros
-    rotated = (vectors.mT @ wide) / torch.maximum(values, GRADIENT_FLOOR * largest).sqrt().unsqueeze(-1)
-    norm = (values / torch.maximum(values, NORM_FLOOR * largest).sqrt()).sum(-1)
+    rotated = (vectors.mT @ wide) * torch.maximum(values, GRADIENT_FLOOR * largest).rsqrt().unsqueeze(-1)
+    norm = torch.linalg.vecdot(values, torch.maximum(values, NORM_FLOOR * largest).rsqrt())
     return norm, vectors.to(matrix.dtype) @ rotated.to(matrix.dtype)
 
 
@@ -123,9 +123,11 @@ def by_polynomial(matrix: Tensor) -> tuple[Tensor, Tensor]:
     The singular values of X_0 = M / ‖M‖_F are carried to 1 by X_{j+1} = p_j(X_j) = (aI + bA + cA²) X_j, A = X_j X_jᵀ.
     float32 or TF32 products will do, bfloat16 ones will not. Directions below 1e-6 ‖M‖_F stay damped.
     """
-    length = torch.linalg.vecdot(matrix, matrix).sum(-1)[..., None, None].sqrt()
-    x = matrix / torch.where(length == 0, 1, length)
+    peak = largest_entry(matrix)  # so that no square under- or overflows
+    scaled = matrix / peak[..., None, None]
+    length = torch.linalg.vecdot(scaled, scaled).sum(-1)[..., None, None].sqrt()
+    x = scaled / torch.where(length == 0, 1, length)
     for a, b, c in POLYNOMIALS:
         square = x @ x.mT
         x = a * x + (b * square + c * (square @ square)) @ x
-    return torch.linalg.vecdot(x, matrix).sum(-1, dtype=wide_dtype(matrix.device)), x
+    return torch.linalg.vecdot(x, scaled).sum(-1, dtype=wide_dtype(matrix.device)) * peak, x

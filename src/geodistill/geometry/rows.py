@@ -60,7 +60,12 @@ class FeatureRows:
     def mean(self) -> Tensor:
         """The weighted mean row (d,), summed in float64 from block to block; zero when no row counts."""
         total = self.total(lambda part: weigh(self.values[part].to(self.dtype), part_of(self.weights, part)).sum(0))
-        return total.to(self.dtype) / or_one(self.counts[1]).to(self.dtype)
+        return total.to(self.dtype) / self.divisor
+
+    @cached_property
+    def divisor(self) -> Tensor:
+        """Σ w, or one when no row counts, in the dtype of products."""
+        return or_one(self.counts[1]).to(self.dtype)
 
     @cached_property
     def square(self) -> Tensor:
@@ -116,7 +121,7 @@ class FeatureRows:
     def beside(self, values: Tensor) -> FeatureRows:
         """Another model's values for the same rows."""
         rows = FeatureRows(values, self.weights, self.dtype)
-        rows.counts, rows.root_weights = self.counts, self.root_weights
+        rows.counts, rows.divisor, rows.root_weights = self.counts, self.divisor, self.root_weights
         return rows
 
     def parts(self, other_width: int = 0) -> list[slice]:
@@ -125,9 +130,11 @@ class FeatureRows:
         return [slice(start, start + length) for start in range(0, max(1, len(self)), length)]
 
     def total(self, of: Callable[[slice], Tensor]) -> Tensor:
-        """The sum over all parts of what is computed of each, in float64."""
-        first, *others = (of(part).to(wide_dtype(self.values.device)) for part in self.parts())
-        return sum(others, first)
+        """The sum over all parts of what is computed of each; of several, in float64."""
+        parts = self.parts()
+        if len(parts) == 1:
+            return of(parts[0])
+        return torch.stack([of(part) for part in parts]).sum(0, dtype=wide_dtype(self.values.device))
 
 
 @dataclass(frozen=True)

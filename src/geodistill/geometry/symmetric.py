@@ -10,6 +10,8 @@ SMALL = 256  # up to this width there is nothing to save
 
 def gram(rows: Tensor) -> Tensor:
     """XᵀX, (d, d), of rows (n, d)."""
+    if rows.shape[1] <= SMALL:
+        return rows.mT @ rows
     return mirror(add_lower_gram(rows.new_zeros(rows.shape[1], rows.shape[1]), rows))
 
 
