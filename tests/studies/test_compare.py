@@ -56,6 +56,8 @@ def test_all_runs_are_there(finished: Path) -> None:
     assert set(results["teacher"]["metrics"]) == {"accuracy", "macro_f1"}
     for run in results["runs"]:
         assert run["latency_ms"] > 0 and run["parameters"] == results["runs"][0]["parameters"]
+    own = [read_json(path) for path in finished.glob(f"runs/*/{RESULTS}")]
+    assert {run["latency_ms"] for run in own} == {None}, "not taken beside other runs"
     student = next(finished.glob("runs/gram-*/student"))
     assert AutoModelForSequenceClassification.from_pretrained(student).config.id2label[3] == "HUM"
 

@@ -71,15 +71,16 @@ def compare(
     taught = prepare_teacher(recipe.teacher, task, folder / "teacher", progress=progress)
     jobs = [_with_teacher(job, taught.folder) for job in jobs]
 
-    for job in {job.recipe.student.model_dump_json(): job for job in jobs if job.recipe.student.training}.values():
+    for job in {_shape(job): job for job in jobs if job.recipe.student.training}.values():
         # Once, before the runs need it, and with all cores.
         start_student(job.recipe, taught, student_tokenizer(job.recipe), folder / "students", progress=progress)
 
     run_jobs(jobs, folder, collect_requests(jobs, taught.model), workers=_workers(recipe), progress=progress)
 
     shutil.rmtree(folder / "cache", ignore_errors=True)
-    runs = _with_latency([read_run(job) for job in jobs], jobs, taught)
-    teacher = TeacherResult(**describe_teacher(taught))
+    latencies = time_students(jobs, taught)
+    runs = [read_run(job, latencies[_shape(job)]) for job in jobs]
+    teacher = TeacherResult(**describe_teacher(taught, timed=True))
     write_json(folder / RESULTS, {"teacher": asdict(teacher), "runs": [asdict(run) for run in runs]})
     return jobs, runs, teacher
 
@@ -141,9 +142,9 @@ def collect_requests(jobs: Sequence[Job], teacher: PreTrainedModel) -> dict[str,
     return {data: list(requests) for data, requests in wanted.items()}
 
 
-def read_run(job: Job) -> RunResult:
+def read_run(job: Job, latency_ms: float) -> RunResult:
     """Read what a finished job wrote."""
-    results = read_json(job.folder / RESULTS)
+    results = read_json(job.folder / RESULTS) | {"latency_ms": latency_ms}
     names = {field.name for field in fields(RunResult)} & results.keys() - {"seed"}
     return RunResult(variant=job.variant, seed=job.seed, sweep=job.sweep, **{name: results[name] for name in names})
 
@@ -163,23 +164,23 @@ def _with_teacher(job: Job, teacher: str) -> Job:
     return replace(job, recipe=job.recipe.model_copy(update={"teacher": given}))
 
 
-def _with_latency(runs: list[RunResult], jobs: Sequence[Job], taught: TaughtTask) -> list[RunResult]:
-    """Time each shape of student again, now that nothing runs beside it."""
-    latency: dict[str, float] = {}
+def time_students(jobs: Sequence[Job], taught: TaughtTask) -> dict[str, float]:
+    """Return the latency of each shape of student, taken now that nothing runs beside it."""
+    latencies: dict[str, float] = {}
     for job in jobs:
-        shape = job.recipe.student.model_dump_json()
-        if shape not in latency:
+        if _shape(job) not in latencies:
             student = taught.task.load_model(str(job.folder / "student"), new_head=False)
             tokenizer, encoded = student_tokenizer(job.recipe), taught.encoded
             if tokenizer is None:
                 tokenizer = taught.tokenizer
             else:
                 encoded = taught.task.encode(student, tokenizer)
-            latency[shape] = measure_latency(student, taught.task.collator(tokenizer), encoded["validation"])
-    return [
-        replace(run, latency_ms=latency[job.recipe.student.model_dump_json()])
-        for run, job in zip(runs, jobs, strict=True)
-    ]
+            latencies[_shape(job)] = measure_latency(student, taught.task.collator(tokenizer), encoded["validation"])
+    return latencies
+
+
+def _shape(job: Job) -> str:
+    return job.recipe.student.model_dump_json()
 
 
 def _workers(recipe: Recipe) -> int:

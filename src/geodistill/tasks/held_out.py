@@ -41,7 +41,7 @@ def measure_geometry(
     device = next(student.parameters()).device
     student_rows: list[list[Tensor]] = [[] for _ in pairs]
     teacher_rows: list[list[Tensor]] = [[] for _ in pairs]
-    for batch in batches(spread(encoded, most), collate, 64):
+    for batch in batches(spread(encoded, most), collate, 16):
         inputs = {name: value.to(device) for name, value in batch.items()}
         signals = ask(inputs)
         with only_scored(student, scored_tokens(student, inputs, wanted=False)):

@@ -89,6 +89,7 @@ def train(
     student = merge_adapters(student)
     memory = peak_megabytes()
 
+    alone = requests is None  # beside other runs a latency would tell of them too
     results: dict[str, Any] = {}
     if processes().is_main_process:
         student.cpu().eval()
@@ -97,8 +98,8 @@ def train(
             "seed": recipe.training.seed,
             "epoch": "last",
             "split": "test" if task.labelled else "validation",
-            **measure_student(student, taught, reading, progress),  # the task is the last stage
-            "teacher": describe_teacher(taught),
+            **measure_student(student, taught, reading, progress, timed=alone),  # the task is the last stage
+            "teacher": describe_teacher(taught, timed=alone),
             "training_seconds": cost.seconds,
             "tokens_per_second": cost.tokens_per_second,
             "peak_megabytes": memory,
@@ -224,8 +225,10 @@ def cache_name(task: Task, top_k: TopK | None, paired: StudentRecipe | None = No
     return name if top_k is None else f"{name}-top-{top_k.k}-at-{top_k.temperature:g}"
 
 
-def measure_student(student: PreTrainedModel, taught: TaughtTask, reading: Reading, progress: bool) -> dict[str, Any]:
-    """Return the student's metrics and geometry on the test split, its size and its speed."""
+def measure_student(
+    student: PreTrainedModel, taught: TaughtTask, reading: Reading, progress: bool, *, timed: bool
+) -> dict[str, Any]:
+    """Return the student's metrics and geometry on the test split, its size and, if it is timed, its speed."""
     task, split = taught.task, "test" if taught.task.labelled else "validation"
     found = Scores()
     if task.labelled:
@@ -245,19 +248,23 @@ def measure_student(student: PreTrainedModel, taught: TaughtTask, reading: Readi
         ),
         "parameters": count_parameters(student),
         "megabytes": size_in_megabytes(student),
-        "latency_ms": measure_latency(student, task.collator(reading.tokenizer), reading.encoded["validation"]),
+        "latency_ms": (
+            measure_latency(student, task.collator(reading.tokenizer), reading.encoded["validation"]) if timed else None
+        ),
     }
 
 
-def describe_teacher(taught: TaughtTask) -> dict[str, Any]:
-    """Return the teacher's metrics on the test split, its size and its speed."""
+def describe_teacher(taught: TaughtTask, *, timed: bool) -> dict[str, Any]:
+    """Return the teacher's metrics on the test split, its size and, if it is timed, its speed."""
     return {
         "name": f"teacher: {Path(taught.name).name}",
         "metrics": taught.metrics,
         "parameters": count_parameters(taught.model),
         "megabytes": size_in_megabytes(taught.model),
-        "latency_ms": measure_latency(
-            taught.model, taught.task.collator(taught.tokenizer), taught.encoded["validation"]
+        "latency_ms": (
+            measure_latency(taught.model, taught.task.collator(taught.tokenizer), taught.encoded["validation"])
+            if timed
+            else None
         ),
         "training_seconds": taught.training_seconds,
     }
