@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+TESTED := $(VENV)/.tested
 
 # One thread for each process: a library's own pool beside torch's only fights it for the cores.
 SINGLE := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
@@ -12,7 +13,7 @@ SINGLE := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 demo: $(READY)
 	$(BIN)/geodistill demo
 
-test: lint
+test: lint $(TESTED)
 	$(SINGLE) $(BIN)/python -m pytest
 
 test-slow: $(READY)
@@ -36,6 +37,11 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --constraint constraints.txt torch
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $(READY)
+
+# Apart from the rest: bitsandbytes, where it is installed, has something to say whenever transformers is imported.
+$(TESTED): $(READY)
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[quantization]'
+	touch $(TESTED)
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -177,6 +177,7 @@ def test_a_teacher_may_be_held_in_half_of_the_memory(recipe: Callable[..., Recip
 def test_a_teacher_may_be_held_in_quantised_weights(
     weights: str, recipe: Callable[..., Recipe], decoder: Path, tmp_path: Path
 ) -> None:
+    pytest.importorskip("bitsandbytes", reason="make test installs it")
     sizes = dict.fromkeys(("hidden_size", "word_embed_proj_dim", "ffn_dim", "intermediate_size"), 128)
     teacher = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(decoder, head_dim=32, **sizes))
     teacher.save_pretrained(tmp_path / "teacher")
