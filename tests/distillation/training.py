@@ -1,4 +1,7 @@
-"""Small trainings that the tests share: a tiny teacher and student, a few examples, a log of each step."""
+"""Small trainings that the tests share: a tiny teacher and student, a few examples, a log of each step.
+
+And what the tests of the teacher cache share.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,7 @@ from torch import Tensor
 from transformers import BertConfig, BertForSequenceClassification, LlamaConfig, LlamaForCausalLM, TrainerCallback
 from transformers.training_args import TrainingArguments
 
+from geodistill.distillation.cache import TeacherCache, cache_fingerprint, open_cache
 from geodistill.distillation.objective import Objective
 from geodistill.distillation.teacher import FeatureRequest, Teacher, TeacherSignals
 from geodistill.distillation.trainer import DistillationTrainer
@@ -27,6 +31,7 @@ OBJECTIVE = {
     ],
 }
 TERMS = ["label", "logits", "procrustes_1_2", "procrustes_2_3", "projection_2_3"]
+POSITIONS = [17, 3, 29, 0, 8, 3]  # in no order, and one of them twice
 Weights = dict[str, Tensor]
 
 
@@ -180,3 +185,11 @@ def make_trainer(
         max_skipped_steps=max_skipped_steps,
         **(options or {}),
     )
+
+
+def reopen(
+    lesson: Any, folder: Path, requests: Sequence[FeatureRequest] | None = None, **settings: Any
+) -> TeacherCache:
+    settings = {"dtype": "float32", **settings}
+    fingerprint = cache_fingerprint(lesson.teacher(), lesson.tokenizer, lesson.dataset, **settings)
+    return open_cache(folder, fingerprint=fingerprint, requests=lesson.requests if requests is None else requests)
