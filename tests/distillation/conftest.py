@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from training import Make, make_trainer
 from transformers import (
     DataCollatorWithPadding,
     LlamaConfig,
@@ -120,3 +121,8 @@ def speaking(lesson: Lesson) -> Lesson:
     lesson.model = LlamaForCausalLM(LlamaConfig(vocab_size=40, pad_token_id=0, **sizes))
     lesson.requests = (FeatureRequest(-1, "tokens"),)
     return lesson
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Make:
+    return lambda **changes: make_trainer(tmp_path / "out", **changes)

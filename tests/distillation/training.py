@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ OBJECTIVE = {
 TERMS = ["label", "logits", "procrustes_1_2", "procrustes_2_3", "projection_2_3"]
 POSITIONS = [17, 3, 29, 0, 8, 3]  # in no order, and one of them twice
 Weights = dict[str, Tensor]
+Make = Callable[..., DistillationTrainer]
 
 
 def classifier(layers: int, width: int, seed: int, dropout: float = 0.1) -> BertForSequenceClassification:
