@@ -1,6 +1,6 @@
 """Small trainings that the tests share: a tiny teacher and student, a few examples, a log of each step.
 
-And what the tests of the teacher cache share.
+And what the tests of the objective and of the teacher cache share.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ from transformers import BertConfig, BertForSequenceClassification, LlamaConfig,
 from transformers.training_args import TrainingArguments
 
 from geodistill.distillation.cache import TeacherCache, cache_fingerprint, open_cache
+from geodistill.distillation.model import DistillationModel, DistillationOutput
 from geodistill.distillation.objective import Objective
-from geodistill.distillation.teacher import FeatureRequest, Teacher, TeacherSignals
+from geodistill.distillation.teacher import FeatureRequest, Teacher, TeacherSignals, model_inputs
 from geodistill.distillation.trainer import DistillationTrainer
 from geodistill.recipe import ObjectiveRecipe
 
@@ -32,6 +33,8 @@ OBJECTIVE = {
 }
 TERMS = ["label", "logits", "procrustes_1_2", "procrustes_2_3", "projection_2_3"]
 POSITIONS = [17, 3, 29, 0, 8, 3]  # in no order, and one of them twice
+PADDING = 0
+Batch = dict[str, Tensor]
 Weights = dict[str, Tensor]
 Make = Callable[..., DistillationTrainer]
 
@@ -110,6 +113,24 @@ class Lessons(Teacher):
         if self.calls in self.spoiled:
             return TeacherSignals(signals.logits, {key: value * torch.nan for key, value in signals.features.items()})
         return signals
+
+
+class Lecture:
+    """One objective, and what it says of a batch."""
+
+    def __init__(self, student: Any, teacher: Any, recipe: dict[str, Any]) -> None:
+        torch.manual_seed(3)
+        self.student, self.teacher = student, teacher
+        self.objective = Objective(ObjectiveRecipe.model_validate(recipe), student=student, teacher=teacher)
+        self.source = Teacher(teacher, self.objective.requests, precision="float32")
+
+    def __call__(self, batch: Batch, **options: Any) -> DistillationOutput:
+        model = DistillationModel(self.student, self.objective)
+        return model(teacher_signals=options.pop("signals", None) or self.source(batch), **options, **batch)
+
+
+def run(model: Any, batch: Batch) -> Any:
+    return model(**model_inputs(model, batch, labels=True), output_hidden_states=True)
 
 
 class Recorder(TrainerCallback):
