@@ -198,7 +198,7 @@ def debiased_similarity(rows: PairedRows) -> Tensor:
     student = rows.student.to(rows.dtype)
     if rows.weights is not None:
         student = torch.where(rows.weights.unsqueeze(1) == 0, 0, student)
-    student = student - student.sum(0) / or_one(n).to(rows.dtype)
+    student = student - student.sum(0) / rows.teacher.divisor
     a, b = (torch.linalg.vecdot(x, x).to(wide) for x in (student, rows.teacher.block(slice(None))))
     if rows.weights is not None:
         a = torch.where(rows.weights == 0, 0, a)
