@@ -44,22 +44,17 @@ def test_padding_changes_no_greedy_response(model: Any, tokenizer: Any) -> None:
     assert together.texts[2] == tokenizer.decode(expected[0, 5:], skip_special_tokens=True)
 
 
-def test_a_model_saved_without_its_cache_does_not_read_the_text_again(model: Any, tokenizer: Any) -> None:
+def test_a_model_saved_without_its_cache_does_not_read_the_text_again(
+    model: Any, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """As the Trainer leaves decoders: `use_cache: false` in both configurations."""
-    settings = (model.config, model.generation_config)
-    kept = [each.use_cache for each in settings]
+    for settings in (model.config, model.generation_config):
+        monkeypatch.setattr(settings, "use_cache", False)
     lengths: list[int] = []
-    hook = model.register_forward_pre_hook(
+    with model.register_forward_pre_hook(
         lambda _, arguments, inputs: lengths.append(inputs["input_ids"].shape[1]), with_kwargs=True
-    )
-    try:
-        for each in settings:
-            each.use_cache = False
+    ):
         respond(model, tokenizer, sample=False, batch_size=5)
-    finally:
-        hook.remove()
-        for each, before in zip(settings, kept, strict=True):
-            each.use_cache = before
     assert lengths[0] == 5 and set(lengths[1:]) == {1}
 
 

@@ -170,11 +170,7 @@ def time_students(jobs: Sequence[Job], taught: TaughtTask) -> dict[str, float]:
     for job in jobs:
         if _shape(job) not in latencies:
             student = taught.task.load_model(str(job.folder / "student"), new_head=False)
-            tokenizer, encoded = student_tokenizer(job.recipe), taught.encoded
-            if tokenizer is None:
-                tokenizer = taught.tokenizer
-            else:
-                encoded = taught.task.encode(student, tokenizer)
+            tokenizer, encoded = taught.as_read_by(student, student_tokenizer(job.recipe))
             latencies[_shape(job)] = measure_latency(student, taught.task.collator(tokenizer), encoded["validation"])
     return latencies
 

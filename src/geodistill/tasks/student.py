@@ -59,10 +59,7 @@ def fine_tune_student(
     set_seed(training.seed)
     plain = recipe.student.model_copy(update={"lora": None})
     student = adapted_model(_build(plain, recipe, taught, tokenizer, training.seed))
-    if tokenizer is None:
-        tokenizer, encoded = taught.tokenizer, taught.encoded
-    else:
-        encoded = taught.task.encode(student, tokenizer)
+    tokenizer, encoded = taught.as_read_by(student, tokenizer)
     _, seconds = fine_tune(
         student, tokenizer, taught.task, encoded, training, folder, name="student", progress=progress
     )

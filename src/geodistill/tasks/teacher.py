@@ -34,6 +34,14 @@ class TaughtTask:
     folder: str
     """Where the teacher's files are: a folder, or a hub name."""
 
+    def as_read_by(
+        self, student: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None
+    ) -> tuple[PreTrainedTokenizerBase, Encoded]:
+        """Return the tokenizer that a student reads with, None being the teacher's, and the data as it reads them."""
+        if tokenizer is None:
+            return self.tokenizer, self.encoded
+        return tokenizer, self.task.encode(student, tokenizer)
+
 
 def teacher_fingerprint(recipe: TeacherRecipe, task: Task) -> str:
     """Identify a teacher by its weights and, when it is fine-tuned first, by how and on what."""
