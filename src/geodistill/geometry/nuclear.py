@@ -86,16 +86,20 @@ def by_singular_values(matrix: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def by_eigenvectors(matrix: Tensor) -> tuple[Tensor, Tensor]:
-    """Norm and polar factor of M (…, m, k), m ≤ k, through MMᵀ = VΛVᵀ in float64: UVᵀ = V Λ^-½ VᵀM.
+    """Norm and polar factor of M (…, m, k), m ≤ k, through MMᵀ = VΛVᵀ in float64: UVᵀ = VΛ^-½Vᵀ M.
 
-    Λ is too wide in range for float32. The last product, of factors that are orthonormal again, is not.
+    Λ is too wide in range for float32, and so is its inverse root, up to the last product.
     """
     wide = matrix.double()
-    values, vectors = torch.linalg.eigh(gram(wide.mT) if wide.dim() == 2 else wide @ wide.mT)
+    values, vectors = torch.linalg.eigh(_gram(wide.mT))
     largest = values[..., -1:].clamp(min=1e-200)  # a matrix of zeros
-    rotated = (vectors.mT @ wide) * torch.maximum(values, GRADIENT_FLOOR * largest).rsqrt().unsqueeze(-1)
+    fourth_root = torch.maximum(values, GRADIENT_FLOOR * largest).pow(-0.25).unsqueeze(-2)
     norm = torch.linalg.vecdot(values, torch.maximum(values, NORM_FLOOR * largest).rsqrt())
-    return norm, vectors.to(matrix.dtype) @ rotated.to(matrix.dtype)
+    return norm, (_gram((vectors * fourth_root).mT) @ wide).to(matrix.dtype)
+
+
+def _gram(matrix: Tensor) -> Tensor:
+    return gram(matrix) if matrix.dim() == 2 else matrix.mT @ matrix
 
 
 # p_k(x) = a x + b x³ + c x⁵, each the best approximation of 1 on the interval that the one before leaves; the first
