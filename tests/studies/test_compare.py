@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,6 +25,23 @@ from geodistill.tasks.run_folder import METRICS, RESULTS, read_json
 SWEEP = {"objective.features.0.weight": [1, 5]}
 KD = {"label": {}, "logits": {}}
 VARIANTS = {"KD": {"objective": KD}, "Gram": {"objective": {**KD, "features": [{"loss": "gram"}]}}}
+
+ORPHAN = """
+import multiprocessing, os, time
+from geodistill.studies.compare import start_worker
+
+def work(connection):
+    start_worker(1)
+    connection.send(os.getpid())
+    time.sleep(60)
+
+if __name__ == "__main__":
+    context = multiprocessing.get_context("spawn")
+    receiver, sender = context.Pipe()
+    context.Process(target=work, args=(sender,)).start()
+    print(receiver.recv(), flush=True)
+    time.sleep(60)
+"""
 
 
 @pytest.fixture(scope="module")
@@ -142,3 +163,19 @@ def test_one_cache_serves_the_rows_of_all_runs(
     with_logits = make_recipe(compare={"variants": {"KD": {"objective": {"logits": {}}}}})
     (found,) = collect_requests(plan_jobs(with_logits, tmp_path), teacher).values()
     assert found == [None]
+
+
+def test_no_worker_outlives_its_comparison(tmp_path: Path) -> None:
+    """Not even one that is killed: what it goes on writing would be in the way of whoever starts again."""
+    (tmp_path / "comparison.py").write_text(ORPHAN)
+    command = [sys.executable, str(tmp_path / "comparison.py")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as comparison:
+        assert comparison.stdout is not None
+        worker = int(comparison.stdout.readline())
+        os.kill(worker, 0)  # it is there
+        comparison.kill()
+    give_up = time.monotonic() + 30
+    with pytest.raises(ProcessLookupError):
+        while time.monotonic() < give_up:
+            os.kill(worker, 0)
+            time.sleep(0.1)

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import asdict, fields, replace
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import torch
@@ -100,7 +101,7 @@ def run_jobs(
     context = multiprocessing.get_context("spawn")
     failures: list[tuple[Job, BaseException]] = []
     with (
-        ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker, initargs=(threads,)) as pool,
+        ProcessPoolExecutor(workers, mp_context=context, initializer=start_worker, initargs=(threads,)) as pool,
         tqdm(total=len(jobs), desc="runs", disable=not progress, bar_format=BAR) as bar,
     ):
         running: dict[Future[None], Job] = {pool.submit(_run_job, job, folder, requests): job for job in jobs}
@@ -129,6 +130,20 @@ def run_jobs(
         )
 
 
+def start_worker(threads: int) -> None:
+    """Give a worker process its share of the cores, and let it end where the comparison does, however that ends."""
+    Thread(target=_end_with_parent, daemon=True).start()
+    torch.set_num_threads(threads)
+    torch.set_flush_denormal(True)
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None, "a worker has a parent"
+    parent.join()
+    os._exit(1)  # at once: someone may be starting the comparison again, in the same folders
+
+
 def collect_requests(jobs: Sequence[Job], teacher: PreTrainedModel) -> dict[str, list[Key]]:
     """Return, for each data section, all that any job wants of the teacher for it, so that one cache serves all: rows,
     and None for logits."""
@@ -147,11 +162,6 @@ def read_run(job: Job, latency_ms: float) -> RunResult:
     results = read_json(job.folder / RESULTS) | {"latency_ms": latency_ms}
     names = {field.name for field in fields(RunResult)} & results.keys() - {"seed"}
     return RunResult(variant=job.variant, seed=job.seed, sweep=job.sweep, **{name: results[name] for name in names})
-
-
-def _start_worker(threads: int) -> None:
-    torch.set_num_threads(threads)
-    torch.set_flush_denormal(True)
 
 
 def _run_job(job: Job, folder: Path, requests: Mapping[str, Sequence[Key]]) -> None:
