@@ -96,10 +96,10 @@ def evaluate(
     ] = None,
 ) -> None:
     """Score a run's student on a split, or on other data (data.source=FILE), and write predictions.jsonl."""
-    from geodistill.studies.conclude import describe_scores
+    from geodistill.studies.conclude import conclude_evaluation
     from geodistill.tasks.evaluate import evaluate as score
 
-    typer.echo(describe_scores(score(run, overrides or [], split=split)))
+    typer.echo(conclude_evaluation(score(run, overrides or [], split=split)))
 
 
 def _compare(recipe: Path, overrides: list[str], folder: Path, fresh: bool) -> None:

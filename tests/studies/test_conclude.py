@@ -7,7 +7,7 @@ import pytest
 
 from geodistill.recipe import Recipe
 from geodistill.recipe_file import check_recipe
-from geodistill.studies.conclude import conclude_comparison, conclude_run, describe_scores
+from geodistill.studies.conclude import conclude_comparison, conclude_evaluation, conclude_run, describe_scores
 from geodistill.studies.plan import Job
 from geodistill.studies.table import RunResult, TeacherResult
 from geodistill.tasks.run_folder import METRICS, claim_folder, write_text
@@ -88,6 +88,14 @@ def test_a_run_is_concluded(results: dict[str, Any], folder: Path) -> None:
     assert "note: Two rows were dropped." in shown
     assert shown[-2:] == [f"Student: {folder / 'student'}", f"Report: {folder / 'report.html'}"]
     assert "0.870" in (folder / "report.html").read_text(encoding="utf-8")
+
+
+def test_what_the_metrics_hide_is_told(results: dict[str, Any], folder: Path) -> None:
+    teacher = {**results["teacher"], "notes": ["The teacher never predicts 'b' (2), of 4 examples."]}
+    shown = conclude_run(folder, {**results, "teacher": teacher}).splitlines()
+    assert "note: The teacher never predicts 'b' (2), of 4 examples." in shown
+    scores = {"split": "all", "metrics": {"accuracy": 0.5}, "notes": ["The student never predicts 'b'."]}
+    assert conclude_evaluation(scores) == "student on all: accuracy 0.5000\nnote: The student never predicts 'b'."
 
 
 def test_unlabelled_data_has_no_score(results: dict[str, Any], folder: Path) -> None:

@@ -165,3 +165,15 @@ def test_a_metric_of_its_own_unit_is_shown_as_it_is_and_the_smallest_is_best() -
     assert "points" not in " ".join(legend(rows))
     table = quality_table(rows)
     assert "12.23 ± 0.25" in table and "params" not in table
+
+
+def test_what_the_teachers_score_hides_is_told(runs: list[RunResult], teacher: TeacherResult) -> None:
+    told = replace(teacher, notes=["The teacher never predicts 'b' (2), of 4 examples."])
+    text = legend(build_table(runs, baseline="KD", main_metric="accuracy", teacher=told))
+    assert (
+        "The teacher never predicts 'b' (2), of 4 examples. A student that keeps its teacher's shape may do the same."
+        in text
+    )
+    assert "never predicts" not in " ".join(
+        legend(build_table(runs, baseline="KD", main_metric="accuracy", teacher=teacher))
+    )

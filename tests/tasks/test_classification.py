@@ -12,11 +12,13 @@ from geodistill.data.examples import Examples, load_examples
 from geodistill.errors import GeodistillError
 from geodistill.recipe import DataRecipe
 from geodistill.tasks.classification import (
+    Classification,
     collator,
     encode,
     head_settings,
     label_order,
     load_classifier,
+    never_predicted,
     predict,
     score,
 )
@@ -148,6 +150,25 @@ def test_score_takes_the_best_label(examples: Examples) -> None:
     encoded = [{"labels": 2}, {"labels": 0}, {"labels": 1}, {"labels": 1}]
     logits = np.eye(6, dtype=np.float32)[[2, 0, 1, 3]]
     assert score(logits, encoded, examples)["accuracy"] == 0.75
+
+
+def test_a_label_that_is_never_predicted_is_named() -> None:
+    """The commonest first, and not all of very many."""
+    lines = [{"prediction": "a", "reference": name} for name in "abcc"]
+    assert never_predicted(lines) == ["never predicts 'c' (2), 'b' (1), of 4 examples"]
+    assert never_predicted([*lines, {"prediction": "c", "reference": "a"}, {"prediction": "b", "reference": "a"}]) == []
+    many = [{"prediction": 0, "reference": number} for number in range(9)]
+    assert never_predicted(many)[0].endswith("'5' (1) and 3 other labels, of 9 examples")
+
+
+def test_the_scores_tell_of_a_blind_spot(encoder: Path, examples: Examples) -> None:
+    tokenizer = load_tokenizer(str(encoder))
+    task = Classification(examples)
+    model = tiny(vocab_size=len(tokenizer), **head_settings(examples))
+    torch.nn.init.zeros_(model.classifier.weight)
+    model.classifier.bias.data = torch.arange(6.0)
+    notes = task.score(model, tokenizer, task.encode(model, tokenizer), "test").notes
+    assert len(notes) == 1 and notes[0].startswith("never predicts '") and notes[0].count("(") == 5
 
 
 def test_a_vocabulary_is_the_same_or_not(encoder: Path) -> None:

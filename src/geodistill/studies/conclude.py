@@ -62,8 +62,13 @@ def conclude_run(folder: Path, results: Mapping[str, Any]) -> str:
             for key, label in (("procrustes", "D_P²"), ("gram", "D_FG²"), ("cka", "CKA"))
         )
         lines.append(f"layer {pair['student_layer']} ↔ teacher layer {pair['teacher_layer']}: {values}")
-    lines += [f"note: {note}" for note in results.get("notes", [])]
+    lines += _notes(results) + _notes(results["teacher"])
     return "\n".join([*lines, f"Student: {folder / 'student'}", f"Report: {folder / REPORT}"])
+
+
+def conclude_evaluation(results: Mapping[str, Any]) -> str:
+    """Return the scores of a student on other data, or another split, for the screen."""
+    return "\n".join([describe_scores(results), *_notes(results)])
 
 
 def describe_scores(results: Mapping[str, Any]) -> str:
@@ -76,6 +81,10 @@ def describe_scores(results: Mapping[str, Any]) -> str:
         text += f" ({deviations})" if deviations else ""
         text += f", {detail['tokens_per_second']:.0f} tokens/s, {detail['unfinished']:.0%} not ended"
     return text
+
+
+def _notes(results: Mapping[str, Any]) -> list[str]:
+    return [f"note: {note}" for note in results.get("notes", [])]
 
 
 def _scores(metrics: Mapping[str, float]) -> str:

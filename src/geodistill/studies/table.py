@@ -50,7 +50,7 @@ class RunResult:
 
 @dataclass(frozen=True)
 class TeacherResult:
-    """The teacher on the same test split."""
+    """The teacher on the same test split; `notes`: what its metrics hide, one sentence each."""
 
     metrics: dict[str, float]
     parameters: int
@@ -58,6 +58,7 @@ class TeacherResult:
     latency_ms: float
     name: str = "teacher"
     training_seconds: float | None = None
+    notes: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -101,6 +102,7 @@ class Row:
     against: str | None = None
     comparison: PairedComparison | None = None
     holm_p: float | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def scale(self) -> float:
@@ -206,6 +208,7 @@ def _teacher_row(teacher: TeacherResult, metric: str) -> Row:
         megabytes=teacher.megabytes,
         latency_ms=teacher.latency_ms,
         training_seconds=teacher.training_seconds,
+        notes=tuple(teacher.notes),
     )
 
 

@@ -162,6 +162,11 @@ def legend(rows: Sequence[Row]) -> list[str]:
     unmatched = [one_line(row.name) for row in rows if row.role == "candidate" and row.comparison is None]
     if unmatched:
         lines.append(f"No baseline at the sweep point of {', '.join(unmatched)}.")
+    lines += [
+        f"{one_line(note)} A student that keeps its teacher's shape may do the same."
+        for row in rows
+        for note in row.notes
+    ]
     pairs = list(dict.fromkeys(row.layers for row in rows if row.layers))
     if pairs:
         where = "; ".join(f"student layer {s} against teacher layer {t}, rows {r or 'as matched'}" for s, t, r in pairs)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -23,6 +24,8 @@ from geodistill.tasks.held_out import MOST_EXAMPLES
 from geodistill.tasks.loading import load, position_limit, weight_settings
 from geodistill.tasks.metrics import check_metrics, compute_metrics
 from geodistill.tasks.task import Collator, Encoded, EncodedExamples, Scores, batches, parts_of
+
+MOST_NAMED = 5
 
 
 class Classification:
@@ -80,7 +83,7 @@ class Classification:
         labels = model.config.id2label if self.examples.problem == "classification" else None
         given = [row for part in parts for row in self.examples.splits[part].to_list()]
         lines = [prediction(*row, labels) for row in zip(given, chosen, logits, strict=True)]
-        return Scores(score(logits, chosen, self.examples), lines=lines)
+        return Scores(score(logits, chosen, self.examples), lines=lines, notes=never_predicted(lines) if labels else [])
 
     def compute_metrics(self, encoded: EncodedExamples) -> Callable[[Any], dict[str, float]] | None:
         return (lambda result: score(result.predictions, encoded, self.examples)) if self.labelled else None
@@ -243,6 +246,17 @@ def score(logits: np.ndarray, encoded: EncodedExamples, examples: Examples) -> d
     references = np.asarray([example["labels"] for example in encoded])
     predictions = logits[:, 0] if examples.problem == "regression" else logits.argmax(axis=-1)
     return compute_metrics(examples.metrics, predictions, references, problem=examples.problem)
+
+
+def never_predicted(lines: list[dict[str, Any]]) -> list[str]:
+    """Tell which labels of the references a model gives to no example at all: a mean over examples hides a rare one."""
+    counts = Counter(line["reference"] for line in lines)
+    missed = sorted(counts.keys() - {line["prediction"] for line in lines}, key=lambda name: -counts[name])
+    if not missed:
+        return []
+    named = ", ".join(f"'{name}' ({counts[name]})" for name in missed[:MOST_NAMED])
+    more = f" and {len(missed) - MOST_NAMED} other labels" if len(missed) > MOST_NAMED else ""
+    return [f"never predicts {named}{more}, of {len(lines):,} examples"]
 
 
 def prediction(row: dict[str, Any], example: dict[str, Any], logits: np.ndarray, names: Any) -> dict[str, Any]:

@@ -52,5 +52,6 @@ def evaluate(
         "examples": len(lines),
         "metrics": scores.metrics,
         "details": scores.details,
+        "notes": [f"The student {note}." for note in scores.notes],
         "predictions": str(folder / PREDICTIONS),
     }

@@ -20,11 +20,15 @@ ALL = "all"
 
 @dataclass(frozen=True)
 class Scores:
-    """The metrics of a model on a split; how they came about, as far as it is worth keeping; a line an example."""
+    """The metrics of a model on a split; how they came about, as far as it is worth keeping; a line an example.
+
+    notes: what the metrics hide, each the end of a sentence that begins with the model
+    """
 
     metrics: dict[str, float] = field(default_factory=dict)
     details: dict[str, Any] = field(default_factory=dict)
     lines: list[dict[str, Any]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
 
 class Task(Protocol):

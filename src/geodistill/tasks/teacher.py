@@ -14,7 +14,7 @@ from geodistill.tasks.arguments import processes
 from geodistill.tasks.fine_tune import fine_tune
 from geodistill.tasks.loading import load_tokenizer, pad_as
 from geodistill.tasks.run_folder import fingerprint_of, fingerprint_of_model, read_json, write_json
-from geodistill.tasks.task import Encoded, Task
+from geodistill.tasks.task import Encoded, Scores, Task
 
 TEACHER_FILE = "teacher.json"
 
@@ -28,6 +28,8 @@ class TaughtTask:
     task: Task
     encoded: Encoded
     metrics: dict[str, float]
+    notes: list[str]
+    """What the metrics hide: see `Scores`."""
     training_seconds: float | None
     name: str
     """The model that the recipe named, before any fine-tuning."""
@@ -69,11 +71,12 @@ def prepare_teacher(recipe: TeacherRecipe, task: Task, folder: Path, *, progress
     encoded = task.encode(model, tokenizer)
     record = read_json(Path(name) / TEACHER_FILE) if (Path(name) / TEACHER_FILE).is_file() else {}
     if record.get("data") == task.fingerprint:
-        metrics = record["metrics"]
+        metrics, notes = record["metrics"], record.get("notes", [])
     else:
-        metrics = score_teacher(model, tokenizer, task, encoded, progress)
+        scores = score_teacher(model, tokenizer, task, encoded, progress)
+        metrics, notes = scores.metrics, scores.notes
     origin = record.get("model", recipe.model)
-    return TaughtTask(model, tokenizer, task, encoded, metrics, record.get("training_seconds"), origin, name)
+    return TaughtTask(model, tokenizer, task, encoded, metrics, notes, record.get("training_seconds"), origin, name)
 
 
 def fine_tune_teacher(recipe: TeacherRecipe, task: Task, folder: Path, fingerprint: str, *, progress: bool) -> None:
@@ -89,10 +92,11 @@ def fine_tune_teacher(recipe: TeacherRecipe, task: Task, folder: Path, fingerpri
         model, tokenizer, task, encoded, recipe.training, folder, name="teacher", progress=progress
     )
     if processes().is_main_process:
-        metrics = score_teacher(model, tokenizer, task, encoded, progress)
+        scores = score_teacher(model, tokenizer, task, encoded, progress)
         record: dict[str, Any] = {
             "model": recipe.model,
-            "metrics": metrics,
+            "metrics": scores.metrics,
+            "notes": scores.notes,
             "training_seconds": seconds,
             "data": task.fingerprint,
         }
@@ -102,6 +106,6 @@ def fine_tune_teacher(recipe: TeacherRecipe, task: Task, folder: Path, fingerpri
 
 def score_teacher(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, task: Task, encoded: Encoded, progress: bool
-) -> dict[str, float]:
-    """Return the teacher's metrics on the test split; none when the data has no labels."""
-    return task.score(model, tokenizer, encoded, "test", progress=progress).metrics if task.labelled else {}
+) -> Scores:
+    """Score the teacher on the test split; no metrics when the data has no labels."""
+    return task.score(model, tokenizer, encoded, "test", progress=progress) if task.labelled else Scores()

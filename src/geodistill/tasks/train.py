@@ -106,7 +106,6 @@ def train(
             "feature_batch": geometry,
             "skipped_steps": skipped,
             "starved_terms": starved,
-            "notes": task.notes,
         }
         results["onnx_difference"] = export_student(student, tokenizer, folder / "student", onnx=onnx)
         write_json(folder / RESULTS, results)
@@ -238,6 +237,7 @@ def measure_student(
         "metrics": found.metrics,
         "validation_metrics": validation.metrics,
         "details": found.details,
+        "notes": [*task.notes, *(f"The student {note}." for note in found.notes)],
         "geometry": measure_geometry(
             student,
             taught.model.cpu(),
@@ -259,6 +259,7 @@ def describe_teacher(taught: TaughtTask, *, timed: bool) -> dict[str, Any]:
     return {
         "name": f"teacher: {Path(taught.name).name}",
         "metrics": taught.metrics,
+        "notes": [f"The teacher {note}." for note in taught.notes],
         "parameters": count_parameters(taught.model),
         "megabytes": size_in_megabytes(taught.model),
         "latency_ms": (
