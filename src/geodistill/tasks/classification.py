@@ -251,11 +251,11 @@ def score(logits: np.ndarray, encoded: EncodedExamples, examples: Examples) -> d
 def never_predicted(lines: list[dict[str, Any]]) -> list[str]:
     """Tell which labels of the references a model gives to no example at all: a mean over examples hides a rare one."""
     counts = Counter(line["reference"] for line in lines)
-    missed = sorted(counts.keys() - {line["prediction"] for line in lines}, key=lambda name: -counts[name])
+    missed = sorted(counts.keys() - {line["prediction"] for line in lines}, key=lambda name: (-counts[name], str(name)))
     if not missed:
         return []
     named = ", ".join(f"'{name}' ({counts[name]})" for name in missed[:MOST_NAMED])
-    more = f" and {len(missed) - MOST_NAMED} other labels" if len(missed) > MOST_NAMED else ""
+    more = f" and {len(missed) - MOST_NAMED} more" if len(missed) > MOST_NAMED else ""
     return [f"never predicts {named}{more}, of {len(lines):,} examples"]
 
 
