@@ -108,7 +108,8 @@ def work_alone(folder: Path) -> None:
     save(results, folder / "1-0.pt")
 
 
-STEPS = {"save_strategy": "steps", "save_steps": 6, "ddp_backend": "gloo"}
+GLOO = {"ddp_backend": "gloo"}
+STEPS = {"save_strategy": "steps", "save_steps": 6, **GLOO}
 
 
 def whole_run(folder: Path, **more: Any) -> dict[str, Tensor]:
@@ -126,9 +127,6 @@ def resumed_run(folder: Path, **more: Any) -> dict[str, Tensor]:
     resumed.train(resume_from_checkpoint=str(last_checkpoint(folder)))
     assert resumed.state.global_step == 8
     return whole_state(resumed.model)
-
-
-GLOO = {"ddp_backend": "gloo"}
 
 
 def work_in_two(folder: Path, rank: int) -> None:

@@ -25,5 +25,10 @@ def test_blocks_add_up_in_the_lower_triangle():
     assert torch.allclose(mirror(total), rows.T @ rows)
 
 
+def test_gram_of_a_batch_is_that_of_each():
+    rows = torch.randn(2, 20, 300, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    assert torch.allclose(gram(rows), torch.stack([gram(each) for each in rows]))
+
+
 def test_an_empty_matrix_stays_empty():
     assert gram(torch.ones(3, 0)).shape == (0, 0)

@@ -91,15 +91,11 @@ def by_eigenvectors(matrix: Tensor) -> tuple[Tensor, Tensor]:
     Λ is too wide in range for float32, and so is its inverse root, up to the last product.
     """
     wide = matrix.double()
-    values, vectors = torch.linalg.eigh(_gram(wide.mT))
+    values, vectors = torch.linalg.eigh(gram(wide.mT))
     largest = values[..., -1:].clamp(min=1e-200)  # a matrix of zeros
     fourth_root = torch.maximum(values, GRADIENT_FLOOR * largest).pow(-0.25).unsqueeze(-2)
     norm = torch.linalg.vecdot(values, torch.maximum(values, NORM_FLOOR * largest).rsqrt())
-    return norm, (_gram((vectors * fourth_root).mT) @ wide).to(matrix.dtype)
-
-
-def _gram(matrix: Tensor) -> Tensor:
-    return gram(matrix) if matrix.dim() == 2 else matrix.mT @ matrix
+    return norm, (gram((vectors * fourth_root).mT) @ wide).to(matrix.dtype)
 
 
 # p_k(x) = a x + b x³ + c x⁵, each the best approximation of 1 on the interval that the one before leaves; the first

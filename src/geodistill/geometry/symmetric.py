@@ -9,8 +9,8 @@ SMALL = 256  # up to this width there is nothing to save
 
 
 def gram(rows: Tensor) -> Tensor:
-    """XᵀX, (d, d), of rows (n, d)."""
-    if rows.shape[1] <= SMALL:
+    """XᵀX, (…, d, d), of rows (…, n, d); of a batch, all of it is multiplied."""
+    if rows.dim() > 2 or rows.shape[-1] <= SMALL:
         return rows.mT @ rows
     return mirror(add_lower_gram(rows.new_zeros(rows.shape[1], rows.shape[1]), rows))
 
