@@ -65,6 +65,8 @@ class FeatureRows:
     @cached_property
     def divisor(self) -> Tensor:
         """Σ w, or one when no row counts, in the dtype of products."""
+        if self.weights is None:
+            return torch.full((), max(1, len(self)), dtype=self.dtype, device=self.values.device)
         return or_one(self.counts[1]).to(self.dtype)
 
     @cached_property
@@ -96,7 +98,7 @@ class FeatureRows:
             values = weigh(self.values.to(self.dtype) - self.mean if center else self.values.to(self.dtype), ones)
             rows = self.beside(torch.linalg.qr(values.mT, mode="r").R.mT)
             if center:
-                rows.mean = torch.zeros_like(rows.values[0])
+                rows.mean = rows.values.new_zeros(len(self))
             self._compact[center] = rows
         return self._compact[center]
 
