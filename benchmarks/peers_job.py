@@ -63,7 +63,7 @@ class Job:
 
     @property
     def teacher_accuracy(self) -> float:
-        return self.taught.metrics["accuracy"]
+        return self.taught.scores.metrics["accuracy"]
 
     def accuracy(self, student: PreTrainedModel) -> float:
         """Of the test sentences, on the scale of the teacher's."""

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from geodistill.studies.formats import count, duration, one_line, p_value
+from geodistill.studies.formats import p_value
 from geodistill.studies.table import Row, RunResult, TeacherResult, build_table
 from geodistill.studies.table_text import columns, headline, legend, markdown_table, print_table, quality_table
 
@@ -131,26 +131,6 @@ def test_names_cannot_break_the_table(rows: list[Row]) -> None:
     evil = [*rows[:3], replace(rows[3], name="a|b\nc\x1b[31m <b>*x*")]
     assert "a|b c [31m <b>*x*" in print_table(evil) and "\x1b" not in print_table(evil)
     assert r"| a\|b c \[31m \<b\>\*x\* |" in markdown_table(evil)
-    assert one_line(" a\u202e\tb ") == "a b"
-
-
-@pytest.mark.parametrize(
-    ("number", "text"), [(22_713_216, "22.7 M"), (999_999, "1.0 M"), (1.3e9, "1.3 B"), (512, "512"), (12_300, "12.3 k")]
-)
-def test_count(number: float, text: str) -> None:
-    assert count(number) == text
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [(None, "–"), (float("nan"), "–"), (2.34, "2.3 s"), (59.97, "1:00 min"), (312, "5:12 min"), (3725, "1:02 h")],
-)
-def test_duration(seconds: float | None, text: str) -> None:
-    assert duration(seconds) == text
-
-
-def test_p_value() -> None:
-    assert [p_value(p) for p in (None, 0.0004, 0.001, 0.25)] == ["–", "<0.001", "0.001", "0.250"]
 
 
 def test_a_metric_of_its_own_unit_is_shown_as_it_is_and_the_smallest_is_best() -> None:

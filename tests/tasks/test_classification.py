@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForSequenceClassification, BertConfig, BertForSequenceClassification, RobertaConfig
+from transformers import AutoModelForSequenceClassification, BertConfig, BertForSequenceClassification
 
 from geodistill.data.examples import Examples, load_examples
 from geodistill.errors import GeodistillError
@@ -22,7 +22,7 @@ from geodistill.tasks.classification import (
     predict,
     score,
 )
-from geodistill.tasks.loading import load_tokenizer, pad_as, position_limit, same_vocabulary
+from geodistill.tasks.loading import load_tokenizer
 from geodistill.tasks.task import batches
 
 
@@ -83,8 +83,6 @@ def test_a_model_that_is_not_there(tmp_path: Path, examples: Examples) -> None:
         load_classifier(str(tmp_path / "none"), examples, new_head=False)
     with pytest.raises(GeodistillError, match=r"cannot be loaded.*Look whether its files are whole"):
         load_classifier(str(tmp_path), examples, new_head=True)
-    with pytest.raises(GeodistillError, match=r"cannot be loaded.*Look whether its files are whole"):
-        load_tokenizer(str(tmp_path))
 
 
 def test_damaged_weights_are_an_error(tmp_path: Path, examples: Examples) -> None:
@@ -119,9 +117,6 @@ def test_texts_are_cut_to_the_positions_of_the_model(encoder: Path, examples: Ex
     tokenizer = load_tokenizer(str(encoder))
     encoded = encode(tiny(max_position_embeddings=6), examples, tokenizer, 128)
     assert {len(example["input_ids"]) for example in encoded["train"]} == {6}
-    roberta = tiny()
-    roberta.config = RobertaConfig(max_position_embeddings=514, pad_token_id=1)
-    assert position_limit(roberta) == 512
 
 
 def test_pairs_are_encoded_as_pairs(encoder: Path, write_csv: Any) -> None:
@@ -170,29 +165,6 @@ def test_the_scores_tell_of_a_blind_spot(encoder: Path, examples: Examples) -> N
     model.classifier.bias.data = torch.arange(6.0)
     notes = task.score(model, tokenizer, task.encode(model, tokenizer), "test").notes
     assert len(notes) == 1 and notes[0].startswith("never predicts '") and notes[0].count("(") == 5
-
-
-def test_a_vocabulary_is_the_same_or_not(encoder: Path) -> None:
-    teacher, student = load_tokenizer(str(encoder)), load_tokenizer(str(encoder))
-    assert same_vocabulary(student, teacher)
-    student.add_tokens(["geodistill"])
-    assert not same_vocabulary(student, teacher)
-
-
-def test_a_tokenizer_without_padding_pads_with_its_end_or_is_refused(encoder: Path, tmp_path: Path) -> None:
-    tokenizer = load_tokenizer(str(encoder))
-    assert tokenizer.pad_token == "[PAD]"
-    tokenizer.pad_token = None
-    with pytest.raises(GeodistillError, match="neither a padding token nor an end of sequence"):
-        collator(tokenizer)
-    tokenizer.eos_token = "[SEP]"
-    tokenizer.save_pretrained(tmp_path)
-    ending = load_tokenizer(str(tmp_path))
-    assert ending.pad_token == "[SEP]"
-    model = tiny(pad_token_id=None)
-    pad_as(model, ending)
-    pad_as(model, tokenizer)
-    assert model.config.pad_token_id == ending.pad_token_id
 
 
 def test_the_fine_tuned_teacher_loads_whole(classifier: Path) -> None:

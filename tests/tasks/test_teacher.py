@@ -29,14 +29,14 @@ def test_what_is_fine_tuned_is_used_again(encoder: Path, examples: Classificatio
     first = prepare_teacher(recipe, examples, tmp_path, progress=False)
     assert first.name == str(encoder) and first.folder == str(tmp_path)
     assert first.training_seconds is not None and first.training_seconds > 0
-    assert first.model.config.num_labels == 6 and set(first.metrics) == {"accuracy", "macro_f1"}
+    assert first.model.config.num_labels == 6 and set(first.scores.metrics) == {"accuracy", "macro_f1"}
     stamp = (tmp_path / "model.safetensors").stat().st_mtime_ns
     again = prepare_teacher(recipe, examples, tmp_path, progress=False)
     assert (tmp_path / "model.safetensors").stat().st_mtime_ns == stamp
-    assert (again.metrics, again.training_seconds) == (first.metrics, first.training_seconds)
+    assert (again.scores.metrics, again.training_seconds) == (first.scores.metrics, first.training_seconds)
 
     given = prepare_teacher(TeacherRecipe(model=str(tmp_path)), examples, tmp_path / "unused", progress=False)
-    assert given.metrics == first.metrics and not (tmp_path / "unused").exists()
+    assert given.scores.metrics == first.scores.metrics and not (tmp_path / "unused").exists()
 
 
 def test_the_recorded_score_is_not_taken_for_other_data(
@@ -45,10 +45,10 @@ def test_the_recorded_score_is_not_taken_for_other_data(
     recipe = TeacherRecipe(model=str(classifier))
     record = read_json(classifier / TEACHER_FILE)
     own = Classification(load_examples(DataRecipe(**content["data"])))
-    assert prepare_teacher(recipe, own, classifier / "unused").metrics == record["metrics"]
+    assert prepare_teacher(recipe, own, classifier / "unused").scores.metrics == record["metrics"]
     other = prepare_teacher(recipe, examples, classifier / "unused")
-    correct = other.metrics["accuracy"] * len(examples.examples.splits["test"])
-    assert correct == pytest.approx(round(correct)) and other.metrics != record["metrics"]
+    correct = other.scores.metrics["accuracy"] * len(examples.examples.splits["test"])
+    assert correct == pytest.approx(round(correct)) and other.scores.metrics != record["metrics"]
 
 
 def test_a_teacher_is_known_by_weights_training_and_data(
@@ -95,7 +95,7 @@ def test_unlabelled_data_teaches_no_head(encoder: Path, write_csv: Callable[...,
         prepare_teacher(recipe, unlabelled, tmp_path / "teacher")
     assert not (tmp_path / "teacher").exists()
     taught = prepare_teacher(TeacherRecipe(model=str(encoder)), unlabelled, tmp_path / "teacher")
-    assert taught.metrics == {} and taught.training_seconds is None
+    assert taught.scores.metrics == {} and taught.training_seconds is None
 
 
 def test_micro_batches_leave_a_classifiers_gradient_as_it_is(

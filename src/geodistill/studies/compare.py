@@ -181,7 +181,7 @@ def time_students(jobs: Sequence[Job], taught: TaughtTask) -> dict[str, float]:
         if _shape(job) not in latencies:
             student = taught.task.load_model(str(job.folder / "student"), new_head=False)
             tokenizer, encoded = taught.as_read_by(student, student_tokenizer(job.recipe))
-            latencies[_shape(job)] = measure_latency(student, taught.task.collator(tokenizer), encoded["validation"])
+            latencies[_shape(job)] = measure_latency(student, taught.task, tokenizer, encoded)
     return latencies
 
 

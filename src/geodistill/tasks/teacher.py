@@ -27,9 +27,8 @@ class TaughtTask:
     tokenizer: PreTrainedTokenizerBase
     task: Task
     encoded: Encoded
-    metrics: dict[str, float]
-    notes: list[str]
-    """What the metrics hide: see `Scores`."""
+    scores: Scores
+    """On the test split; empty when the data has no labels."""
     training_seconds: float | None
     name: str
     """The model that the recipe named, before any fine-tuning."""
@@ -71,12 +70,11 @@ def prepare_teacher(recipe: TeacherRecipe, task: Task, folder: Path, *, progress
     encoded = task.encode(model, tokenizer)
     record = read_json(Path(name) / TEACHER_FILE) if (Path(name) / TEACHER_FILE).is_file() else {}
     if record.get("data") == task.fingerprint:
-        metrics, notes = record["metrics"], record.get("notes", [])
+        scores = Scores(metrics=record["metrics"], notes=record.get("notes", []))
     else:
         scores = score_teacher(model, tokenizer, task, encoded, progress)
-        metrics, notes = scores.metrics, scores.notes
     origin = record.get("model", recipe.model)
-    return TaughtTask(model, tokenizer, task, encoded, metrics, notes, record.get("training_seconds"), origin, name)
+    return TaughtTask(model, tokenizer, task, encoded, scores, record.get("training_seconds"), origin, name)
 
 
 def fine_tune_teacher(recipe: TeacherRecipe, task: Task, folder: Path, fingerprint: str, *, progress: bool) -> None:

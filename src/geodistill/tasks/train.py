@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel, set_seed
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
 from geodistill.distillation.adapters import Student, adapted_model, merge_adapters
 from geodistill.distillation.cache import prepare_cache
@@ -31,7 +31,7 @@ from geodistill.tasks.loading import load_tokenizer
 from geodistill.tasks.reading import Reading, read, student_tokenizer
 from geodistill.tasks.run_folder import RESULTS, MetricsFile, claim_folder, fingerprint_of, read_json, write_json
 from geodistill.tasks.student import start_student
-from geodistill.tasks.task import Collator, EncodedExamples, Scores, Task
+from geodistill.tasks.task import Encoded, Scores, Task
 from geodistill.tasks.teacher import TaughtTask, prepare_teacher, teacher_fingerprint
 
 
@@ -248,9 +248,7 @@ def measure_student(
         ),
         "parameters": count_parameters(student),
         "megabytes": size_in_megabytes(student),
-        "latency_ms": (
-            measure_latency(student, task.collator(reading.tokenizer), reading.encoded["validation"]) if timed else None
-        ),
+        "latency_ms": measure_latency(student, task, reading.tokenizer, reading.encoded) if timed else None,
     }
 
 
@@ -258,24 +256,22 @@ def describe_teacher(taught: TaughtTask, *, timed: bool) -> dict[str, Any]:
     """Return the teacher's metrics on the test split, its size and, if it is timed, its speed."""
     return {
         "name": f"teacher: {Path(taught.name).name}",
-        "metrics": taught.metrics,
-        "notes": [f"The teacher {note}." for note in taught.notes],
+        "metrics": taught.scores.metrics,
+        "notes": [f"The teacher {note}." for note in taught.scores.notes],
         "parameters": count_parameters(taught.model),
         "megabytes": size_in_megabytes(taught.model),
-        "latency_ms": (
-            measure_latency(taught.model, taught.task.collator(taught.tokenizer), taught.encoded["validation"])
-            if timed
-            else None
-        ),
+        "latency_ms": measure_latency(taught.model, taught.task, taught.tokenizer, taught.encoded) if timed else None,
         "training_seconds": taught.training_seconds,
     }
 
 
 @torch.no_grad()
-def measure_latency(model: PreTrainedModel, collate: Collator, encoded: EncodedExamples, repeats: int = 30) -> float:
-    """Return the median milliseconds for one example on the CPU, one at a time, over the first examples."""
+def measure_latency(
+    model: PreTrainedModel, task: Task, tokenizer: PreTrainedTokenizerBase, encoded: Encoded, repeats: int = 30
+) -> float:
+    """Return the median milliseconds for one example on the CPU, one at a time, over the first of validation."""
     model.eval()
-    examples = encoded[:repeats]
+    examples, collate = encoded["validation"][:repeats], task.collator(tokenizer)
     times = []
     for example in [*examples[:5], *examples]:  # the first five warm up
         inputs = model_inputs(model, collate([example]))

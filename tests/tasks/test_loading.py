@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModel, BertConfig, RobertaConfig
+
+from geodistill.errors import GeodistillError
+from geodistill.tasks.classification import collator
+from geodistill.tasks.loading import load, load_tokenizer, pad_as, position_limit, same_vocabulary, weight_settings
+
+SIZES = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8, "vocab_size": 99}
+
+
+def test_what_cannot_be_loaded_is_named_with_the_way_out(tmp_path: Path) -> None:
+    with pytest.raises(GeodistillError, match=rf"'{tmp_path}' cannot be loaded.*Look whether its files are whole"):
+        load_tokenizer(str(tmp_path))
+
+    def unreachable(path: str) -> None:
+        raise OSError("We couldn't connect.\nA second line.")
+
+    with pytest.raises(GeodistillError, match=r"'some/model' cannot be loaded: We couldn't connect\.") as raised:
+        load(unreachable, "some/model")
+    assert "hub" in raised.value.remedy and "second line" not in str(raised.value)
+
+
+def test_a_revision_is_passed_on_only_if_there_is_one() -> None:
+    assert load(lambda path, **settings: settings, "some/model", revision=None, dtype=torch.float32) == {
+        "dtype": torch.float32
+    }
+    assert load(lambda path, **settings: settings, "some/model", revision="v2") == {"revision": "v2"}
+
+
+def test_weights_are_held_as_asked() -> None:
+    assert weight_settings("bfloat16") == {"dtype": torch.bfloat16}
+    assert weight_settings("float32") == {"dtype": torch.float32}
+
+
+def test_a_vocabulary_is_the_same_or_not(encoder: Path) -> None:
+    teacher, student = load_tokenizer(str(encoder)), load_tokenizer(str(encoder))
+    assert same_vocabulary(student, teacher)
+    student.add_tokens(["geodistill"])
+    assert not same_vocabulary(student, teacher)
+
+
+def test_a_tokenizer_without_padding_pads_with_its_end_or_is_refused(encoder: Path, tmp_path: Path) -> None:
+    tokenizer = load_tokenizer(str(encoder))
+    assert tokenizer.pad_token == "[PAD]"
+    tokenizer.pad_token = None
+    with pytest.raises(GeodistillError, match="neither a padding token nor an end of sequence"):
+        collator(tokenizer)
+    tokenizer.eos_token = "[SEP]"
+    tokenizer.save_pretrained(tmp_path)
+    ending = load_tokenizer(str(tmp_path))
+    assert ending.pad_token == "[SEP]"
+    model = AutoModel.from_config(BertConfig(**SIZES, pad_token_id=None))
+    pad_as(model, ending)
+    pad_as(model, tokenizer)
+    assert model.config.pad_token_id == ending.pad_token_id
+
+
+def test_positions_are_counted_as_each_family_does() -> None:
+    assert position_limit(AutoModel.from_config(BertConfig(**SIZES, max_position_embeddings=40))) == 40
+    roberta = RobertaConfig(**SIZES, max_position_embeddings=42, pad_token_id=1)
+    assert position_limit(AutoModel.from_config(roberta)) == 40
