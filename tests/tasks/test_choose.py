@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from geodistill.recipe import DataRecipe, Recipe
@@ -10,7 +11,7 @@ from geodistill.tasks.classification import Classification
 from geodistill.tasks.instructions import InstructionFollowing
 
 
-def test_a_recipe_has_the_task_that_it_names(make_recipe: Callable[..., Recipe], tmp_path: Any) -> None:
+def test_a_recipe_has_the_task_that_it_names(make_recipe: Callable[..., Recipe], tmp_path: Path) -> None:
     assert isinstance(task_of(make_recipe()), Classification)
     rows = tmp_path / "rows.jsonl"
     rows.write_text("".join(f'{{"prompt": "Say {i}.", "response": "{i}"}}\n' for i in range(30)))

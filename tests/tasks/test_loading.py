@@ -62,5 +62,5 @@ def test_a_tokenizer_without_padding_pads_with_its_end_or_is_refused(encoder: Pa
 
 def test_positions_are_counted_as_each_family_does() -> None:
     assert position_limit(AutoModel.from_config(BertConfig(**SIZES, max_position_embeddings=40))) == 40
-    roberta = RobertaConfig(**SIZES, max_position_embeddings=42, pad_token_id=1)
-    assert position_limit(AutoModel.from_config(roberta)) == 40
+    roberta = RobertaConfig(**SIZES, max_position_embeddings=514, pad_token_id=1)
+    assert position_limit(AutoModel.from_config(roberta)) == 512

@@ -65,8 +65,6 @@ class FeatureRows:
     @cached_property
     def divisor(self) -> Tensor:
         """Σ w, or one when no row counts, in the dtype of products."""
-        if self.weights is None:
-            return torch.full((), max(1, len(self)), dtype=self.dtype, device=self.values.device)
         return or_one(self.counts[1]).to(self.dtype)
 
     @cached_property
