@@ -10,6 +10,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from geodistill.aliases import OWN_FIELDS, TRAINER_NAMES
+from geodistill.errors import GeodistillError
+
 RowKind = Literal["cls", "mean", "tokens", "last", "response", "words"]
 FeatureLossName = Literal["procrustes", "gram", "cka", "projection"]
 PromptKind = Literal["alpaca", "chat", "plain"]
@@ -62,7 +65,10 @@ class DataRecipe(Section):
 
 
 class TrainingRecipe(Section):
-    """How long and how fast to train. `arguments` passes any other transformers.TrainingArguments field through."""
+    """How long and how fast to train.
+
+    `arguments` passes fields of transformers.TrainingArguments through: those that have no key of their own here.
+    """
 
     epochs: float = Field(3.0, gt=0)
     max_steps: int = Field(-1, description="stops early after so many steps when positive")
@@ -83,6 +89,19 @@ class TrainingRecipe(Section):
     evaluate_each_epoch: bool = Field(False, description="score the validation split after each epoch as well")
     save_steps: int | None = Field(None, ge=1, description="write a checkpoint every so many steps; none when absent")
     arguments: dict[str, Any] = Field(default_factory=dict, description="other transformers.TrainingArguments fields")
+
+    @field_validator("arguments")
+    @classmethod
+    def one_place_for_each_setting(cls, arguments: dict[str, Any]) -> dict[str, Any]:
+        for name in arguments:
+            if name in TRAINER_NAMES:
+                key = TRAINER_NAMES[name]
+                raise GeodistillError(
+                    f"'{name}' has a key of its own.", f"Set '{key}' in the training section instead."
+                )
+            if name in OWN_FIELDS:
+                raise GeodistillError(f"A run decides '{name}' by itself.", OWN_FIELDS[name])
+        return arguments
 
 
 class TeacherRecipe(Section):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
+from dataclasses import fields
 from pathlib import Path
 from textwrap import shorten
 from typing import Any, get_args, get_origin
@@ -14,6 +15,7 @@ from typing import Any, get_args, get_origin
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from geodistill.aliases import known_elsewhere
 from geodistill.errors import GeodistillError, suggest
 from geodistill.recipe import Recipe
 
@@ -118,11 +120,7 @@ def explain(error: ValidationError, source: str) -> GeodistillError:
     location = _keys_of(first)
     dotted = ".".join(str(part) for part in location)
     if first["type"] == "extra_forbidden":
-        section = ".".join(str(part) for part in location[:-1]) or "the top level"
-        return GeodistillError(
-            f"Unknown key '{dotted}' in {source}.",
-            f"In {section}: {suggest(str(location[-1]), _valid_keys(Recipe, location[:-1]))}",
-        )
+        return GeodistillError(f"Unknown key '{dotted}' in {source}.", _nearest_key([str(part) for part in location]))
     if first["type"] == "literal_error":
         choices = [choice.strip().strip("'") for choice in _expected(first).replace(" or ", ",").split(",")]
         if any(other["type"].startswith("bool_") and _keys_of(other) == location for other in error.errors()):
@@ -132,10 +130,30 @@ def explain(error: ValidationError, source: str) -> GeodistillError:
         )
     if first["type"] == "missing":
         return GeodistillError(f"The key '{dotted}' is missing in {source}.", "Add it.")
+    raised = first.get("ctx", {}).get("error")
+    if isinstance(raised, GeodistillError):
+        return GeodistillError(f"'{dotted}' in {source} is not valid: {raised.problem}", raised.remedy)
     message = first["msg"].removeprefix("Value error, ").rstrip(".")
     return GeodistillError(
         f"'{dotted}' in {source} is not valid: {message}.", f"It was {shorten(repr(first['input']), 200)}; mend it."
     )
+
+
+def _nearest_key(location: Sequence[str]) -> str:
+    """Say which key was meant: the one that other tools call so, else the one that is spelled most alike."""
+    *section, name = location
+    if (meant := known_elsewhere(name, section)) is not None:
+        return f"It is called '{meant}' here."
+    if section[-1:] == ["training"] and name in _training_arguments():
+        return f"Set it as a field of transformers.TrainingArguments: {'.'.join(section)}.arguments.{name}."
+    where = ".".join(section) or "the top level"
+    return f"In {where}: {suggest(name, _valid_keys(Recipe, section))}"
+
+
+def _training_arguments() -> list[str]:
+    from transformers.training_args import TrainingArguments  # takes seconds, and is needed for a mistake alone
+
+    return [field.name for field in fields(TrainingArguments) if field.init]
 
 
 def _most_telling(errors: Sequence[Any]) -> Any:

@@ -74,6 +74,11 @@ def test_without_variants_the_recipe_is_compared_with_labels_and_logits(tmp_path
     assert default_comparison(alone).baseline == "KD"
 
 
+def test_seeds_alone_leave_the_default_variants(tmp_path: Path) -> None:
+    jobs = plan_jobs(recipe(seeds=[7], variants={}), tmp_path)
+    assert [(job.variant, job.seed) for job in jobs] == [("labels", 7), ("KD", 7), ("recipe", 7)]
+
+
 def test_names_of_the_same_words_have_different_folders(tmp_path: Path) -> None:
     variants = {"KD": {}, "K D": {}, "k-d": {}, "β": {}, "γ": {}}
     jobs = plan_jobs(recipe(variants=variants), tmp_path)
@@ -91,7 +96,7 @@ def test_a_variant_may_make_its_student_in_another_way(tmp_path: Path) -> None:
     ("compare", "sweeps", "message"),
     [
         ({"baseline": "KB"}, {}, "The baseline 'KB' is none of the variants. Did you mean 'KD'"),
-        ({"variants": {}}, {}, "baseline 'KD' is none of the variants"),
+        ({"variants": {}, "baseline": "KB"}, {}, "baseline 'KB' is none of the variants"),
         ({"variants": {"KD": {"objectiv": {}}}}, {}, "Unknown key 'objectiv' in the variant 'KD'.*'objective'"),
         ({"variants": {"KD": {"objective": {}}}}, {}, "'objective' in the variant 'KD' is not valid"),
         ({"variants": {"KD": {"data": {"limit": 5}}}}, {}, "one teacher and one data set, but 'data'"),

@@ -51,6 +51,19 @@ def default_comparison(recipe: Recipe) -> CompareRecipe:
     )
 
 
+def comparison_of(recipe: Recipe) -> CompareRecipe:
+    """Return what a recipe compares: its own variants or, where it has none, the default ones with its seeds and jobs.
+
+    A baseline that the recipe names is kept, so that one that is no variant is refused.
+    """
+    default = default_comparison(recipe)
+    if recipe.compare is None:
+        return default
+    if recipe.compare.variants:
+        return recipe.compare
+    return recipe.compare.model_copy(update={"variants": default.variants})
+
+
 def plan_jobs(recipe: Recipe, folder: Path, sweeps: Mapping[str, Sequence[Any]] | None = None) -> list[Job]:
     """Return all runs, seed by seed, so that an interrupted comparison is a fair one of fewer seeds.
 
@@ -60,7 +73,7 @@ def plan_jobs(recipe: Recipe, folder: Path, sweeps: Mapping[str, Sequence[Any]] 
     Raises GeodistillError for a baseline that is no variant, a variant that is no valid recipe, or a sweep that
     touches none.
     """
-    comparison = recipe.compare or default_comparison(recipe)
+    comparison = comparison_of(recipe)
     if comparison.baseline not in comparison.variants:
         raise GeodistillError(
             f"The baseline '{comparison.baseline}' is none of the variants.",
