@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from geodistill.data import packages
-from geodistill.data.cache import sha256
 from geodistill.data.packages import Package, package_files
 from geodistill.errors import GeodistillError
+from geodistill.files import sha256
 
 NAME = "geodistill-test-wheel"
 

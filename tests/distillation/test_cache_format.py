@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import math
 from dataclasses import asdict
 
 import pytest
@@ -15,7 +14,6 @@ from geodistill.distillation.cache_format import (
     read_manifest,
     tensor_bytes,
     verify_files,
-    write_json,
     write_manifest,
 )
 from geodistill.errors import GeodistillError
@@ -102,11 +100,3 @@ def test_a_manifest_that_is_none_is_refused(tmp_path, content):
     (tmp_path / "manifest.json").write_text(content, encoding="latin-1")
     with pytest.raises(GeodistillError, match="is damaged"):
         read_manifest(tmp_path)
-
-
-def test_json_is_written_whole_or_not_at_all(tmp_path):
-    path = tmp_path / "file.json"
-    write_json(path, {"examples": 3})
-    with pytest.raises(TypeError):
-        write_json(path, {"examples": [1, 2, math.inf, object()]})
-    assert json.loads(path.read_text()) == {"examples": 3}

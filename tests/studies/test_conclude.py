@@ -5,12 +5,13 @@ from typing import Any
 
 import pytest
 
+from geodistill.files import write_text
 from geodistill.recipe import Recipe
 from geodistill.recipe_file import check_recipe
 from geodistill.studies.conclude import conclude_comparison, conclude_evaluation, conclude_run, describe_scores
 from geodistill.studies.plan import Job
 from geodistill.studies.table import RunResult, TeacherResult
-from geodistill.tasks.run_folder import METRICS, claim_folder, write_text
+from geodistill.tasks.run_folder import METRICS, claim_folder
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ from transformers import TrainingArguments
 from transformers.trainer_callback import TrainerControl, TrainerState
 
 from geodistill.errors import GeodistillError
+from geodistill.files import write_json
 from geodistill.tasks.run_folder import (
     ENVIRONMENT,
     METRICS,
@@ -16,13 +17,9 @@ from geodistill.tasks.run_folder import (
     MetricsFile,
     claim_folder,
     describe_environment,
-    fingerprint_of,
-    fingerprint_of_model,
     read_json,
     read_metrics,
     read_recipe,
-    write_json,
-    write_text,
 )
 
 
@@ -85,45 +82,6 @@ def test_a_damaged_json_file_is_named(tmp_path: Path, content: bytes) -> None:
     path.write_bytes(content)
     with pytest.raises(GeodistillError, match=r"results\.json cannot be read: .*Delete it, or pass --fresh"):
         read_json(path)
-
-
-def test_writing_leaves_no_part_behind(tmp_path: Path) -> None:
-    path = tmp_path / "file.json"
-    write_json(path, {"ü": 0.1})
-    write_json(path, {"ü": 0.2})
-    assert read_json(path) == {"ü": 0.2}
-    with pytest.raises(TypeError):
-        write_json(path, {"bad": object()})
-    write_text(tmp_path / "half.txt", "a \ud800")
-    assert (tmp_path / "half.txt").read_text() == "a ?"
-    assert read_json(path) == {"ü": 0.2}
-    assert {entry.name for entry in tmp_path.iterdir()} == {"file.json", "half.txt"}
-
-
-def test_fingerprints_depend_on_content_and_not_on_key_order() -> None:
-    assert fingerprint_of({"a": 1, "b": 2}) == fingerprint_of({"b": 2, "a": 1})
-    assert fingerprint_of({"a": 1}) != fingerprint_of({"a": 2}) != fingerprint_of({"a": "2"})
-    assert fingerprint_of("ab", "c") != fingerprint_of("a", "bc")
-
-
-def test_a_model_is_known_by_its_files_and_not_by_its_place(tmp_path: Path) -> None:
-    one, two = tmp_path / "one", tmp_path / "two"
-    for folder in (one, two):
-        folder.mkdir()
-        (folder / "config.json").write_text("{}")
-        (folder / "model.safetensors").write_bytes(b"weights")
-    first = fingerprint_of_model(str(one))
-    assert first == fingerprint_of_model(str(two))
-    (one / "README.md").write_text("about")
-    assert fingerprint_of_model(str(one)) == first
-    assert fingerprint_of_model("someone/model") == fingerprint_of("someone/model")
-
-
-def test_a_model_whose_files_change_in_place_is_another(tmp_path: Path) -> None:
-    (tmp_path / "model.safetensors").write_bytes(b"weights")
-    before = fingerprint_of_model(str(tmp_path))
-    (tmp_path / "model.safetensors").write_bytes(b"other weights")
-    assert fingerprint_of_model(str(tmp_path)) != before
 
 
 def test_the_environment_is_json() -> None:

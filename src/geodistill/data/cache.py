@@ -6,17 +6,16 @@ members (`sha256sum -c SHA256SUMS` checks it by hand). A damaged entry is notice
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 import sys
 from collections.abc import Callable
-from functools import lru_cache
 from pathlib import Path
 
 from filelock import FileLock
 
 from geodistill.errors import GeodistillError
+from geodistill.files import sha256
 
 SUMS = "SHA256SUMS"
 
@@ -73,27 +72,6 @@ def is_whole(entry: Path) -> bool:
     try:
         lines = (entry / SUMS).read_text(encoding="utf-8").splitlines()
         sums = [line.split("  ", 1) for line in lines]
-        return bool(sums) and all(
-            _sha256_of(str(entry / member), *_stamp(entry / member)) == sum for sum, member in sums
-        )
+        return bool(sums) and all(sha256(entry / member) == sum for sum, member in sums)
     except (OSError, ValueError):  # a member is missing, or the list itself is damaged
         return False
-
-
-def _stamp(path: Path) -> tuple[int, int]:
-    status = path.stat()
-    return status.st_size, status.st_mtime_ns
-
-
-@lru_cache(maxsize=256)
-def _sha256_of(path: str, size: int, modified: int) -> str:
-    return sha256(Path(path))
-
-
-def sha256(path: Path) -> str:
-    """The hexadecimal SHA-256 of a file."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

@@ -27,7 +27,6 @@ from geodistill.distillation.cache_format import (
     TopK,
     request_to_json,
     tensor_bytes,
-    write_json,
     write_manifest,
 )
 from geodistill.distillation.cache_index import BatchRows, Collate, ExampleIndex, Examples
@@ -35,6 +34,7 @@ from geodistill.distillation.cache_plan import Key, check_space, describe, make_
 from geodistill.distillation.rotation import CutBounds, cut_bounds, mean_and_covariance, principal_axes
 from geodistill.distillation.teacher import Teacher, TeacherSignals
 from geodistill.errors import GeodistillError
+from geodistill.files import write_json
 from geodistill.losses.top_k import TopKLogits
 
 # How often what was written is forced to the disk and counted as done: the most that a power cut can cost.

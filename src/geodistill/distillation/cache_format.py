@@ -11,11 +11,9 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -25,6 +23,7 @@ from transformers import PreTrainedTokenizerBase
 
 from geodistill.distillation.teacher import FeatureRequest, Teacher, bfloat16_is_faster
 from geodistill.errors import GeodistillError
+from geodistill.files import fingerprint_of, sha256, write_json
 
 FORMAT = 3
 MANIFEST = "manifest.json"
@@ -120,7 +119,7 @@ def write_manifest(folder: Path, content: Mapping[str, Any], files: Sequence[str
     """Seal a cache: list its files with size and SHA-256, and put the manifest in place in one step."""
     sums = {name: FileSum((folder / name).stat().st_size, sha256(folder / name))._asdict() for name in files}
     body = {"format": FORMAT, **content, "files": sums}
-    write_json(folder / MANIFEST, {"body": body, "sha256": _sha256_of_json(body)})
+    write_json(folder / MANIFEST, {"body": body, "sha256": fingerprint_of(body)})
 
 
 def read_manifest(folder: Path) -> dict[str, Any] | None:
@@ -131,7 +130,7 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
         return None
     except ValueError:
         raise damaged(folder, f"{MANIFEST} cannot be read") from None
-    if not isinstance(sealed, dict) or _sha256_of_json(sealed.get("body")) != sealed.get("sha256"):
+    if not isinstance(sealed, dict) or fingerprint_of(sealed.get("body")) != sealed.get("sha256"):
         raise damaged(folder, f"{MANIFEST} was altered")
     return sealed["body"]
 
@@ -145,7 +144,7 @@ def verify_files(folder: Path, manifest: Mapping[str, Any]) -> None:
             raise damaged(folder, f"{name} is missing") from None
         if status.st_size != expected["bytes"]:
             raise damaged(folder, f"{name} has {status.st_size:,} bytes instead of {expected['bytes']:,}")
-        if _sha256_once(str(folder / name), status.st_size, status.st_mtime_ns, status.st_ino) != expected["sha256"]:
+        if sha256(folder / name) != expected["sha256"]:
             raise damaged(folder, f"the contents of {name} have changed since it was written")
 
 
@@ -153,33 +152,6 @@ def damaged(folder: Path, how: str) -> GeodistillError:
     return GeodistillError(
         f"The teacher cache in {folder} is damaged: {how}.", "Delete the folder, or start over with --fresh."
     )
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write JSON so that the file is there whole or not at all."""
-    partial = path.with_suffix(".tmp")
-    with partial.open("w", encoding="utf-8") as file:
-        json.dump(content, file, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
-
-
-def sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 22):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-@lru_cache(maxsize=1024)
-def _sha256_once(path: str, size: int, modified: int, inode: int) -> str:
-    return sha256(Path(path))
-
-
-def _sha256_of_json(content: Any) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def request_to_json(request: FeatureRequest) -> dict[str, Any]:

@@ -21,21 +21,13 @@ from geodistill.distillation.cache_plan import Key
 from geodistill.distillation.objective import feature_requests
 from geodistill.distillation.student import build_student
 from geodistill.errors import GeodistillError
+from geodistill.files import fingerprint_of, write_json, write_text
 from geodistill.recipe import Recipe
 from geodistill.studies.plan import Job, default_comparison, plan_jobs
 from geodistill.studies.table import RunResult, TeacherResult
 from geodistill.tasks.choose import task_of
 from geodistill.tasks.reading import student_tokenizer
-from geodistill.tasks.run_folder import (
-    RECIPE,
-    RESULTS,
-    claim_folder,
-    fingerprint_of,
-    read_json,
-    read_metrics,
-    write_json,
-    write_text,
-)
+from geodistill.tasks.run_folder import RECIPE, RESULTS, claim_folder, read_json, read_metrics
 from geodistill.tasks.student import start_student
 from geodistill.tasks.teacher import TaughtTask, prepare_teacher, teacher_fingerprint
 from geodistill.tasks.train import describe_teacher, measure_latency, stages_of, train

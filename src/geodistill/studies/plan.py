@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from geodistill.errors import GeodistillError, suggest
+from geodistill.files import fingerprint_of
 from geodistill.recipe import CompareRecipe, Recipe
 from geodistill.recipe_file import check_recipe, merge, set_dotted, split_override
-from geodistill.tasks.run_folder import fingerprint_of
 
 
 @dataclass(frozen=True)

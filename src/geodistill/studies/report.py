@@ -12,6 +12,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from geodistill.files import write_text
 from geodistill.studies.formats import duration, one_line
 from geodistill.studies.report_page import Page, bullets, details, scroll, table
 from geodistill.studies.report_plots import (
@@ -26,7 +27,6 @@ from geodistill.studies.report_plots import (
 from geodistill.studies.report_svg import score_svg, write_figure_svg
 from geodistill.studies.table import MEASURES, Row, RunResult, TeacherResult, point_names, reached, run_names
 from geodistill.studies.table_text import MEASURE_NAMES, Column, columns, headline, legend
-from geodistill.tasks.run_folder import write_text
 
 __all__ = ["write_figure_svg", "write_report", "write_run_report"]
 

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
+from geodistill.files import write_text
 from geodistill.studies.formats import one_line
 from geodistill.studies.report_plots import scores_of, styles
 from geodistill.studies.statistics import mean_interval
 from geodistill.studies.table import Row, RunResult
 from geodistill.studies.table_text import headline, score
-from geodistill.tasks.run_folder import write_text
 
 WIDTH, LINE, TOP, BOTTOM, VALUES = 860, 36, 44, 62, 120
 LETTER = 7.4

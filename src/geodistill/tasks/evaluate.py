@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from geodistill.errors import GeodistillError, suggest
+from geodistill.files import write_text
 from geodistill.recipe_file import load_recipe
 from geodistill.tasks.choose import task_of
 from geodistill.tasks.loading import load_tokenizer
-from geodistill.tasks.run_folder import RECIPE, RESULTS, write_text
+from geodistill.tasks.run_folder import RECIPE, RESULTS
 from geodistill.tasks.task import ALL
 
 PREDICTIONS = "predictions.jsonl"

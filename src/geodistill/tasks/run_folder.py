@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import platform
 import shutil
 from collections.abc import Mapping
-from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -19,6 +17,7 @@ from transformers.trainer_callback import TrainerCallback, TrainerControl, Train
 from transformers.training_args import TrainingArguments
 
 from geodistill.errors import GeodistillError
+from geodistill.files import write_json, write_text
 
 RECIPE, ENVIRONMENT, METRICS, RESULTS = "recipe.yaml", "environment.json", "metrics.jsonl", "results.json"
 PACKAGES = ("geodistill", "torch", "transformers", "accelerate", "datasets", "tokenizers", "numpy", "scipy")
@@ -73,33 +72,6 @@ def describe_environment() -> dict[str, Any]:
     }
 
 
-def fingerprint_of(*parts: Any) -> str:
-    """Return the SHA-256 of JSON-able parts, in hex."""
-    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
-
-
-def fingerprint_of_model(folder: str) -> str:
-    """Return the SHA-256 over the config, tokenizer and weights in a folder; for anything else, of its name."""
-    path = Path(folder)
-    if not path.is_dir():
-        return fingerprint_of(folder)
-    wanted = (".safetensors", ".json", ".txt", ".model", ".bin")
-    files = sorted(file for file in path.iterdir() if file.suffix in wanted)
-    return _fingerprint_of_files(tuple((file, file.stat().st_size, file.stat().st_mtime_ns) for file in files))
-
-
-@lru_cache(maxsize=16)
-def _fingerprint_of_files(files: tuple[tuple[Path, int, int], ...]) -> str:
-    # Size and time are there for the cache alone: a file that was written again is read again.
-    digest = hashlib.sha256()
-    for file, _, _ in files:
-        digest.update(file.name.encode())
-        with file.open("rb") as stream:
-            while block := stream.read(1 << 22):
-                digest.update(block)
-    return digest.hexdigest()
-
-
 def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON file of a run; a damaged one is an error that names it."""
     try:
@@ -114,21 +86,6 @@ def read_json(path: Path) -> dict[str, Any]:
 def read_recipe(path: Path) -> dict[str, Any]:
     """Read the recipe of a run as it was written."""
     return dict(yaml.safe_load(path.read_text(encoding="utf-8")))
-
-
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        # Half a surrogate pair in a user's text becomes a question mark, rather than the end of a run.
-        part.write_text(text, encoding="utf-8", errors="replace")
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:

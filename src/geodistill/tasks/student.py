@@ -8,10 +8,10 @@ from transformers import PreTrainedTokenizerBase, set_seed
 
 from geodistill.distillation.adapters import Student, adapted_model
 from geodistill.distillation.student import build_student
+from geodistill.files import fingerprint_of, write_json
 from geodistill.recipe import Recipe, StudentRecipe
 from geodistill.tasks.arguments import processes
 from geodistill.tasks.fine_tune import fine_tune
-from geodistill.tasks.run_folder import fingerprint_of, write_json
 from geodistill.tasks.teacher import TaughtTask, teacher_fingerprint
 
 STUDENT_FILE = "student.json"

@@ -9,11 +9,12 @@ from typing import Any
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
 from geodistill.data.models import resolve_model
+from geodistill.files import fingerprint_of, fingerprint_of_side, write_json
 from geodistill.recipe import TeacherRecipe
 from geodistill.tasks.arguments import processes
 from geodistill.tasks.fine_tune import fine_tune
 from geodistill.tasks.loading import load_tokenizer, pad_as
-from geodistill.tasks.run_folder import fingerprint_of, fingerprint_of_model, read_json, write_json
+from geodistill.tasks.run_folder import read_json
 from geodistill.tasks.task import Encoded, Scores, Task
 
 TEACHER_FILE = "teacher.json"
@@ -47,7 +48,7 @@ class TaughtTask:
 def teacher_fingerprint(recipe: TeacherRecipe, task: Task) -> str:
     """Identify a teacher by its weights and, when it is fine-tuned first, by how and on what."""
     training = recipe.training.model_dump() if recipe.training else None
-    return fingerprint_of(fingerprint_of_model(resolve_model(recipe.model)), training, task.fingerprint)
+    return fingerprint_of(fingerprint_of_side(resolve_model(recipe.model)), training, task.fingerprint)
 
 
 def prepare_teacher(recipe: TeacherRecipe, task: Task, folder: Path, *, progress: bool = True) -> TaughtTask:

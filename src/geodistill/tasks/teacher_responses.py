@@ -12,10 +12,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from geodistill.errors import GeodistillError
 from geodistill.features import IGNORED_LABEL
+from geodistill.files import fingerprint_of, fingerprint_of_side, write_text
 from geodistill.recipe import GenerationRecipe
 from geodistill.tasks.encode_instructions import labelled
 from geodistill.tasks.generation import generate
-from geodistill.tasks.run_folder import fingerprint_of, fingerprint_of_model, write_text
 from geodistill.tasks.task import EncodedExamples
 
 
@@ -38,7 +38,7 @@ def with_teacher_responses(
     prompts = [_prompt(example) for example in examples]
     settings = generation.model_dump(exclude={"seeds", "limit"})
     seed = generation.seeds[0]
-    key = fingerprint_of(fingerprint_of_model(teacher_folder), settings, seed, prompts)
+    key = fingerprint_of(fingerprint_of_side(teacher_folder), settings, seed, prompts)
     path = folder / f"responses-{key[:12]}.jsonl"
     if not path.is_file():
         folder.mkdir(parents=True, exist_ok=True)

@@ -22,6 +22,7 @@ from geodistill.distillation.sharding import whole_model
 from geodistill.distillation.student import count_parameters, size_in_megabytes
 from geodistill.distillation.teacher import NoTeacher, SignalSource, Teacher, model_inputs, teacher_view
 from geodistill.distillation.trainer import DistillationTrainer
+from geodistill.files import fingerprint_of, write_json
 from geodistill.recipe import TASK_STAGE, LogitTerm, Recipe, StageRecipe, StudentRecipe
 from geodistill.tasks.arguments import StepBar, processes, train_to_the_end, training_arguments
 from geodistill.tasks.choose import task_of
@@ -29,7 +30,7 @@ from geodistill.tasks.cost import Cost, peak_megabytes, reset_peak_memory
 from geodistill.tasks.held_out import measure_geometry
 from geodistill.tasks.loading import load_tokenizer
 from geodistill.tasks.reading import Reading, read, student_tokenizer
-from geodistill.tasks.run_folder import RESULTS, MetricsFile, claim_folder, fingerprint_of, read_json, write_json
+from geodistill.tasks.run_folder import RESULTS, MetricsFile, claim_folder, read_json
 from geodistill.tasks.student import start_student
 from geodistill.tasks.task import Encoded, Scores, Task
 from geodistill.tasks.teacher import TaughtTask, prepare_teacher, teacher_fingerprint
