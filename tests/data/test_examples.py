@@ -9,6 +9,7 @@ import pytest
 
 from geodistill.data import sources
 from geodistill.data.examples import Examples, load_examples
+from geodistill.data.splits import text_key
 from geodistill.errors import GeodistillError
 from geodistill.recipe import DataRecipe
 
@@ -178,11 +179,78 @@ def test_half_an_emoji_does_no_harm(tmp_path: Path) -> None:
     assert load(path).splits["train"][0]["text"].endswith(" ?")
 
 
-def test_overlap_is_noted(tmp_path: Path) -> None:
-    jsonl(tmp_path / "train.jsonl", rows(20))
-    jsonl(tmp_path / "validation.jsonl", rows(20, 20))
+def test_training_rows_that_are_measured_on_are_left_out(tmp_path: Path) -> None:
+    jsonl(tmp_path / "train.jsonl", [*rows(20), {"text": " TEXT  15", "label": 1}])
+    jsonl(tmp_path / "validation.jsonl", rows(22, 18))
     jsonl(tmp_path / "test.jsonl", rows(10, 15))
-    assert load(tmp_path).notes == ["5 of the 10 test texts are in the training split as well."]
+    examples = load(tmp_path)
+    assert sizes(examples) == {"train": 15, "validation": 15, "test": 10}
+    assert list(examples.splits["train"]["example_id"]) == list(range(15))
+    assert list(examples.splits["validation"]["text"]) == [f"text {i}" for i in range(25, 40)]
+    assert examples.notes == [
+        "7 of the 22 validation rows have a text that is measured on (7 in the test part) and were left out.",
+        "6 of the 21 train rows have a text that is measured on (6 in the test part) and were left out.",
+    ]
+    assert [each.places for each in examples.left_out] == [{"test": 7}, {"test": 6}]
+
+
+def test_what_is_left_out_does_not_depend_on_the_limit(tmp_path: Path) -> None:
+    jsonl(tmp_path / "train.jsonl", rows(40))
+    jsonl(tmp_path / "test.jsonl", rows(30, 20))
+    jsonl(tmp_path / "dev.jsonl", rows(10, 60))
+    whole, limited = load(tmp_path), load(tmp_path, limit=5)
+    assert sizes(limited) == {"train": 5, "validation": 5, "test": 5}
+    assert whole.notes == limited.notes and whole.held_out == limited.held_out
+    assert set(limited.splits["train"]["text"]) <= {f"text {i}" for i in range(20)}
+
+
+def test_a_pair_that_is_turned_around_is_the_same_text(tmp_path: Path) -> None:
+    def pairs(count: int, start: int = 0) -> list[dict[str, Any]]:
+        numbers = range(start, start + count)
+        return [{"sentence1": "one premise", "sentence2": f"claim {i}", "label": i % 2} for i in numbers]
+
+    turned = {"sentence1": "claim 60", "sentence2": "one premise", "label": 0}
+    jsonl(tmp_path / "train.jsonl", [*pairs(40), turned])
+    jsonl(tmp_path / "dev.jsonl", pairs(10, 50))
+    jsonl(tmp_path / "test.jsonl", pairs(10, 60))
+    examples = load(tmp_path)
+    assert sizes(examples) == {"train": 40, "validation": 10, "test": 10}, "a premise may be in several pairs"
+    assert "1 of the 41 train rows" in examples.notes[0]
+
+
+def test_a_stage_loses_what_its_task_is_measured_on(tmp_path: Path) -> None:
+    path = jsonl(tmp_path / "a.jsonl", rows(100))
+    task = load(path)
+    for recipe in ({"seed": 1}, {"test_share": 0.1}, {"problem": "unlabelled"}, {"seed": 1, "limit": 30}):
+        alone = load(path, **recipe)
+        stage = load_examples(DataRecipe(source=str(path), **recipe), task.held_out)
+        assert not set(stage.splits["train"]["text"]) & {
+            *task.splits["validation"]["text"],
+            *task.splits["test"]["text"],
+        }
+        assert stage.splits["validation"].to_dict() == alone.splits["validation"].to_dict()
+        assert "in the task's " in stage.notes[0] and stage.fingerprint != alone.fingerprint
+    same = load_examples(DataRecipe(source=str(path)), task.held_out)
+    assert same.notes == [] and same.fingerprint == task.fingerprint
+
+
+def test_bundled_sentences_under_another_seed() -> None:
+    task = load_examples(DataRecipe(source="bundled:reviews"))
+    measured = {text_key(text) for part in ("validation", "test") for text in task.splits[part]["text"]}
+    recipe = DataRecipe(source="bundled:sentences", seed=1)
+    alone, stage = load_examples(recipe), load_examples(recipe, task.held_out)
+    shared = sum(text_key(text) in measured for text in alone.splits["train"]["text"])
+    assert shared > 1000
+    assert len(stage.splits["train"]) == len(alone.splits["train"]) - shared
+    assert sum(sum(each.places.values()) for each in stage.left_out) == shared
+
+
+def test_a_label_whose_rows_are_all_measured_on_is_an_error(tmp_path: Path) -> None:
+    jsonl(tmp_path / "train.jsonl", [*rows(20), {"text": "rare", "label": 2}])
+    jsonl(tmp_path / "dev.jsonl", rows(10, 20))
+    jsonl(tmp_path / "test.jsonl", [*rows(10, 30), {"text": "Rare", "label": 2}])
+    with pytest.raises(GeodistillError, match=r"No training row with the label '2' is left: the texts of all 1 are in"):
+        load(tmp_path)
 
 
 def test_glue_from_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from geodistill.data.parts import choose_splits, complete, cut_parts, limited, note_overlap
+from geodistill.data.parts import choose_splits, complete, cut_parts, limited
 from geodistill.data.rows import Rows
 from geodistill.data.sources import Source
 from geodistill.data.tables import Table
@@ -51,12 +51,6 @@ def test_what_is_there_stays_whole() -> None:
 def test_too_few_to_cut() -> None:
     with pytest.raises(GeodistillError, match="2 training rows are too few to cut a validation part"):
         cut_parts({"train": rows(2)}, {"validation": 0.1}, seed=0)
-
-
-def test_overlap_is_counted_in_every_other_part() -> None:
-    notes: list[str] = []
-    note_overlap({"train": rows(10), "test": rows(4, 8), "unseen": rows(3, 20)}, notes)
-    assert notes == ["2 of the 4 test texts are in the training split as well."]
 
 
 def test_a_limit_is_of_each_part() -> None:

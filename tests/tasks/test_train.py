@@ -234,6 +234,34 @@ def test_the_fingerprint_depends_on_what_the_result_depends_on(make_recipe: Make
     assert run_fingerprint(make_recipe(), "teacher", "data") != run_fingerprint(make_recipe(), "another", "data")
 
 
+def test_a_stage_is_not_trained_on_what_the_task_is_measured_on(
+    make_recipe: MakeRecipe,
+    write_csv: Any,
+    questions: list[tuple[str, str]],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    data = {"source": str(write_csv(questions)), "max_length": 16}
+    stage = {
+        "name": "warm",
+        "data": {**data, "problem": "unlabelled", "seed": 1},
+        "objective": {"features": [{"loss": "gram"}]},
+        "training": {"max_steps": 1, "batch_size": 16},
+    }
+    trained: dict[str, int] = {}
+
+    def train_stage(stage: Any, recipe: Any, student: Any, taught: Any, reading: Any, *more: Any) -> Any:
+        trained[stage.name] = len(reading.examples["train"])
+        return original(stage, recipe, student, taught, reading, *more)
+
+    original = train_module.train_stage
+    monkeypatch.setattr(train_module, "train_stage", train_stage)
+    results = run(make_recipe(data=data, stages=[stage], training={"max_steps": 1}), tmp_path / "run")
+    assert trained == {"warm": 40, "task": 42}
+    (note,) = [note for note in results["notes"] if note.startswith("Stage 'warm': ")]
+    assert "of the 57 train rows have a text that is measured on" in note and "in the task's test part" in note
+
+
 def test_the_task_is_the_last_stage(two_stages: Callable[..., Recipe]) -> None:
     recipe = two_stages()
     assert [stage.name for stage in stages_of(recipe)] == ["warm", "task"]

@@ -68,7 +68,7 @@ def sentences(recipe: DataRecipe) -> Table:
 
     The movie-review sentences are those of `bundled:reviews`. What falls into the test part of `bundled:reviews` or
     `bundled:trec`, at this recipe's `seed` and `test_share`, is left out; what falls into their other parts is here, as
-    text without a label. So use one data seed throughout a recipe with stages.
+    text without a label. A stage leaves out whatever its own task is measured on (overlap.py).
     """
     held_out = {key for table in (trec(recipe), reviews(recipe)) for key in _test_keys(table, recipe)}
     texts = {text_key(text): text for name in SENTENCE_FILES for _, text in _rated(name)}

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from datasets import Dataset, DatasetDict, Features, Value
 
 from geodistill.data.columns import find_columns
 from geodistill.data.labels import Labels, Problem, train_labels
-from geodistill.data.parts import choose_splits, complete, cut_parts, limited, note_overlap
+from geodistill.data.overlap import HeldOut, LeftOut, separate
+from geodistill.data.parts import choose_splits, complete, cut_parts, limited
 from geodistill.data.rows import Rows, clean, has_labels
 from geodistill.data.sources import Source, open_source
+from geodistill.errors import GeodistillError
 from geodistill.recipe import DataRecipe
 
 DEFAULT_METRICS: dict[Problem, list[str]] = {
@@ -38,6 +40,8 @@ class Examples:
     max_length: of the tokens of a text or pair
     fingerprint: SHA-256 over all rows, label names, metrics and `max_length`: what a run on these examples depends on
     notes: what was done to the data that its owner should know, one sentence each
+    held_out: the texts of validation and test, before any limit: what a stage of this task may not be trained on
+    left_out: the rows that were left out, since their texts are measured on; `notes` tell of them as well
     """
 
     splits: DatasetDict
@@ -47,9 +51,11 @@ class Examples:
     max_length: int
     fingerprint: str
     notes: list[str]
+    held_out: HeldOut = field(default_factory=HeldOut)
+    left_out: list[LeftOut] = field(default_factory=list)
 
 
-def load_examples(recipe: DataRecipe) -> Examples:
+def load_examples(recipe: DataRecipe, task: HeldOut | None = None) -> Examples:
     """Read, check, encode and split what `recipe.source` names.
 
     Sources: `bundled:trec`, `bundled:trec-fine`, `bundled:reviews`, `bundled:spam`, `bundled:sentences` (unlabelled);
@@ -62,7 +68,11 @@ def load_examples(recipe: DataRecipe) -> Examples:
     split is reported on as test and a new validation part is cut from train: nothing is tuned on what is reported.
     Unlabelled data needs only a train split; 5 % of it become the validation part, to measure the geometry on.
 
-    Rows with an empty text or, in a labelled split, without a label are dropped and counted in `notes`.
+    Rows with an empty text or, in a labelled split, without a label are dropped and counted in `notes`. Training rows
+    whose text is in the validation or test part are left out and counted there too, as are validation rows whose text
+    is in the test part. `task` are the held-out texts of the task that this data is a stage of: training rows with one
+    of these are left out as well.
+
     Raises GeodistillError for a source, split, column or label that is missing, unknown, empty or damaged.
     """
     source = open_source(recipe)
@@ -72,7 +82,11 @@ def load_examples(recipe: DataRecipe) -> Examples:
     labels = Labels("unlabelled") if given is None else train_labels(given, class_names, recipe.problem)
     rows = {name: _encoded(part, labels, name) for name, part in rows.items()}
     rows = _complete(rows, labels.problem, recipe, notes)
-    note_overlap(rows, notes)
+    before = rows["train"]
+    rows, held_out, left_out = separate(rows, task)
+    if task is None and labels.problem == "classification":
+        _check_labels(before, rows["train"], labels)
+    notes += [each.note for each in left_out]
     rows = limited(rows, recipe)
     metrics = (
         [] if labels.problem == "unlabelled" else recipe.metrics or source.metrics or DEFAULT_METRICS[labels.problem]
@@ -86,6 +100,8 @@ def load_examples(recipe: DataRecipe) -> Examples:
         max_length=max_length,
         fingerprint=_fingerprint(rows, [labels.problem, labels.names, list(metrics), max_length]),
         notes=notes,
+        held_out=held_out,
+        left_out=left_out,
     )
 
 
@@ -118,6 +134,16 @@ def _complete(rows: dict[str, Rows], problem: Problem, recipe: DataRecipe, notes
         shares = {} if "validation" in rows else {"validation": UNLABELLED_VALIDATION_SHARE}
         return cut_parts(rows, shares, recipe.seed)
     return complete(rows, recipe, notes, rows["train"].labels if problem == "classification" else None)
+
+
+def _check_labels(before: Rows, after: Rows, labels: Labels) -> None:
+    """Raise GeodistillError where the training rows of a label were all left out."""
+    for number in sorted(set(before.labels or ()) - set(after.labels or ())):
+        raise GeodistillError(
+            f"No training row with the label '{labels.names[number]}' is left: the texts of all "
+            f"{(before.labels or []).count(number):,} are in the validation or test part as well.",
+            "Give training rows of this label with other texts, or take these texts out of the other splits.",
+        )
 
 
 def _dataset(rows: Rows, problem: Problem) -> Dataset:

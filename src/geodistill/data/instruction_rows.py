@@ -54,6 +54,11 @@ class InstructionRows:
             for row in self.rows
         ]
 
+    def sentences(self) -> list[tuple[str, ...]]:
+        """For each row its prompt as one text, normalised (`splits.normalized`): an instruction alone, such as
+        "Translate this.", is no text of a test prompt that has an input as well."""
+        return [(key.replace("\n", " ").strip(),) for key in self.text_keys()]
+
 
 def clean_instructions(table: Table, columns: InstructionColumns, part: str, notes: list[str]) -> InstructionRows:
     """The rows of a split that have an instruction and a response; those that do not are counted in `notes`.

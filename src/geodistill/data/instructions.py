@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from datasets import Dataset, DatasetDict
 
 from geodistill.data.columns import find_instruction_columns
 from geodistill.data.instruction_rows import Instruction, InstructionRows, clean_instructions
-from geodistill.data.parts import choose_splits, complete, limited, note_overlap
+from geodistill.data.overlap import HeldOut, LeftOut, separate
+from geodistill.data.parts import choose_splits, complete, limited
 from geodistill.data.sources import open_source
 from geodistill.recipe import DataRecipe
 
@@ -31,15 +32,19 @@ class Instructions:
     max_length: of the tokens of prompt and response together
     fingerprint: SHA-256 over all rows and how they become tokens: what a run on these instructions depends on
     notes: what was done to the data that its owner should know, one sentence each
+    held_out: the prompts of validation, test and unseen, before any limit: what a stage may not be trained on
+    left_out: the rows that were left out, since their prompts are measured on; `notes` tell of them as well
     """
 
     splits: DatasetDict
     max_length: int
     fingerprint: str
     notes: list[str]
+    held_out: HeldOut = field(default_factory=HeldOut)
+    left_out: list[LeftOut] = field(default_factory=list)
 
 
-def load_instructions(recipe: DataRecipe) -> Instructions:
+def load_instructions(recipe: DataRecipe, task: HeldOut | None = None) -> Instructions:
     """Read, check and split what `recipe.source` names.
 
     Sources: `bundled:instructions`, or a file, folder or hub name as in `load_examples`. A row is an instruction with
@@ -50,7 +55,11 @@ def load_instructions(recipe: DataRecipe) -> Instructions:
     same side. When there is a validation split but no test split, the validation split is reported on as test and a new
     validation part is cut from train: nothing is tuned on what is reported.
 
-    Rows with an empty instruction or response are dropped and counted in `notes`.
+    Rows with an empty instruction or response are dropped and counted in `notes`. Training rows whose prompt is in the
+    validation, test or unseen part are left out and counted there too, as are validation rows whose prompt is in one of
+    the other two. `task` are the held-out prompts of the task that this data is a stage of: training rows with one of
+    these are left out as well.
+
     Raises GeodistillError for a source, split, column or response that is missing, unknown, empty or damaged.
     """
     source = open_source(recipe)
@@ -63,7 +72,8 @@ def load_instructions(recipe: DataRecipe) -> Instructions:
     given = {part: clean_instructions(table, columns, part, notes) for part, table in tables.items()}
     unseen = {UNSEEN: given.pop(UNSEEN)} if UNSEEN in given else {}
     parts = {**complete(given, recipe, notes), **unseen}
-    note_overlap(parts, notes)
+    parts, held_out, left_out = separate(parts, task)
+    notes += [each.note for each in left_out]
     parts = limited(parts, recipe)
     max_length = recipe.max_length or MAX_LENGTH
     return Instructions(
@@ -71,6 +81,8 @@ def load_instructions(recipe: DataRecipe) -> Instructions:
         max_length=max_length,
         fingerprint=_fingerprint(parts, [recipe.prompt, recipe.max_prompt_length, max_length]),
         notes=notes,
+        held_out=held_out,
+        left_out=left_out,
     )
 
 

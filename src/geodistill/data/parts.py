@@ -24,6 +24,9 @@ class Part(Protocol):
     def text_keys(self) -> list[str]:
         """For each row what identical texts share (`splits.text_key`)."""
 
+    def sentences(self) -> list[tuple[str, ...]]:
+        """For each row its text, or the two texts of its pair, normalised (`splits.normalized`)."""
+
 
 P = TypeVar("P", bound=Part)
 
@@ -75,14 +78,6 @@ def cut_parts(
                 )
         parts = {**parts, **{name: train.take(indices, range(len(indices))) for name, indices in found.items()}}
     return {name: parts[name] for name in PARTS if name in parts}
-
-
-def note_overlap(parts: Mapping[str, Part], notes: list[str]) -> None:
-    """Note how many texts that are measured on are trained on as well."""
-    seen = set(parts["train"].text_keys())
-    for name, part in parts.items():
-        if name != "train" and (shared := sum(key in seen for key in part.text_keys())):
-            notes.append(f"{shared} of the {len(part)} {name} texts are in the training split as well.")
 
 
 def limited(parts: dict[str, P], recipe: DataRecipe) -> dict[str, P]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from geodistill.data.columns import Columns, listed
 from geodistill.data.labels import is_missing, label_name
-from geodistill.data.splits import text_key
+from geodistill.data.splits import normalized, text_key
 from geodistill.data.tables import Table
 from geodistill.errors import GeodistillError
 
@@ -43,6 +43,11 @@ class Rows:
         return [
             text_key(text, pair) for text, pair in zip(self.texts, self.pairs or [""] * len(self.texts), strict=True)
         ]
+
+    def sentences(self) -> list[tuple[str, ...]]:
+        """For each row its text, or the two texts of its pair, normalised (`splits.normalized`)."""
+        columns = [self.texts] if self.pairs is None else [self.texts, self.pairs]
+        return [tuple(map(normalized, row)) for row in zip(*columns, strict=True)]
 
 
 def has_labels(table: Table, label: str) -> bool:

@@ -9,7 +9,12 @@ from typing import Any
 
 def text_key(text: str, pair: str = "") -> str:
     """What two texts share when they differ in case and white space only."""
-    return "\n".join(" ".join(part.casefold().split()) for part in (text, pair))
+    return "\n".join(map(normalized, (text, pair)))
+
+
+def normalized(text: str) -> str:
+    """The text in small letters, with one space wherever it has white space."""
+    return " ".join(text.casefold().split())
 
 
 def cut(keys: Sequence[str], strata: Sequence[Any], shares: Mapping[str, float], seed: int) -> dict[str, list[int]]:

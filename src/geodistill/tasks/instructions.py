@@ -32,6 +32,7 @@ class InstructionFollowing:
     def __init__(self, instructions: Instructions, data: DataRecipe, generation: GenerationRecipe) -> None:
         self.instructions, self.data, self.generation = instructions, data, generation
         self.fingerprint, self.notes = instructions.fingerprint, list(instructions.notes)
+        self.held_out = instructions.held_out
         self.measured = min(generation.limit or MOST_EXAMPLES, MOST_EXAMPLES)
         prefixes = ["", f"{UNSEEN}_"] if UNSEEN in instructions.splits else [""]
         every = [f"{prefix}{metric}" for prefix in prefixes for metric in METRICS]

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from geodistill.data.overlap import HeldOut
 from geodistill.recipe import WeightKind
 
 EncodedExamples = list[dict[str, Any]]
@@ -37,6 +38,7 @@ class Task(Protocol):
     fingerprint: of all that a run on these examples depends on
     metrics: names of the reported metrics, the main one first; empty where nothing can be scored
     notes: what was done to the data that its owner should know, one sentence each
+    held_out: the texts that are measured on, which no stage of the task is trained on
     labelled: whether there is something to learn from the examples themselves
     rows: the kind of rows that the held-out geometry is measured on
     measured: of how many examples at most
@@ -45,6 +47,7 @@ class Task(Protocol):
     fingerprint: str
     metrics: list[str]
     notes: list[str]
+    held_out: HeldOut
     labelled: bool
     rows: str
     measured: int

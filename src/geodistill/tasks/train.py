@@ -25,7 +25,7 @@ from geodistill.distillation.trainer import DistillationTrainer
 from geodistill.files import fingerprint_of, write_json
 from geodistill.recipe import TASK_STAGE, LogitTerm, Recipe, StageRecipe, StudentRecipe
 from geodistill.tasks.arguments import StepBar, processes, train_to_the_end, training_arguments
-from geodistill.tasks.choose import task_of
+from geodistill.tasks.choose import stage_tasks, task_of
 from geodistill.tasks.cost import Cost, peak_megabytes, reset_peak_memory
 from geodistill.tasks.held_out import measure_geometry
 from geodistill.tasks.loading import load_tokenizer
@@ -68,6 +68,7 @@ def train(
     if known and (folder / RESULTS).is_file():
         return finished_run(folder, task, onnx=onnx) if processes().is_main_process else {}
 
+    tasks = stage_tasks(recipe, task)
     taught = prepare_teacher(recipe.teacher, task, shared / "teacher", progress=progress)
     tokenizer = taught.tokenizer if own_tokenizer is None else own_tokenizer
     student = start_student(recipe, taught, own_tokenizer, shared / "students", progress=progress)
@@ -78,10 +79,9 @@ def train(
     geometry: dict[str, str] = {}
     for stage in stages_of(recipe):
         wanted = (requests or {}).get(stage.data.model_dump_json(), ())
-        stage_task = taught.task if stage.name == TASK_STAGE else task_of(recipe, stage.data)
         rows = {request.rows for request in wanted if request is not None}
         rows |= {term.rows for term in stage.objective.features}
-        reading = read(stage_task, taught, adapted_model(student), tokenizer, words="words" in rows)
+        reading = read(tasks[stage.name], taught, adapted_model(student), tokenizer, words="words" in rows)
         trainer = train_stage(stage, recipe, student, taught, reading, folder, shared / "cache", wanted, cost, progress)
         student = whole_model(student)
         geometry[stage.name] = trainer.geometry
@@ -94,12 +94,14 @@ def train(
     results: dict[str, Any] = {}
     if processes().is_main_process:
         student.cpu().eval()
+        measured = measure_student(student, taught, reading, progress, timed=alone)  # the task is the last stage
         results = {
             "fingerprint": fingerprint,
             "seed": recipe.training.seed,
             "epoch": "last",
             "split": "test" if task.labelled else "validation",
-            **measure_student(student, taught, reading, progress, timed=alone),  # the task is the last stage
+            **measured,
+            "notes": [*data_notes(tasks), *measured["notes"]],
             "teacher": describe_teacher(taught, timed=alone),
             "training_seconds": cost.seconds,
             "tokens_per_second": cost.tokens_per_second,
@@ -131,6 +133,12 @@ def stages_of(recipe: Recipe) -> list[StageRecipe]:
     """Return the recipe's stages in order, the task itself last."""
     task = StageRecipe(name=TASK_STAGE, data=recipe.data, objective=recipe.objective, training=recipe.training)
     return [*recipe.stages, task]
+
+
+def data_notes(tasks: Mapping[str, Task]) -> list[str]:
+    """Return what was done to the data of the task and, by name, of each stage: one sentence each."""
+    stages = [f"Stage '{name}': {note}" for name, task in tasks.items() if name != TASK_STAGE for note in task.notes]
+    return [*tasks[TASK_STAGE].notes, *stages]
 
 
 def run_fingerprint(recipe: Recipe, teacher: str, data: str) -> str:
@@ -238,7 +246,7 @@ def measure_student(
         "metrics": found.metrics,
         "validation_metrics": validation.metrics,
         "details": found.details,
-        "notes": [*task.notes, *(f"The student {note}." for note in found.notes)],
+        "notes": [f"The student {note}." for note in found.notes],
         "geometry": measure_geometry(
             student,
             taught.model.cpu(),
