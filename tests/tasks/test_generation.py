@@ -44,6 +44,13 @@ def test_padding_changes_no_greedy_response(model: Any, tokenizer: Any) -> None:
     assert together.texts[2] == tokenizer.decode(expected[0, 5:], skip_special_tokens=True)
 
 
+def test_a_response_ends_where_the_model_has_no_more_positions(tokenizer: Any) -> None:
+    torch.manual_seed(0)
+    model = GPT2LMHeadModel(GPT2Config(vocab_size=31, n_embd=16, n_layer=1, n_head=2, n_positions=8)).eval()
+    responses = respond(model, tokenizer, sample=False, batch_size=1)
+    assert [len(ids) for ids in responses.token_ids] <= [8 - len(prompt) for prompt in PROMPTS]
+
+
 def test_a_model_saved_without_its_cache_does_not_read_the_text_again(
     model: Any, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

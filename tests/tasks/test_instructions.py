@@ -149,7 +149,8 @@ def test_the_student_may_learn_what_its_teacher_writes(recipe: Callable[..., Rec
     folder = str(tmp_path / "shared" / "teacher")
     model, tokenizer = task.load_model(folder, new_head=False), load_tokenizer(folder)
     given = task.encode(model, tokenizer)["train"]
-    where = {"teacher_folder": folder, "folder": tmp_path / "shared" / "cache", "progress": False}
+    where = {"teacher_folder": folder, "folder": tmp_path / "shared" / "cache", "positions": 512}
+    where |= {"progress": False}
     learnt = task.learnt(given, model, tokenizer, **where)  # type: ignore[arg-type]
     assert len(list((tmp_path / "shared" / "cache").glob("responses-*.jsonl"))) == 1, "read, not written again"
     for example, old, response in zip(learnt, given, responses, strict=True):

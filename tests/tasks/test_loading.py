@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModel, BertConfig, RobertaConfig
+from transformers import AutoConfig, AutoModel, AutoTokenizer, BertConfig, ByT5Tokenizer
 
 from geodistill.errors import GeodistillError
 from geodistill.tasks.classification import collator
-from geodistill.tasks.loading import load, load_tokenizer, pad_as, position_limit, same_vocabulary, weight_settings
+from geodistill.tasks.loading import check_vocabulary, load, load_tokenizer, pad_as, same_vocabulary, weight_settings
 
 SIZES = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8, "vocab_size": 99}
 
@@ -60,7 +60,34 @@ def test_a_tokenizer_without_padding_pads_with_its_end_or_is_refused(encoder: Pa
     assert model.config.pad_token_id == ending.pad_token_id
 
 
-def test_positions_are_counted_as_each_family_does() -> None:
-    assert position_limit(AutoModel.from_config(BertConfig(**SIZES, max_position_embeddings=40))) == 40
-    roberta = RobertaConfig(**SIZES, max_position_embeddings=514, pad_token_id=1)
-    assert position_limit(AutoModel.from_config(roberta)) == 512
+@pytest.mark.parametrize(
+    "family", ["bert", "roberta", "gpt2", "llama", "mpnet", "deberta-v2", "xlnet", "t5", "modernbert"]
+)
+@pytest.mark.parametrize("with_settings", [False, True])
+def test_a_folder_without_a_vocabulary_is_refused(family: str, with_settings: bool, tmp_path: Path) -> None:
+    AutoConfig.for_model(family).save_pretrained(tmp_path)
+    if with_settings:
+        (tmp_path / "tokenizer_config.json").write_text('{"model_max_length": 512}')
+    with pytest.raises(GeodistillError, match=r"has no tokenizer|tokenizer of the model .* cannot be loaded") as caught:
+        load_tokenizer(str(tmp_path))
+    assert "tokenizer" in caught.value.remedy
+
+
+def test_a_tokenizer_that_was_saved_without_its_vocabulary_is_refused(tmp_path: Path) -> None:
+    AutoConfig.for_model("bert").save_pretrained(tmp_path)
+    AutoTokenizer.from_pretrained(tmp_path).save_pretrained(tmp_path)
+    assert (tmp_path / "tokenizer.json").is_file()
+    with pytest.raises(GeodistillError, match="its tokenizer knows 5 tokens, and the model 30,522"):
+        load_tokenizer(str(tmp_path))
+
+
+def test_a_tokenizer_far_smaller_than_its_model_is_refused(encoder: Path) -> None:
+    tokenizer = load_tokenizer(str(encoder))
+    check_vocabulary(tokenizer, "some/model", None)
+    check_vocabulary(tokenizer, "some/model", 100_000)
+    with pytest.raises(GeodistillError, match="knows 30,522 tokens, and the model 4,000,000"):
+        check_vocabulary(tokenizer, "some/model", 4_000_000)
+
+
+def test_a_tokenizer_of_bytes_needs_no_vocabulary_file() -> None:
+    check_vocabulary(ByT5Tokenizer(), "some/model", 384)

@@ -16,6 +16,7 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
+    BertConfig,
     BertForSequenceClassification,
     PythonBackend,
     pipeline,
@@ -295,3 +296,32 @@ def test_words_are_padded_beside_whatever_a_collator_pads() -> None:
 
     batch = collate_words(collate)([{"word_ids": [-1, 0]}, {"word_ids": [0, 0, 1]}])
     assert batch["word_ids"].tolist() == [[-1, -1, 0], [0, 0, 1]]
+
+
+def test_texts_are_cut_where_the_shorter_model_ends(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    recipe = make_recipe(data={"max_length": 64})
+    taught = prepare_teacher(recipe.teacher, task_of(recipe), tmp_path, progress=False)
+    longest = max(len(example["input_ids"]) for rows in taught.encoded.values() for example in rows)
+    short = BertForSequenceClassification(BertConfig(**{**taught.model.config.to_dict(), "max_position_embeddings": 9}))
+    assert longest > 9
+    for words in (False, True):
+        reading = read(taught.task, taught, short, taught.tokenizer, words=words)
+        for examples in (*reading.examples.values(), *reading.encoded.values()):
+            assert max(len(example["input_ids"]) for example in examples) == 9
+    tokenizer, encoded = taught.as_read_by(short, None)
+    assert tokenizer is taught.tokenizer
+    assert max(len(example["input_ids"]) for example in encoded["train"]) == 9
+    same = read(taught.task, taught, taught.model, taught.tokenizer, words=False)
+    assert same.encoded is taught.encoded, "not read again where all fits"
+
+
+def test_both_sides_of_two_tokenizers_are_cut_at_the_shorter_one(across: MakeRecipe, tmp_path: Path) -> None:
+    recipe = across(data={"max_length": 64})
+    taught = prepare_teacher(recipe.teacher, task_of(recipe), tmp_path, progress=False)
+    student = taught.task.load_model(str(recipe.student.model), new_head=True)
+    short = BertForSequenceClassification(BertConfig(**{**student.config.to_dict(), "max_position_embeddings": 9}))
+    tokenizer = student_tokenizer(recipe)
+    assert tokenizer is not None
+    reading = read(taught.task, taught, short, tokenizer, words=True)
+    for side in ("input_ids", "teacher_input_ids"):
+        assert max(len(example[side]) for example in reading.examples["train"]) == 9

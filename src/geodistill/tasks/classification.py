@@ -21,8 +21,9 @@ from geodistill.errors import GeodistillError
 from geodistill.features import token_words
 from geodistill.recipe import WeightKind
 from geodistill.tasks.held_out import MOST_EXAMPLES
-from geodistill.tasks.loading import load, position_limit, weight_settings
+from geodistill.tasks.loading import load, weight_settings
 from geodistill.tasks.metrics import check_metrics, compute_metrics
+from geodistill.tasks.positions import position_limit
 from geodistill.tasks.task import Collator, Encoded, EncodedExamples, Scores, batches, parts_of
 
 MOST_NAMED = 5
@@ -52,8 +53,15 @@ class Classification:
     ) -> PreTrainedModel:
         return load_classifier(name, self.examples, new_head=new_head, revision=revision, trust=trust, weights=weights)
 
-    def encode(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, words: bool = False) -> Encoded:
-        return encode(model, self.examples, tokenizer, self.examples.max_length, words=words)
+    def encode(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        words: bool = False,
+        positions: int | None = None,
+    ) -> Encoded:
+        return encode(model, self.examples, tokenizer, self.examples.max_length, words=words, positions=positions)
 
     def learnt(self, encoded: EncodedExamples, *teacher: Any, **where: Any) -> EncodedExamples:
         return encoded
@@ -181,14 +189,15 @@ def encode(
     max_length: int,
     *,
     words: bool = False,
+    positions: int | None = None,
 ) -> Encoded:
-    """Tokenise every split once, up to what the model has positions for.
+    """Tokenise every split once, up to what the model has positions for, or up to `positions`, where given.
 
     `example_id` is the place in the split, `labels` are numbered as the model numbers them, and `words`, where asked
     for, are the `TokenWords`.
     """
     order = label_order(model, examples)
-    length = min(max_length, position_limit(model))
+    length = min(max_length, positions or position_limit(model))
     encoded = {}
     for name, split in examples.splits.items():
         pairs = list(split["text_pair"]) if "text_pair" in split.column_names else None

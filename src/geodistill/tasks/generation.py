@@ -14,6 +14,7 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from geodistill.recipe import GenerationRecipe
+from geodistill.tasks.positions import position_limit
 
 
 @dataclass(frozen=True)
@@ -43,13 +44,15 @@ def generate(
     """Let the model respond to prompts, given as token ids.
 
     Prompts go in batches of like length, padded on the left, longest first. A response ends at the model's or the
-    tokenizer's end of sequence, or after `recipe.max_new_tokens`. With `recipe.sample` tokens are drawn from the
-    softmax at `temperature`, cut to `top_p` and `top_k` (0: not cut), from `seed`; else the likeliest is taken. The
-    global random state is left as it was; which draw meets which prompt depends on `recipe.batch_size`.
+    tokenizer's end of sequence, or after `recipe.max_new_tokens`, or where the model has no more positions. With
+    `recipe.sample` tokens are drawn from the softmax at `temperature`, cut to `top_p` and `top_k` (0: not cut), from
+    `seed`; else the likeliest is taken. The global random state is left as it was; which draw meets which prompt
+    depends on `recipe.batch_size`.
     """
     model.eval()
     device = next(model.parameters()).device
     ends = end_tokens(model, tokenizer)
+    positions = position_limit(model)
     padding = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else ends[0]
     choice: dict[str, Any] = {"do_sample": recipe.sample}
     if recipe.sample:
@@ -68,7 +71,7 @@ def generate(
             written = model.generate(  # type: ignore[operator]
                 input_ids=ids.to(device),
                 attention_mask=mask.to(device),
-                max_new_tokens=recipe.max_new_tokens,
+                max_new_tokens=max(1, min(recipe.max_new_tokens, positions - ids.shape[1])),
                 use_cache=True,  # many a trained model is saved without, and would read all again for each token
                 pad_token_id=padding,
                 eos_token_id=ends,

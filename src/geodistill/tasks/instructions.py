@@ -15,7 +15,8 @@ from geodistill.recipe import DataRecipe, GenerationRecipe, WeightKind
 from geodistill.tasks.encode_instructions import collate_instructions, encode_instructions
 from geodistill.tasks.generation import Responses, generate
 from geodistill.tasks.held_out import MOST_EXAMPLES
-from geodistill.tasks.loading import load, position_limit, weight_settings
+from geodistill.tasks.loading import load, weight_settings
+from geodistill.tasks.positions import position_limit
 from geodistill.tasks.responses import exact_match, perplexity, rouge_l
 from geodistill.tasks.task import Collator, Encoded, EncodedExamples, Scores, parts_of, spread
 from geodistill.tasks.teacher_responses import with_teacher_responses
@@ -54,8 +55,15 @@ class InstructionFollowing:
         settings = {"revision": revision, "trust_remote_code": trust, **weight_settings(weights)}
         return load(AutoModelForCausalLM.from_pretrained, name, **settings)
 
-    def encode(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, words: bool = False) -> Encoded:
-        limit = position_limit(model)
+    def encode(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        words: bool = False,
+        positions: int | None = None,
+    ) -> Encoded:
+        limit = positions or position_limit(model)
         return encode_instructions(self.instructions, tokenizer, self.data, limit, self.notes, words=words)
 
     def learnt(
@@ -64,6 +72,7 @@ class InstructionFollowing:
         teacher: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
         *,
+        positions: int,
         teacher_folder: str,
         folder: Path,
         progress: bool,
@@ -76,7 +85,7 @@ class InstructionFollowing:
                 "The words of responses that the teacher writes are not found.",
                 "Set data.responses=data, or leave the rows 'words' to data with responses of its own.",
             )
-        length = min(self.instructions.max_length, position_limit(teacher))
+        length = min(self.instructions.max_length, positions)
         return with_teacher_responses(
             encoded,
             teacher,

@@ -7,21 +7,56 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from transformers import AutoTokenizer, BitsAndBytesConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoTokenizer, BitsAndBytesConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from geodistill.data.models import resolve_model
 from geodistill.errors import GeodistillError, require_package
 from geodistill.recipe import WeightKind
 
+# The fewest ordinary tokens, those that are neither special nor added, that a vocabulary can have: a class of tokenizer
+# that finds no vocabulary file makes itself one of special tokens and at most one more.
+FEWEST_TOKENS = 5
+# A vocabulary below this share of the model's cannot be the one that the model was trained with.
+SMALLEST_SHARE = 0.01
+
 
 def load_tokenizer(name: str, *, revision: str | None = None, trust: bool = False) -> PreTrainedTokenizerBase:
     """Load the tokenizer of a bundled model, a folder or a hub name; without a padding token, it pads with its end of
-    sequence, as is usual for decoders."""
-    tokenizer = load(AutoTokenizer.from_pretrained, name, revision=revision, trust_remote_code=trust)
+    sequence, as is usual for decoders.
+
+    Raises GeodistillError where there is none or only a part of one: transformers makes an almost empty tokenizer of
+    the model's class then, which reads every word as unknown.
+    """
+    settings = {"revision": revision, "trust_remote_code": trust}
+    tokenizer = load(AutoTokenizer.from_pretrained, name, what="tokenizer of the model", **settings)
+    check_vocabulary(tokenizer, name, _vocabulary_size(name, **settings))
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
+
+
+def check_vocabulary(tokenizer: PreTrainedTokenizerBase, name: str, model_size: int | None) -> None:
+    """Refuse a tokenizer without a vocabulary; `model_size` is how many tokens the model has embeddings for."""
+    special = {*tokenizer.all_special_tokens, *tokenizer.get_added_vocab()}
+    ordinary = len(tokenizer.get_vocab().keys() - special)
+    if ordinary < FEWEST_TOKENS or (model_size is not None and len(tokenizer) < SMALLEST_SHARE * model_size):
+        knows = f"its tokenizer knows {len(tokenizer):,} tokens"
+        raise GeodistillError(
+            f"The model '{name}' has no tokenizer, or only a part of one: {knows}"
+            + (f", and the model {model_size:,}." if model_size is not None else "."),
+            "Put the tokenizer that the model was trained with beside it: "
+            "AutoTokenizer.from_pretrained(SOURCE).save_pretrained(FOLDER).",
+        )
+
+
+def _vocabulary_size(name: str, **settings: Any) -> int | None:
+    """How many tokens the config of a model names; None where there is no config, or none that says so."""
+    try:
+        config = load(AutoConfig.from_pretrained, name, **settings)
+    except GeodistillError:
+        return None
+    size = getattr(config.get_text_config(), "vocab_size", None)
+    return size if isinstance(size, int) else None
 
 
 def pad_as(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -41,30 +76,26 @@ def weight_settings(weights: WeightKind) -> dict[str, Any]:
     return {"quantization_config": BitsAndBytesConfig(**{f"load_in_{weights}": True})}
 
 
-def load(from_pretrained: Callable[..., Any], name: str, **settings: Any) -> Any:
+def load(from_pretrained: Callable[..., Any], name: str, *, what: str = "model", **settings: Any) -> Any:
     """Call a `from_pretrained` on a bundled name, a folder or a hub name; raises GeodistillError when it fails."""
     path = resolve_model(name)
     if settings.get("revision") is None:
         settings.pop("revision", None)
     try:
         return from_pretrained(path, **settings)
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
+    except (MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # tokenizers and a model's own code raise errors of any kind
         remedy = (
             "Look whether its files are whole; it needs config.json, weights in safetensors and a tokenizer."
             if Path(path).is_dir()
             else "Give a folder or the hub name of a model, and look whether the hub can be reached."
         )
-        raise GeodistillError(f"The model '{name}' cannot be loaded: {str(error).splitlines()[0]}", remedy) from error
+        said = (str(error) or type(error).__name__).splitlines()[0]
+        raise GeodistillError(f"The {what} '{name}' cannot be loaded: {said}", remedy) from error
 
 
 def same_vocabulary(student: PreTrainedTokenizerBase, teacher: PreTrainedTokenizerBase) -> bool:
     """Tell whether both split and number words alike, so that their tokens are paired."""
     probe = "Geometry-aware distillation, 2025: naïve façade!"
     return student.get_vocab() == teacher.get_vocab() and student(probe)["input_ids"] == teacher(probe)["input_ids"]
-
-
-def position_limit(model: PreTrainedModel) -> int:
-    """Return how many tokens a model has positions for; RoBERTa's begin after the padding index."""
-    limit = getattr(model.config, "max_position_embeddings", None) or 10**9
-    offset = (model.config.pad_token_id or 0) + 1 if "roberta" in model.config.model_type else 0
-    return int(limit) - offset

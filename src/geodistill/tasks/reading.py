@@ -14,6 +14,7 @@ from geodistill.errors import GeodistillError
 from geodistill.features import NO_WORD, align_words
 from geodistill.recipe import Recipe
 from geodistill.tasks.loading import load_tokenizer, same_vocabulary
+from geodistill.tasks.positions import shared_position_limit
 from geodistill.tasks.task import Collator, Encoded, EncodedExamples, Task
 from geodistill.tasks.teacher import TaughtTask
 
@@ -72,21 +73,26 @@ def read(
 ) -> Reading:
     """Encode a task for a student whose tokenizer is the teacher's, then the same object, or another.
 
+    Texts are cut at the positions of whichever model has fewer.
     With `words` the examples have `word_ids`, for rows of this kind; where the tokenizers are two, they always have.
     Raises GeodistillError where a tokenizer does not tell which characters a token is of.
     """
     collate = task.collator(tokenizer)
+    positions = shared_position_limit(student, taught.model)
     if tokenizer is taught.tokenizer and not words:
-        encoded = taught.encoded if task is taught.task else task.encode(taught.model, tokenizer)
+        if task is taught.task:
+            encoded = taught.encoded_within(positions)
+        else:
+            encoded = task.encode(taught.model, tokenizer, positions=positions)
         return Reading(task, tokenizer, encoded, encoded, collate, collate, task.rows)
     for each in (tokenizer, taught.tokenizer):
         _check_offsets(each)
-    teachers = task.encode(taught.model, taught.tokenizer, words=True)
+    teachers = task.encode(taught.model, taught.tokenizer, words=True, positions=positions)
     collate_taught = collate_words(task.collator(taught.tokenizer))
     if tokenizer is taught.tokenizer:
         examples = {split: with_word_ids(rows) for split, rows in teachers.items()}
         return Reading(task, tokenizer, _scored(teachers), examples, collate_taught, collate_taught, task.rows)
-    encoded = task.encode(student, tokenizer, words=True)
+    encoded = task.encode(student, tokenizer, words=True, positions=positions)
     examples = {split: pair_examples(rows, teachers[split]) for split, rows in encoded.items()}
     both = collate_pairs(collate_words(collate), collate_taught)
     return Reading(task, tokenizer, _scored(encoded), examples, both, collate_taught, "words")

@@ -64,9 +64,16 @@ class Task(Protocol):
         """Load a model of this task, by a bundled name, a folder or a hub name; `new_head` for one to be trained;
         `weights` is how it is held in memory."""
 
-    def encode(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, words: bool = False) -> Encoded:
-        """Tokenise every split once, up to what the model has positions for; with `words`, which a fast tokenizer can
-        find, each example says under this name what it has as `TokenWords`."""
+    def encode(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        words: bool = False,
+        positions: int | None = None,
+    ) -> Encoded:
+        """Tokenise every split once, up to what the model has positions for, or up to `positions`, where given; with
+        `words`, which a fast tokenizer can find, each example says under this name what it has as `TokenWords`."""
 
     def learnt(
         self,
@@ -74,11 +81,13 @@ class Task(Protocol):
         teacher: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
         *,
+        positions: int,
         teacher_folder: str,
         folder: Path,
         progress: bool,
     ) -> EncodedExamples:
-        """Return the train split as a student learns it; what the teacher adds to it is kept in `folder`."""
+        """Return the train split as a student learns it; what the teacher adds to it is kept in `folder`, and ends
+        where `positions` do."""
 
     def collator(self, tokenizer: PreTrainedTokenizerBase) -> Collator:
         """Pad a list of encoded examples to a batch."""

@@ -14,6 +14,7 @@ from geodistill.recipe import TeacherRecipe
 from geodistill.tasks.arguments import processes
 from geodistill.tasks.fine_tune import fine_tune
 from geodistill.tasks.loading import load_tokenizer, pad_as
+from geodistill.tasks.positions import shared_position_limit
 from geodistill.tasks.run_folder import read_json
 from geodistill.tasks.task import Encoded, Scores, Task
 
@@ -40,9 +41,17 @@ class TaughtTask:
         self, student: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None
     ) -> tuple[PreTrainedTokenizerBase, Encoded]:
         """Return the tokenizer that a student reads with, None being the teacher's, and the data as it reads them."""
+        positions = shared_position_limit(student, self.model)
         if tokenizer is None:
-            return self.tokenizer, self.encoded
-        return tokenizer, self.task.encode(student, tokenizer)
+            return self.tokenizer, self.encoded_within(positions)
+        return tokenizer, self.task.encode(student, tokenizer, positions=positions)
+
+    def encoded_within(self, positions: int) -> Encoded:
+        """Return the data as the teacher reads them, cut where a student's positions end."""
+        longest = max(len(example["input_ids"]) for examples in self.encoded.values() for example in examples)
+        if longest <= positions:
+            return self.encoded
+        return self.task.encode(self.model, self.tokenizer, positions=positions)
 
 
 def teacher_fingerprint(recipe: TeacherRecipe, task: Task) -> str:

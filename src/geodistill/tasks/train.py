@@ -29,6 +29,7 @@ from geodistill.tasks.choose import stage_tasks, task_of
 from geodistill.tasks.cost import Cost, peak_megabytes, reset_peak_memory
 from geodistill.tasks.held_out import measure_geometry
 from geodistill.tasks.loading import load_tokenizer
+from geodistill.tasks.positions import shared_position_limit
 from geodistill.tasks.reading import Reading, read, student_tokenizer
 from geodistill.tasks.run_folder import RESULTS, MetricsFile, claim_folder, read_json
 from geodistill.tasks.student import start_student
@@ -177,6 +178,7 @@ def train_stage(
             reading.examples["train"],
             taught.model,
             taught.tokenizer,
+            positions=shared_position_limit(adapted_model(student), taught.model),
             teacher_folder=taught.folder,
             folder=cache,
             progress=progress,
