@@ -14,6 +14,7 @@ from geodistill.distillation.teacher import FeatureRequest, Teacher, model_input
 from geodistill.errors import GeodistillError
 from geodistill.features import Capture
 from geodistill.losses import CKALoss, GramLoss, ProcrustesLoss, ProjectionLoss
+from geodistill.losses.logits import LogitLoss
 from geodistill.recipe import ObjectiveRecipe
 
 
@@ -244,6 +245,41 @@ def test_regression(student: Any, teacher: Any) -> None:
     s, t = run(small, batch).logits, run(large, batch).logits
     label, logits = functional.mse_loss(s.squeeze(-1), batch["labels"]), functional.mse_loss(s, t)
     torch.testing.assert_close(result.loss, label + 2 * logits)
+
+
+@pytest.mark.parametrize("kind", ["multi_label_classification", "regression"])
+@pytest.mark.parametrize("sides", ["both", "student", "teacher"])
+def test_the_logit_term_follows_the_problem_type(student: Any, teacher: Any, kind: Any, sides: str) -> None:
+    for side, model in (("student", student), ("teacher", teacher)):
+        model.config.problem_type = kind if sides in (side, "both") else None
+    batch = {name: value for name, value in make_batch().items() if name != "labels"}
+    result = Lecture(student, teacher, {"logits": {"temperature": 3.0}})(batch)
+    s, t = run(student, batch).logits, run(teacher, batch).logits
+    torch.testing.assert_close(result.loss, LogitLoss(3.0, problem_type=kind)(s, t))
+    assert not torch.isclose(result.loss, LogitLoss(3.0)(s, t))
+
+
+def test_labels_and_logits_of_a_multi_label_head_are_both_means_over_labels(student: Any, teacher: Any) -> None:
+    student.config.problem_type = teacher.config.problem_type = "multi_label_classification"
+    batch = {**make_batch(), "labels": torch.tensor([[0.0, 0, 0], [1, 0, 1], [1, 1, 1], [0, 1, 0]])}
+    result = Lecture(student, teacher, {"label": {}, "logits": {"weight": 2.0, "temperature": 1.0}})(batch)
+    s, t = run(student, batch).logits, run(teacher, batch).logits
+    label = functional.binary_cross_entropy_with_logits(s, batch["labels"])
+    soft, entropy = (functional.binary_cross_entropy_with_logits(each, t.sigmoid()) for each in (s, t))
+    torch.testing.assert_close(result.loss, label + 2 * (soft - entropy))
+
+
+def test_models_of_different_problem_types_are_refused(student: Any, teacher: Any) -> None:
+    student.config.problem_type, teacher.config.problem_type = "regression", "multi_label_classification"
+    with pytest.raises(GeodistillError, match=r"student's config has the problem type regression.*leave objective"):
+        Lecture(student, teacher, {"logits": {}})
+    Lecture(student, teacher, {"features": [{"loss": "gram"}]})
+
+
+def test_several_floats_as_labels_need_a_problem_type(student: Any, teacher: Any) -> None:
+    batch = {**make_batch(), "labels": torch.zeros(4, 3)}
+    with pytest.raises(GeodistillError, match=r"labels are 3 floats.*Set config.problem_type"):
+        Lecture(student, teacher, {"label": {}, "logits": {}})(batch)
 
 
 def test_options_reach_the_losses(attend: Attend) -> None:

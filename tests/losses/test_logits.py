@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -190,5 +192,102 @@ def test_it_refuses_what_does_not_fit(logits: tuple[Tensor, Tensor]) -> None:
 
 
 def test_its_options_are_shown() -> None:
-    shown = "LogitLoss(temperature=1.0, divergence='jensen_shannon', beta=0.2, skew=0.1)"
-    assert repr(LogitLoss(1.0, divergence="jensen_shannon", beta=0.2)) == shown
+    shown = "LogitLoss(temperature=1.0, divergence='jensen_shannon', beta=0.2, skew=0.1, problem_type='regression')"
+    assert repr(LogitLoss(1.0, divergence="jensen_shannon", beta=0.2, problem_type="regression")) == shown
+
+
+def bernoulli(name: DivergenceName, student: float, teacher: float, temperature: float) -> float:
+    """A divergence between two coins in float64, written out."""
+    q1, p1 = (1 / (1 + math.exp(-logit / temperature)) for logit in (student, teacher))
+    q0, p0 = (1 / (1 + math.exp(logit / temperature)) for logit in (student, teacher))
+
+    def kl(one: tuple[float, float], other: tuple[float, float]) -> float:
+        return sum(a * math.log(a / b) for a, b in zip(one, other, strict=True))
+
+    def mix(weight: float) -> tuple[float, float]:
+        return weight * p1 + (1 - weight) * q1, weight * p0 + (1 - weight) * q0
+
+    p, q = (p1, p0), (q1, q0)
+    return {
+        "forward_kl": kl(p, q),
+        "reverse_kl": kl(q, p),
+        "jensen_shannon": 0.3 * kl(p, mix(0.3)) + 0.7 * kl(q, mix(0.3)),
+        "skewed_forward_kl": kl(p, mix(0.2)),
+        "skewed_reverse_kl": kl(q, mix(0.8)),
+        "total_variation": abs(p1 - q1),
+    }[name]
+
+
+def multi_label(name: DivergenceName = "forward_kl", temperature: float = 1.0) -> LogitLoss:
+    kind = "multi_label_classification"
+    return LogitLoss(temperature, divergence=name, beta=0.3, skew=0.2, problem_type=kind)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("temperature", [1.0, 3.0])
+@pytest.mark.parametrize("name", NAMES)
+def test_every_label_of_several_is_a_distribution_of_two(
+    logits: tuple[Tensor, Tensor], name: DivergenceName, temperature: float
+) -> None:
+    student, teacher = logits
+    pairs = list(zip(student.flatten().tolist(), teacher.flatten().tolist(), strict=True))
+    expected = temperature**2 * sum(bernoulli(name, s, t, temperature) for s, t in pairs) / len(pairs)
+    loss = multi_label(name, temperature)
+    assert loss(student, teacher).item() == pytest.approx(expected, rel=1e-12)
+    assert loss(student.float(), teacher.float()).item() == pytest.approx(expected, rel=1e-5)
+    assert loss(student.view(7, 1, 5), teacher.view(7, 1, 5)).item() == pytest.approx(expected, rel=1e-12)
+    student = student[:3].clone().requires_grad_()
+    assert torch.autograd.gradcheck(lambda s: loss(s, teacher[:3]), student)
+
+
+def test_several_labels_that_all_differ_are_not_one_distribution_that_agrees() -> None:
+    """A softmax over the labels sees no difference between logits that are all shifted by one number."""
+    student, teacher = torch.full((4, 3), -1.0), torch.full((4, 3), 0.8)
+    assert (student.sigmoid() - teacher.sigmoid()).abs().min() > 0.4
+    assert LogitLoss(1.0)(student, teacher).item() == pytest.approx(0, abs=1e-7)
+    assert multi_label()(student, teacher).item() == pytest.approx(bernoulli("forward_kl", -1.0, 0.8, 1.0), rel=1e-5)
+
+
+def test_the_gradient_for_several_labels_is_that_of_the_label_loss(logits: tuple[Tensor, Tensor]) -> None:
+    student, teacher = logits[0].requires_grad_(), logits[1]
+    multi_label()(student, teacher).backward()
+    soft = torch.nn.functional.binary_cross_entropy_with_logits(student, teacher.sigmoid())
+    torch.testing.assert_close(student.grad, torch.autograd.grad(soft, student)[0])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_extreme_logits_of_several_labels_stay_finite(name: DivergenceName) -> None:
+    student = torch.tensor([[1e4, -1e4, 0.0, 80.0]], requires_grad=True)
+    value = multi_label(name)(student, torch.tensor([[-1e4, -1e4, 1e4, 120.0]]))
+    value.backward()
+    assert value.isfinite() and value > 0
+    assert student.grad.isfinite().all()
+    if name == "forward_kl":
+        assert value.item() == pytest.approx((1e4 + 0.6931472) / 4)
+
+
+def test_masked_rows_of_several_labels(logits: tuple[Tensor, Tensor]) -> None:
+    student, teacher = (side.clone() for side in logits)
+    mask = torch.tensor([1, 0, 1, 1, 0, 0, 1])
+    expected = multi_label()(student[mask.bool()], teacher[mask.bool()])
+    student[1], teacher[4] = torch.nan, torch.inf
+    student.requires_grad_()
+    found = multi_label()(student, teacher, mask)
+    torch.testing.assert_close(found, expected)
+    found.backward()
+    assert student.grad.isfinite().all()
+    nothing = multi_label()(student, teacher, torch.zeros(7))
+    nothing.backward()
+    assert nothing.item() == 0
+
+
+def test_a_regression_of_any_width_is_a_squared_error(logits: tuple[Tensor, Tensor]) -> None:
+    student, teacher = logits
+    expected = ((student - teacher) ** 2).mean().item()
+    assert LogitLoss(3.0, problem_type="regression")(student, teacher).item() == pytest.approx(expected, rel=1e-12)
+
+
+def test_problem_types_that_do_not_fit(logits: tuple[Tensor, Tensor]) -> None:
+    with pytest.raises(GeodistillError, match="Did you mean 'multi_label_classification'"):
+        LogitLoss(problem_type="multi_label")  # type: ignore[arg-type]
+    with pytest.raises(GeodistillError, match=r"one distribution over all outputs.*cache_top_k"):
+        multi_label()(logits[0], TopKLogits.of(logits[1], 2, 1.0))

@@ -32,7 +32,7 @@ from geodistill.features import (
     select_rows,
 )
 from geodistill.losses import CKALoss, FeatureLoss, GramLoss, ProcrustesLoss, ProjectionLoss
-from geodistill.losses.logits import LogitLoss
+from geodistill.losses.logits import PROBLEM_TYPES, LogitLoss, ProblemType
 from geodistill.recipe import FeatureTerm, LogitTerm, ObjectiveRecipe
 
 
@@ -95,7 +95,8 @@ class Objective(nn.Module):
     for their layers and widths, and are not kept. `widths` are those of teacher rows that come narrower than the
     teacher is, from a rotated cache (`TeacherCache.widths`).
 
-    Raises GeodistillError for a layer out of range or a module path that does not exist.
+    Raises GeodistillError for a layer out of range, a module path that does not exist, or, with a logit term, models
+    of different problem types.
     """
 
     def __init__(
@@ -110,7 +111,8 @@ class Objective(nn.Module):
         inner: PreTrainedModel = adapted_model(student)
         self.label_weight = recipe.label.weight if recipe.label else None
         self.logit_weight = recipe.logits.weight if recipe.logits else None
-        self.logit_loss = make_logit_loss(recipe.logits) if recipe.logits else None
+        self.problem_type = problem_type(inner, teacher) if recipe.logits else None
+        self.logit_loss = make_logit_loss(recipe.logits, self.problem_type) if recipe.logits else None
         self.causal = is_causal(inner)
         self.reads_logits = recipe.label is not None or recipe.logits is not None
         self.features = nn.ModuleList(FeatureMatch(term, inner, teacher, widths or {}) for term in recipe.features)
@@ -156,6 +158,8 @@ class Objective(nn.Module):
                     "The objective has a logit term, but the teacher gives no logits.",
                     "Leave objective.logits out, or give the teacher with its head.",
                 )
+            if self.problem_type is None:
+                refuse_values(inputs.get("labels"))
             logits = scored_logits(outputs.logits, next_tokens_scored(inputs) if self.causal else None)
             value = self.logit_loss(logits, signals.logits, labelled_tokens(logits, inputs))
             terms["logits"] = value if share is None else share * value
@@ -258,8 +262,44 @@ def make_loss(term: FeatureTerm, student_width: int, teacher_width: int) -> nn.M
             return ProjectionLoss(student_width, teacher_width, orthogonal=term.orthogonal, **shared)
 
 
-def make_logit_loss(term: LogitTerm) -> LogitLoss:
-    return LogitLoss(term.temperature, divergence=term.divergence, beta=term.beta, skew=term.skew)
+def make_logit_loss(term: LogitTerm, problem: ProblemType | None = None) -> LogitLoss:
+    """Make the logit loss that a term describes; None stands for one distribution over all outputs."""
+    return LogitLoss(
+        term.temperature,
+        divergence=term.divergence,
+        beta=term.beta,
+        skew=term.skew,
+        problem_type=problem or "single_label_classification",
+    )
+
+
+def problem_type(student: PreTrainedModel, teacher: PreTrainedModel) -> ProblemType | None:
+    """Return what the outputs of both models mean, by the `problem_type` of their configs; None where neither says it.
+
+    A config that does not say it agrees with one that does.
+    Raises GeodistillError where the two say different things: their logits are not comparable then.
+    """
+    sides = {"student": student, "teacher": teacher}
+    said = {side: getattr(getattr(model, "config", None), "problem_type", None) for side, model in sides.items()}
+    known = {side: kind for side, kind in said.items() if kind in PROBLEM_TYPES}
+    if len(set(known.values())) > 1:
+        raise GeodistillError(
+            f"The student's config has the problem type {known['student']}, and the teacher's {known['teacher']}.",
+            "Give both models the same problem_type, or leave objective.logits out.",
+        )
+    return next(iter(known.values()), None)
+
+
+def refuse_values(labels: Tensor | None) -> None:
+    """Refuse labels (b, L) of several floats for models that do not say their problem type.
+
+    The label loss takes such a head for a multi-label one, and the logit loss would take it for a softmax head.
+    """
+    if labels is not None and labels.ndim == 2 and labels.shape[1] > 1 and labels.is_floating_point():
+        raise GeodistillError(
+            f"The labels are {labels.shape[1]} floats for each example, and neither model's config has a problem_type.",
+            "Set config.problem_type of the student to 'multi_label_classification' or 'regression'.",
+        )
 
 
 def labelled_tokens(logits: Tensor, inputs: Mapping[str, Tensor]) -> Tensor | None:
