@@ -6,22 +6,27 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForSequenceClassification, BertConfig, BertForSequenceClassification
+from transformers import (
+    AutoModelForSequenceClassification,
+    BertConfig,
+    BertForSequenceClassification,
+    PreTrainedModel,
+)
 
 from geodistill.data.examples import Examples, load_examples
+from geodistill.distillation.student import build_student
 from geodistill.errors import GeodistillError
-from geodistill.recipe import DataRecipe
+from geodistill.recipe import DataRecipe, StudentRecipe
 from geodistill.tasks.classification import (
     Classification,
     collator,
     encode,
-    head_settings,
-    label_order,
     load_classifier,
     never_predicted,
     predict,
     score,
 )
+from geodistill.tasks.heads import head_settings
 from geodistill.tasks.loading import load_tokenizer
 from geodistill.tasks.task import batches
 
@@ -53,29 +58,69 @@ def test_a_new_head_replaces_one_of_another_size(encoder: Path, classifier: Path
     assert torch.equal(model.bert.encoder.layer[1].output.dense.weight, kept.bert.encoder.layer[1].output.dense.weight)
 
 
-def test_a_regression_has_one_output(write_csv: Any) -> None:
-    values = load_examples(DataRecipe(source=str(write_csv([(f"text {i}", i / 7) for i in range(40)]))))
-    assert label_order(tiny(), values) == []
-    assert head_settings(values) == {"num_labels": 1, "problem_type": "regression"}
-
-
 def test_a_teacher_without_a_head_is_refused(encoder: Path, examples: Examples) -> None:
     with pytest.raises(GeodistillError, match=r"has no trained head: .*classifier.*teacher\.training"):
         load_classifier(str(encoder), examples, new_head=False)
 
 
-def test_a_teacher_with_another_number_of_labels_is_refused(classifier: Path, write_csv: Any) -> None:
-    two = load_examples(DataRecipe(source=str(write_csv([(f"text {i}", "ab"[i % 2]) for i in range(40)]))))
-    with pytest.raises(GeodistillError, match=r"has 6 labels, the data 2.*teacher\.training"):
-        load_classifier(str(classifier), two, new_head=False)
+def load_task(examples: Examples, name: Path) -> tuple[Classification, PreTrainedModel]:
+    task = Classification(examples)
+    return task, task.load_model(str(name), new_head=False)
+
+
+@pytest.mark.parametrize("labels", [["a", "b"], ["0", "1"], ["a", "b", "c", "d", "e", "f"]])
+def test_a_teacher_of_other_labels_is_refused(classifier: Path, write_csv: Any, labels: list[str]) -> None:
+    """Also where it has as many."""
+    rows = [(f"text {place}", labels[place % len(labels)]) for place in range(60)]
+    other = load_examples(DataRecipe(source=str(write_csv(rows))))
+    with pytest.raises(GeodistillError, match=rf"data has {len(labels)} \('{labels[0]}', .*has 6 \('ABBR', .*Rename"):
+        load_task(other, classifier)
 
 
 def test_data_with_some_of_the_labels_is_matched_by_name(
     classifier: Path, write_csv: Any, questions: list[tuple[str, str]]
 ) -> None:
     some = load_examples(DataRecipe(source=str(write_csv([row for row in questions if row[1] in ("HUM", "NUM")]))))
-    model = load_classifier(str(classifier), some, new_head=False)
-    assert [model.config.id2label[number] for number in label_order(model, some)] == ["HUM", "NUM"]
+    task, model = load_task(some, classifier)
+    encoded = encode(model, some, load_tokenizer(str(classifier)), 128)["train"]
+    assert {model.config.id2label[example["labels"]] for example in encoded} == {"HUM", "NUM"}
+    assert task.notes == some.notes
+
+
+def test_a_teacher_without_names_takes_those_of_the_data(
+    encoder: Path, tmp_path: Path, write_csv: Any, examples: Examples
+) -> None:
+    tokenizer = load_tokenizer(str(encoder))
+    tiny(num_labels=6, vocab_size=len(tokenizer)).save_pretrained(tmp_path)
+    task, model = load_task(examples, tmp_path)
+    assert task.notes == [
+        *examples.notes,
+        f"The labels are matched to the outputs of '{tmp_path}' by number or place: 'ABBR' is 'LABEL_0', "
+        "'DESC' is 'LABEL_1', 'ENTY' is 'LABEL_2', 'HUM' is 'LABEL_3', 'LOC' is 'LABEL_4', 'NUM' is 'LABEL_5'.",
+    ]
+    assert model.config.id2label == dict(enumerate(examples.label_names))
+    assert model.config.problem_type == "single_label_classification"
+    task.encode(model, tokenizer)
+    task.load_model(str(tmp_path), new_head=False)
+    assert len(task.notes) == len(examples.notes) + 1
+    student = build_student(StudentRecipe(width=8, layers=1), model, seed=0)
+    assert student.config.id2label == model.config.id2label
+    assert student.config.problem_type == "single_label_classification"
+
+
+def test_a_stage_tells_how_its_labels_are_matched(encoder: Path, examples: Examples) -> None:
+    """Its teacher was loaded for the task, and may have outputs without names."""
+    tokenizer = load_tokenizer(str(encoder))
+    task = Classification(examples)
+    task.encode(tiny(num_labels=6, vocab_size=len(tokenizer)), tokenizer)
+    assert "by number or place" in task.notes[-1]
+
+
+@pytest.mark.parametrize("said", ["multi_label_classification", "regression"])
+def test_a_teacher_of_another_problem_is_refused(tmp_path: Path, examples: Examples, said: str) -> None:
+    tiny(dict(enumerate(examples.label_names)), problem_type=said).save_pretrained(tmp_path)
+    with pytest.raises(GeodistillError, match=r"is for a (classification with any|regression).*one label an example"):
+        load_task(examples, tmp_path)
 
 
 def test_a_model_that_is_not_there(tmp_path: Path, examples: Examples) -> None:
@@ -93,13 +138,6 @@ def test_damaged_weights_are_an_error(tmp_path: Path, examples: Examples) -> Non
         load_classifier(str(tmp_path), examples, new_head=True)
 
 
-def test_labels_are_matched_by_name_in_any_case_or_else_by_place(examples: Examples) -> None:
-    names = ["NUM", "LOC", "HUM", "ENTY", "DESC", "ABBR"]
-    turned = tiny(dict(enumerate(name.lower() for name in names)))
-    assert label_order(turned, examples) == [5, 4, 3, 2, 1, 0]
-    assert label_order(tiny(dict(enumerate(f"LABEL_{i}" for i in range(6)))), examples) == [0, 1, 2, 3, 4, 5]
-
-
 def test_encoded_labels_follow_the_model(encoder: Path, examples: Examples) -> None:
     tokenizer = load_tokenizer(str(encoder))
     model = tiny(dict(enumerate(["NUM", "LOC", "HUM", "ENTY", "DESC", "ABBR"])), vocab_size=len(tokenizer))
@@ -115,7 +153,7 @@ def test_encoded_labels_follow_the_model(encoder: Path, examples: Examples) -> N
 
 def test_texts_are_cut_to_the_positions_of_the_model(encoder: Path, examples: Examples) -> None:
     tokenizer = load_tokenizer(str(encoder))
-    encoded = encode(tiny(max_position_embeddings=6), examples, tokenizer, 128)
+    encoded = encode(tiny(max_position_embeddings=6, num_labels=6), examples, tokenizer, 128)
     assert {len(example["input_ids"]) for example in encoded["train"]} == {6}
 
 

@@ -16,6 +16,7 @@ from transformers import (
     MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
     MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING,
     MODEL_MAPPING,
+    AutoConfig,
     AutoModel,
     AutoModelForCausalLM,
     AutoModelForMaskedLM,
@@ -28,6 +29,7 @@ from transformers import (
 from geodistill.data.models import resolve_model
 from geodistill.distillation.adapters import Student, add_adapters
 from geodistill.distillation.embeddings import rotate_embeddings
+from geodistill.distillation.head_labels import output_names, reorder_outputs
 from geodistill.errors import GeodistillError
 from geodistill.features import hidden_size, layer_count
 from geodistill.recipe import StudentRecipe
@@ -173,6 +175,7 @@ def _load(name: str, revision: str | None, teacher: PreTrainedModel, trust_remot
         }
     source = resolve_model(name)
     try:
+        own = AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=trust_remote_code)
         student = auto_class.from_pretrained(
             source, revision=revision, trust_remote_code=trust_remote_code, dtype=torch.float32, **head
         )
@@ -181,6 +184,8 @@ def _load(name: str, revision: str | None, teacher: PreTrainedModel, trust_remot
             f"The student '{name}' cannot be loaded: {str(error).splitlines()[0]}",
             "Give a folder that save_pretrained wrote, a bundled model, or a hub name that can be reached.",
         ) from error
+    if head:
+        reorder_outputs(student, output_names(own), output_names(teacher.config))
     student.config.problem_type = teacher.config.problem_type
     if student.config.pad_token_id is None:
         student.config.pad_token_id = teacher.config.pad_token_id

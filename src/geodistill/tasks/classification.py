@@ -16,10 +16,12 @@ from transformers import (
 )
 
 from geodistill.data.examples import Examples
+from geodistill.distillation.head_labels import name_outputs
 from geodistill.distillation.teacher import model_inputs
 from geodistill.errors import GeodistillError
 from geodistill.features import token_words
 from geodistill.recipe import WeightKind
+from geodistill.tasks.heads import PROBLEM_TYPES, head_settings, match_head
 from geodistill.tasks.held_out import MOST_EXAMPLES
 from geodistill.tasks.loading import load, weight_settings
 from geodistill.tasks.metrics import check_metrics, compute_metrics
@@ -38,7 +40,7 @@ class Classification:
     def __init__(self, examples: Examples) -> None:
         check_metrics(examples.metrics, examples.problem)
         self.examples = examples
-        self.fingerprint, self.metrics, self.notes = examples.fingerprint, examples.metrics, examples.notes
+        self.fingerprint, self.metrics, self.notes = examples.fingerprint, examples.metrics, list(examples.notes)
         self.held_out = examples.held_out
         self.labelled = examples.problem != "unlabelled"
 
@@ -51,7 +53,10 @@ class Classification:
         trust: bool = False,
         weights: WeightKind = "float32",
     ) -> PreTrainedModel:
-        return load_classifier(name, self.examples, new_head=new_head, revision=revision, trust=trust, weights=weights)
+        model = load_classifier(name, self.examples, new_head=new_head, revision=revision, trust=trust, weights=weights)
+        if not new_head:
+            self._tell(adopt_labels(model, self.examples, name))
+        return model
 
     def encode(
         self,
@@ -61,6 +66,7 @@ class Classification:
         words: bool = False,
         positions: int | None = None,
     ) -> Encoded:
+        self._tell(match_head(model.config, self.examples).notes)
         return encode(model, self.examples, tokenizer, self.examples.max_length, words=words, positions=positions)
 
     def learnt(self, encoded: EncodedExamples, *teacher: Any, **where: Any) -> EncodedExamples:
@@ -97,6 +103,9 @@ class Classification:
     def compute_metrics(self, encoded: EncodedExamples) -> Callable[[Any], dict[str, float]] | None:
         return (lambda result: score(result.predictions, encoded, self.examples)) if self.labelled else None
 
+    def _tell(self, notes: list[str]) -> None:
+        self.notes += [note for note in notes if note not in self.notes]
+
 
 def load_classifier(
     name: str,
@@ -109,8 +118,7 @@ def load_classifier(
 ) -> PreTrainedModel:
     """Load a sequence classifier, with a new head for these examples or with the head that it has.
 
-    Raises GeodistillError when the model cannot be found, or, with `new_head=False`, when it has no trained head or
-    one for other labels: another number of them, unless it knows all those of the data by name.
+    Raises GeodistillError when the model cannot be found, or, with `new_head=False`, when it has no trained head.
     """
     if new_head:
         return load(
@@ -137,49 +145,22 @@ def load_classifier(
             f"The model '{name}' has no trained head: {', '.join(sorted(info['missing_keys']))} would be random.",
             "Give a fine-tuned teacher, or add teacher.training to fine-tune it on the data first.",
         )
-    wanted = 1 if examples.problem == "regression" else len(examples.label_names)
-    if model.config.num_labels != wanted and not knows_labels(model, examples):
-        raise GeodistillError(
-            f"The model '{name}' has {model.config.num_labels} labels, the data {wanted}.",
-            "Use a model of this task; a teacher gets a new head from teacher.training.",
-        )
     return model
 
 
-def head_settings(examples: Examples) -> dict[str, Any]:
-    """Return the config entries of a head for these examples."""
-    if examples.problem == "classification":
-        return {
-            "num_labels": len(examples.label_names),
-            "id2label": dict(enumerate(examples.label_names)),
-            "label2id": {name: number for number, name in enumerate(examples.label_names)},
-            "problem_type": "single_label_classification",
-        }
-    if examples.problem == "regression":
-        return {"num_labels": 1, "problem_type": "regression"}
-    return {}
+def adopt_labels(model: PreTrainedModel, examples: Examples, name: str) -> list[str]:
+    """Let a trained head say its problem type and, where only its order tells its labels, call them as the data does.
 
-
-def label_order(model: PreTrainedModel, examples: Examples) -> list[int]:
-    """Return, for each label of the data, the model's number for it: by name where the names agree, else by place.
-
-    Empty for a regression and for unlabelled data.
+    A student takes both from its teacher. Returns what has to be told of the mapping.
+    Raises GeodistillError for a head of another problem type or of other labels than the data's.
     """
-    if not knows_labels(model, examples):
-        return list(range(len(examples.label_names)))
-    numbers = known_labels(model)
-    return [numbers[name.casefold()] for name in examples.label_names]
-
-
-def known_labels(model: PreTrainedModel) -> dict[str, int]:
-    """Return the model's number of each label that it knows by name, in small letters."""
-    return {str(name).casefold(): int(number) for name, number in (model.config.label2id or {}).items()}
-
-
-def knows_labels(model: PreTrainedModel, examples: Examples) -> bool:
-    """Tell whether the data has labels and the model knows each of them by its name."""
-    names = {name.casefold() for name in examples.label_names}
-    return bool(names) and names <= set(known_labels(model))
+    match = match_head(model.config, examples, name)
+    if match.numbers:
+        model.config.problem_type = PROBLEM_TYPES[examples.problem]
+    if match.by_place:
+        labels = dict(zip(match.numbers, examples.label_names, strict=True))
+        name_outputs(model.config, [labels[number] for number in range(len(labels))])
+    return match.notes
 
 
 def encode(
@@ -196,7 +177,7 @@ def encode(
     `example_id` is the place in the split, `labels` are numbered as the model numbers them, and `words`, where asked
     for, are the `TokenWords`.
     """
-    order = label_order(model, examples)
+    order = match_head(model.config, examples).numbers
     length = min(max_length, positions or position_limit(model))
     encoded = {}
     for name, split in examples.splits.items():
@@ -218,7 +199,7 @@ def encode(
             ]
         if "label" in split.column_names:
             labels = list(split["label"])
-            columns["labels"] = [order[label] for label in labels] if order else labels
+            columns["labels"] = [order[label] for label in labels] if examples.problem == "classification" else labels
         columns["example_id"] = list(range(len(split)))
         encoded[str(name)] = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
     return encoded

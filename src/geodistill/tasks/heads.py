@@ -1,0 +1,82 @@
+"""What head the data needs, and whether a trained head is of the data's problem and knows the data's labels."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from transformers import PretrainedConfig
+
+from geodistill.data.examples import Examples
+from geodistill.distillation.head_labels import LabelMatch, match_labels, output_names
+from geodistill.errors import GeodistillError
+from geodistill.losses.logits import ProblemType
+
+# What transformers calls the kind of head that a problem needs.
+PROBLEM_TYPES: dict[str, ProblemType] = {
+    "classification": "single_label_classification",
+    "multi_label": "multi_label_classification",
+    "regression": "regression",
+}
+IN_WORDS: dict[str, str] = {
+    "single_label_classification": "a classification with one label an example",
+    "multi_label_classification": "a classification with any number of labels an example",
+    "regression": "a regression",
+}
+REMEDY = (
+    "Use data and a model of one kind, give the teacher a new head (teacher.training), or set data.problem=unlabelled "
+    "where labels play no part."
+)
+
+
+def head_settings(examples: Examples) -> dict[str, Any]:
+    """Return the config entries of a head for these examples."""
+    if examples.problem == "unlabelled":
+        return {}
+    settings: dict[str, Any] = {"num_labels": 1, "problem_type": PROBLEM_TYPES[examples.problem]}
+    if names := examples.label_names:
+        numbers = {name: number for number, name in enumerate(names)}
+        settings.update(num_labels=len(names), id2label=dict(enumerate(names)), label2id=numbers)
+    return settings
+
+
+def match_head(config: PretrainedConfig, examples: Examples, name: str | None = None) -> LabelMatch:
+    """Match the labels of the data to the head that a model's config describes.
+
+    `name` is the model's, for messages; by default where it was loaded from, or its family.
+
+    Raises GeodistillError for a head of another problem type, and for labels that cannot be matched (`match_labels`).
+    """
+    if examples.problem == "unlabelled":
+        return LabelMatch([])
+    name = name or config.name_or_path or config.model_type
+    notes = check_problem(config, examples, name)
+    if not examples.label_names:
+        if config.num_labels != 1:
+            raise GeodistillError(
+                f"The model '{name}' has {config.num_labels} outputs, and the data has one number an example.", REMEDY
+            )
+        return LabelMatch([0], notes=notes)
+    match = match_labels(output_names(config), examples.label_names, name)
+    return LabelMatch(match.numbers, match.by_place, [*notes, *match.notes])
+
+
+def check_problem(config: PretrainedConfig, examples: Examples, name: str) -> list[str]:
+    """Raise GeodistillError when a head is of another problem type than the data; return what has to be told.
+
+    A config that does not say its problem type is one of a regression where it has one output.
+    """
+    wanted = PROBLEM_TYPES[examples.problem]
+    said = config.problem_type or ("regression" if config.num_labels == 1 else None)
+    if said is not None and said != wanted:
+        raise GeodistillError(
+            f"The model '{name}' is for {IN_WORDS[said]} ({_reason(config)}), and the data is "
+            f"{IN_WORDS[wanted]} (data.problem).",
+            REMEDY,
+        )
+    if said is None and wanted != PROBLEM_TYPES["classification"]:
+        return [f"The config of '{name}' has no problem_type; its head is taken for {IN_WORDS[wanted]}."]
+    return []
+
+
+def _reason(config: PretrainedConfig) -> str:
+    return "problem_type in its config" if config.problem_type else "it has one output"
