@@ -8,6 +8,7 @@ import pytest
 from geodistill.studies.formats import p_value
 from geodistill.studies.table import Row, RunResult, TeacherResult, build_table
 from geodistill.studies.table_text import columns, headline, legend, markdown_table, print_table, quality_table
+from geodistill.tasks.metrics import Constant
 
 
 @pytest.fixture
@@ -62,7 +63,7 @@ def test_columns_that_say_nothing_are_left_out(rows: list[Row], make_run: Any) -
 def test_the_legend_says_how_it_was_done(rows: list[Row]) -> None:
     text = " ".join(legend(rows))
     assert "last epoch" in text and "not used to choose" in text
-    assert "corrected for 1 test." in " ".join(legend(rows[:3]))
+    assert "corrected for 1 test, all tests of accuracy" in " ".join(legend(rows[:3]))
     assert "from KD" in text and "corrected for 2 tests" in text and "below 0.25" in text and "percentile" in text
     assert "student layer 2 against teacher layer 6" in text and "Floor" in text and "Chance" in text
 
@@ -93,9 +94,9 @@ def test_headline_of_a_candidate_that_wins(rows: list[Row]) -> None:
     assert headline(rows).startswith(
         "KD + Procrustes is best by mean: accuracy 90.05 ± 0.98, +2.05 points against KD (95 %"
     )
-    assert headline(rows).endswith(f"Holm p {p_value(ours.holm_p)}): distinguishable with 3 seeds.")
+    assert headline(rows).endswith(f"Holm p {p_value(ours.holm_p)}): significant with 3 seeds.")
     doubtful = [*rows[:3], replace(ours, holm_p=0.12)]
-    assert headline(doubtful).endswith("Holm p 0.120): not distinguishable with 3 seeds.")
+    assert headline(doubtful).endswith("Holm p 0.120): not significant with 3 seeds.")
 
 
 def test_headline_of_a_baseline_that_wins(rows: list[Row]) -> None:
@@ -103,12 +104,12 @@ def test_headline_of_a_baseline_that_wins(rows: list[Row]) -> None:
     assert text.startswith(
         "KD is best by mean: accuracy 88.00 ± 1.00. Next comes labels only: 87.50 ± 1.80, −0.50 points"
     )
-    assert text.endswith("not distinguishable with 3 seeds.")
+    assert text.endswith("not significant with 3 seeds.")
 
 
 def test_headline_names_the_others_that_differ(rows: list[Row]) -> None:
     text = headline([*rows[:1], replace(rows[1], holm_p=0.01), *rows[2:]])
-    assert text.endswith("Distinguishable from the baseline: labels only (−0.50).")
+    assert text.endswith("Significant against the baseline: labels only (−0.50, Holm p 0.010).")
 
 
 def test_headline_of_a_tie_of_one_and_of_none(rows: list[Row]) -> None:
@@ -147,13 +148,46 @@ def test_a_metric_of_its_own_unit_is_shown_as_it_is_and_the_smallest_is_best() -
     assert "12.23 ± 0.25" in table and "params" not in table
 
 
-def test_what_the_teachers_score_hides_is_told(runs: list[RunResult], teacher: TeacherResult) -> None:
-    told = replace(teacher, notes=["The teacher never predicts 'b' (2), of 4 examples."])
-    text = legend(build_table(runs, baseline="KD", main_metric="accuracy", teacher=told))
-    assert (
-        "The teacher never predicts 'b' (2), of 4 examples. A student that keeps its teacher's shape may do the same."
-        in text
-    )
+def test_what_a_score_hides_is_told_with_the_rows_that_it_is_true_of(
+    runs: list[RunResult], teacher: TeacherResult
+) -> None:
+    blind = "The student never predicts 'b' (2), of 4 examples."
+    noted = [
+        replace(run, notes=["2 train rows were dropped.", *([blind] if run.variant == "KD" and run.seed < 3 else [])])
+        for run in runs
+    ]
+    text = legend(build_table(noted, baseline="KD", main_metric="accuracy", teacher=teacher))
+    assert "2 train rows were dropped." in text
+    assert f"KD (2 of 3 seeds): {blind}" in text
     assert "never predicts" not in " ".join(
         legend(build_table(runs, baseline="KD", main_metric="accuracy", teacher=teacher))
     )
+
+
+def test_a_blind_spot_is_called_inherited_only_where_a_student_has_it(
+    runs: list[RunResult], teacher: TeacherResult
+) -> None:
+    told = replace(teacher, notes=["The teacher never predicts 'b' (2), of 4 examples."])
+    text = legend(build_table(runs, baseline="KD", main_metric="accuracy", teacher=told))
+    assert "The teacher never predicts 'b' (2), of 4 examples." in text
+    heirs = [
+        replace(run, notes=["The student never predicts 'b' (2), of 4 examples."] if run.variant == "KD" else [])
+        for run in runs
+    ]
+    text = legend(build_table(heirs, baseline="KD", main_metric="accuracy", teacher=told))
+    assert "The teacher never predicts 'b' (2), of 4 examples. So do students of KD (3 of 3 seeds)." in text
+
+
+@pytest.mark.parametrize(("reached", "low"), [(0.85, "labels only and KD are"), (0.89, "All students are"), (0.5, "")])
+def test_a_page_of_students_at_the_constant_predictor_says_so(
+    runs: list[RunResult], teacher: TeacherResult, reached: float, low: str
+) -> None:
+    constant = Constant("'b'", {"accuracy": reached}, examples=900)
+    rows = build_table(runs, baseline="KD", main_metric="accuracy", teacher=teacher, constant=constant)
+    assert f"always 'b'  {100 * reached:.2f}" in " ".join(line_of(quality_table(rows), "always").split()).replace(
+        "'b' ", "'b'  "
+    )
+    said = f"{low} at the level of the constant predictor (always 'b': {100 * reached:.2f})"
+    assert (said in headline(rows)) == bool(low) == ("constant predictor (" in headline(rows))
+    other = build_table(runs, baseline="KD", main_metric="macro_f1", teacher=teacher, constant=constant)
+    assert all(row.role != "constant" and not row.at_constant for row in other)

@@ -6,7 +6,14 @@ import numpy
 import pytest
 
 from geodistill.errors import GeodistillError
-from geodistill.tasks.metrics import CLASSIFICATION, REGRESSION, check_metrics, compute_metrics
+from geodistill.tasks.metrics import (
+    CLASSIFICATION,
+    REGRESSION,
+    Constant,
+    check_metrics,
+    compute_metrics,
+    constant_predictor,
+)
 
 PREDICTED = numpy.array([0, 1, 1, 0, 1, 0, 1, 1])
 GIVEN = numpy.array([0, 1, 0, 0, 1, 1, 1, 0])
@@ -95,3 +102,15 @@ def test_shapes_are_checked() -> None:
         compute_metrics(["accuracy"], [0, 1], [0], problem="classification")
     with pytest.raises(ValueError, match="must both be"):
         compute_metrics(["accuracy"], [], [], problem="classification")
+
+
+def test_the_constant_predictor_gives_the_most_frequent_answer_of_training() -> None:
+    names = ["accuracy", "macro_f1"]
+    constant = constant_predictor(
+        names, [1, 0, 2, 2, 1], [1, 1, 2, 0], problem="classification", label_names=list("abc")
+    )
+    assert constant == Constant("'b'", {"accuracy": 0.5, "macro_f1": pytest.approx(2 / 9)}, 4)
+    values = constant_predictor(
+        ["mean_squared_error", "pearson"], [1.0, 3.0], [2.0, 4.0], problem="regression", label_names=[]
+    )
+    assert values == Constant("2", {"mean_squared_error": 2.0, "pearson": 0.0}, 2)

@@ -23,8 +23,11 @@ def conclude_comparison(
 ) -> str:
     """Write report.html and scores.svg of a comparison, and return its table for the screen."""
     baseline = (recipe.compare or default_comparison(recipe)).baseline
+    task = task_of(recipe)
+    constant = task.constant("test") if task.labelled else None
     rows, *others = (
-        build_table(runs, baseline=baseline, main_metric=metric, teacher=teacher) for metric in task_of(recipe).metrics
+        build_table(runs, baseline=baseline, main_metric=metric, teacher=teacher, constant=constant)
+        for metric in task.metrics
     )
     curves = {name: read_metrics(job.folder) for name, job in zip(run_names(runs), jobs, strict=True)}
     write_report(
@@ -56,6 +59,8 @@ def conclude_run(folder: Path, results: Mapping[str, Any]) -> str:
     lines = [describe_scores(results)]
     if teacher := results["teacher"]["metrics"]:
         lines.append("teacher: " + _scores(teacher))
+    if constant := results.get("constant"):
+        lines.append(f"always {constant['answer']}: " + _scores(constant["metrics"]))
     for pair in results["geometry"]:
         values = ", ".join(
             f"{label} {pair[key]['value']:.3f} (floor {pair[key]['floor']:.3f}, chance {pair[key]['chance']:.3f})"

@@ -14,6 +14,8 @@ from geodistill.files import fingerprint_of
 from geodistill.recipe import CompareRecipe, Recipe
 from geodistill.recipe_file import check_recipe, merge, set_dotted, split_override
 
+SCORED_BY = ("task", "data", "teacher", "generation", "compare")  # what all runs of a comparison share
+
 
 @dataclass(frozen=True)
 class Job:
@@ -70,8 +72,8 @@ def plan_jobs(recipe: Recipe, folder: Path, sweeps: Mapping[str, Sequence[Any]] 
     A sweep touches a variant only where the swept field's section is there: `objective.features.0.weight` leaves a
     variant without feature terms as it is, and runs it once.
 
-    Raises GeodistillError for a baseline that is no variant, a variant that is no valid recipe, or a sweep that
-    touches none.
+    Raises GeodistillError for a baseline that is no variant, a variant that is no valid recipe or that would be scored
+    in another way, and a sweep that touches none.
     """
     comparison = comparison_of(recipe)
     if comparison.baseline not in comparison.variants:
@@ -80,13 +82,17 @@ def plan_jobs(recipe: Recipe, folder: Path, sweeps: Mapping[str, Sequence[Any]] 
             suggest(comparison.baseline, comparison.variants),
         )
     for path in [*(key for partial in comparison.variants.values() for key in partial), *(sweeps or {})]:
-        if path.split(".")[0] in ("data", "teacher", "compare"):
+        if path.split(".")[0] in SCORED_BY:
             raise GeodistillError(
-                f"A comparison has one teacher and one data set, but '{path}' would change that between its runs.",
+                f"The runs of a comparison are scored alike, on one task, data set and teacher, but '{path}' would "
+                "change that between the runs.",
                 "Set it for the whole recipe, and make one comparison for each value.",
             )
-    if "training.seed" in (sweeps or {}):
-        raise GeodistillError("The seed is not swept: every variant is run with every seed.", "Set compare.seeds.")
+    training = {name: partial.get("training") for name, partial in comparison.variants.items()}
+    seeded = [name for name, section in training.items() if isinstance(section, Mapping) and "seed" in section]
+    if seeded or "training.seed" in (sweeps or {}):
+        where = f"the variant '{seeded[0]}' sets 'training.seed'" if seeded else "'training.seed' is swept"
+        raise GeodistillError(f"Every variant is run with every seed, but {where}.", "Set compare.seeds.")
     for what, values in {"compare.seeds": comparison.seeds, **(sweeps or {})}.items():
         if twice := [value for place, value in enumerate(values) if value in values[:place]]:
             raise GeodistillError(f"'{what}' holds {twice[0]} twice.", "Name each value once.")

@@ -52,7 +52,7 @@ def write_report(
     """Write the report of a comparison. `curves` maps the names that `run_names(runs)` gives to log entries, `others`
     are the rows of further metrics."""
     page = Page()
-    drawn = styles([row.name for row in rows if row.role != "teacher"])
+    drawn = styles([row.name for row in rows if row.is_student])
     tables = [_comparison_table(rows, sections) for sections in (("quality",), ("geometry", "cost"))]
     page.section("Results", *tables, bullets(legend(rows)))
     for further in others:

@@ -45,7 +45,7 @@ def styles(names: Sequence[str]) -> dict[str, Style]:
 
 def score_plot(rows: Sequence[Row], runs: Sequence[RunResult]) -> Figure:
     """The score of each row: seeds as open markers, mean and t interval of the mean, the teacher as a line."""
-    students = [row for row in rows if row.role != "teacher"]
+    students = [row for row in rows if row.is_student]
     drawn = styles([row.name for row in students])
     points = scores_of(students, runs)
     data = []
@@ -100,7 +100,7 @@ def geometry_plot(rows: Sequence[Row]) -> Figure | None:
 
 def scatter_plots(rows: Sequence[Row], runs: Sequence[RunResult]) -> dict[str, Figure]:
     """For each measure the geometry of every run, at its deepest layer pair, against its score."""
-    students = [row for row in rows if row.role != "teacher"]
+    students = [row for row in rows if row.is_student]
     drawn = styles([row.name for row in students])
     names = list(zip(point_names(runs), run_names(runs), runs, strict=True))
     figures = {}

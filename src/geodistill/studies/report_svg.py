@@ -33,7 +33,7 @@ def write_figure_svg(rows: Sequence[Row], runs: Sequence[RunResult], path: Path 
 
 
 def score_svg(rows: Sequence[Row], runs: Sequence[RunResult]) -> str:
-    students = [row for row in rows if row.role != "teacher"]
+    students = [row for row in rows if row.is_student]
     teachers = [row for row in rows if row.role == "teacher" and math.isfinite(row.score.mean)]
     drawn = styles([row.name for row in students])
     scale = rows[0].scale if rows else 1.0

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from geodistill.errors import GeodistillError, suggest
 from geodistill.studies.statistics import PairedComparison, Summary, compare_paired, holm, summarize
-from geodistill.tasks.metrics import is_share
+from geodistill.tasks.metrics import Constant, is_share
 
 MEASURES = ("procrustes", "gram", "cka")
 
@@ -32,6 +33,7 @@ class RunResult:
             Empty when none was measured.
         skipped_steps: steps left out since their loss was not finite.
         tokens_per_second, peak_megabytes: of the training, padding not counted, the teacher's memory included.
+        notes: what the metrics hide and what was done to the data, one sentence each.
     """
 
     variant: str
@@ -46,6 +48,7 @@ class RunResult:
     skipped_steps: int
     tokens_per_second: float | None = None
     peak_megabytes: float | None = None
+    notes: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -77,10 +80,14 @@ class Geometry:
 
 @dataclass(frozen=True)
 class Row:
-    """The teacher (`role` "teacher", no seeds), a baseline, or a candidate with its comparison to the baseline.
+    """The teacher or the constant predictor (their `role`; no seeds), a baseline, or a candidate with its comparison.
 
-    `against` is the name of the row that it is compared with; None for a teacher, for a baseline, and for a candidate
-    whose sweep point has no baseline.
+    Attributes:
+        against: the name of the row that this row is compared with; None for a teacher, a constant predictor, a
+            baseline, and a candidate whose sweep point has no baseline.
+        notes: what was said of the row's runs, each with the number of seeds that it was said of.
+        at_constant: whether the score is no better than the constant predictor's, or better by less than 1/√n over n
+            examples, which is at least two standard errors of a share.
     """
 
     name: str
@@ -102,7 +109,12 @@ class Row:
     against: str | None = None
     comparison: PairedComparison | None = None
     holm_p: float | None = None
-    notes: tuple[str, ...] = ()
+    notes: Mapping[str, int] = field(default_factory=dict)
+    at_constant: bool = False
+
+    @property
+    def is_student(self) -> bool:
+        return self.role in ("baseline", "candidate")
 
     @property
     def scale(self) -> float:
@@ -133,13 +145,19 @@ def run_names(runs: Sequence[RunResult]) -> list[str]:
 
 
 def build_table(
-    runs: Sequence[RunResult], *, baseline: str, main_metric: str, teacher: TeacherResult | None = None
+    runs: Sequence[RunResult],
+    *,
+    baseline: str,
+    main_metric: str,
+    teacher: TeacherResult | None = None,
+    constant: Constant | None = None,
 ) -> list[Row]:
     """Gather the seeds of each variant and sweep point into a row, and test each candidate against the baseline.
 
     The baseline of a sweep point is the baseline variant at the same point, or else the one that agrees in most of the
     swept fields: a baseline that no swept field touches serves every point. Pairs are runs of the same seed. Holm's
-    correction is over the t tests of all candidates. The teacher comes first, then the rows in the order of the runs.
+    correction is over the t tests of all candidates in this metric. The teacher comes first, then the constant
+    predictor, then the rows in the order of the runs.
     """
     _check(runs, baseline, main_metric, teacher)
     short = _short_paths(runs)
@@ -148,9 +166,14 @@ def build_table(
         points.setdefault((run.variant, json.dumps(run.sweep, sort_keys=True, default=str)), []).append(run)
     baselines = [group for (variant, _), group in points.items() if variant == baseline]
     rows = [_row(group, baseline, baselines, main_metric, short) for group in points.values()]
+    rows = [replace(row, at_constant=_at_constant(row, constant)) for row in rows]
     adjusted = holm([row.comparison.t_p if row.comparison else None for row in rows])
     rows = [replace(row, holm_p=p) for row, p in zip(rows, adjusted, strict=True)]
-    return [*([_teacher_row(teacher, main_metric)] if teacher else []), *rows]
+    references = [
+        *([_teacher_row(teacher, main_metric)] if teacher else []),
+        *([_constant_row(constant, main_metric)] if constant and main_metric in constant.metrics else []),
+    ]
+    return [*references, *rows]
 
 
 def _row(
@@ -183,6 +206,7 @@ def _row(
         geometry=geometry,
         against=_point_name(reference[0], short) if reference else None,
         comparison=comparison,
+        notes=Counter(note for run in group for note in dict.fromkeys(run.notes)),
     )
 
 
@@ -208,8 +232,28 @@ def _teacher_row(teacher: TeacherResult, metric: str) -> Row:
         megabytes=teacher.megabytes,
         latency_ms=teacher.latency_ms,
         training_seconds=teacher.training_seconds,
-        notes=tuple(teacher.notes),
+        notes=dict.fromkeys(teacher.notes, 1),
     )
+
+
+def _constant_row(constant: Constant, metric: str) -> Row:
+    return Row(
+        name=f"always {constant.answer}",
+        role="constant",
+        metric=metric,
+        score=summarize([constant.metrics[metric]]),
+        seeds=(),
+        parameters=0,
+        megabytes=0.0,
+        latency_ms=0.0,
+        training_seconds=None,
+    )
+
+
+def _at_constant(row: Row, constant: Constant | None) -> bool:
+    if constant is None or row.metric not in constant.metrics or not is_share(row.metric):
+        return False
+    return row.score.mean < constant.metrics[row.metric] + 1 / math.sqrt(constant.examples)
 
 
 def _geometry(group: list[RunResult]) -> tuple[tuple[Any, Any, str] | None, dict[str, Geometry]]:

@@ -44,6 +44,9 @@ def columns(rows: Sequence[Row]) -> list[Column]:
 
         return column("quality", heading, of)
 
+    def cost(heading: str, cell: Callable[[Row], str]) -> Column:
+        return column("cost", heading, lambda row: "" if row.role == "constant" else cell(row))
+
     confidence = next((f"{100 * row.comparison.confidence:g} %" for row in rows if row.comparison), "95 %")
     every = [
         column("", "", lambda row: one_line(row.name)),
@@ -56,10 +59,10 @@ def columns(rows: Sequence[Row]) -> list[Column]:
         tested("Wilcoxon", lambda c, _: p_value(c.wilcoxon_p)),
         tested("bootstrap", lambda c, row: _interval(c.bootstrap_interval, row.scale)),
         *(column("geometry", MEASURE_NAMES[name], partial(_geometry, measure=name)) for name in MEASURES),
-        column("cost", "params", lambda row: count(row.parameters)),
-        column("cost", "MB", lambda row: unit(row.megabytes, "")),
-        column("cost", "latency", lambda row: unit(row.latency_ms, " ms")),
-        column("cost", "training", lambda row: duration(row.training_seconds)),
+        cost("params", lambda row: count(row.parameters)),
+        cost("MB", lambda row: unit(row.megabytes, "")),
+        cost("latency", lambda row: unit(row.latency_ms, " ms")),
+        cost("training", lambda row: duration(row.training_seconds)),
         column("cost", "tokens/s", lambda row: unit(row.tokens_per_second, "")),
         column("cost", "peak", lambda row: unit(row.peak_megabytes, " MB")),
         column("cost", "skipped", lambda row: str(row.skipped_steps or "")),
@@ -99,8 +102,9 @@ def markdown_table(rows: Sequence[Row]) -> str:
 
 
 def headline(rows: Sequence[Row]) -> str:
-    """Who is best by mean, by how much against the baseline, and whether the seeds can tell: whichever it is."""
-    students = [row for row in rows if row.role != "teacher" and math.isfinite(row.score.mean)]
+    """Say who is best by mean, by how much against the baseline, whether that is significant, and whether the students
+    are better than the constant predictor at all."""
+    students = [row for row in rows if row.is_student and math.isfinite(row.score.mean)]
     if not students:
         return "No run has a finite score."
     pick = max if is_share(students[0].metric) else min
@@ -117,11 +121,29 @@ def headline(rows: Sequence[Row]) -> str:
         told = [pick(rivals, key=lambda row: row.score.mean)]
         sentences = [f"{text}.", f"Next comes {one_line(told[0].name)}: {score(told[0])}, {_against(told[0])}."]
     else:
-        return f"{text}."
-    others = [f"{one_line(row.name)} ({_difference(row)})" for row in candidates if row not in told and _distinct(row)]
+        told, sentences = candidates, [f"{text}."]
+    others = [row for row in candidates if row not in told and _significant(row)]
     if others:
-        sentences.append(f"Distinguishable from the baseline: {', '.join(others)}.")
-    return " ".join(sentences)
+        named = [f"{one_line(row.name)} ({_difference(row)}, Holm p {p_value(row.holm_p)})" for row in others]
+        sentences.append(f"Significant against the baseline: {', '.join(named)}.")
+    return " ".join([*sentences, *_no_better_than_constant(rows, students)])
+
+
+def _no_better_than_constant(rows: Sequence[Row], students: Sequence[Row]) -> list[str]:
+    constant = next((row for row in rows if row.role == "constant"), None)
+    low = [one_line(row.name) for row in students if row.at_constant]
+    if constant is None or not low:
+        return []
+    names = "All students" if len(low) == len(students) > 1 else _joined(low)
+    verb = "is" if len(low) == 1 else "are"
+    return [
+        f"But {names} {verb} at the level of the constant predictor ({one_line(constant.name)}: {score(constant)}), so "
+        "a difference there says little."
+    ]
+
+
+def _joined(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
 def legend(rows: Sequence[Row]) -> list[str]:
@@ -145,7 +167,8 @@ def legend(rows: Sequence[Row]) -> list[str]:
         few = min(comparison.n for comparison in made)
         kinds = " or ".join(sorted({str(comparison.bootstrap_method) for comparison in made}))
         lines.append(
-            f"p and interval: paired t test, two-sided. p Holm: the same, corrected for {_several(len(made), 'test')}. "
+            f"p and interval: paired t test, two-sided. p Holm: the same, corrected for {_several(len(made), 'test')}, "
+            f"all tests of {one_line(rows[0].metric)} in this table; another metric has a correction of its own. "
             f"Wilcoxon: exact signed-rank p, zeros dropped; with {_several(few, 'seed')} it cannot be below "
             f"{minimum_wilcoxon_p(few):.2g}. bootstrap: {kinds} interval, too narrow when seeds are few."
         )
@@ -162,11 +185,7 @@ def legend(rows: Sequence[Row]) -> list[str]:
     unmatched = [one_line(row.name) for row in rows if row.role == "candidate" and row.comparison is None]
     if unmatched:
         lines.append(f"No baseline at the sweep point of {', '.join(unmatched)}.")
-    lines += [
-        f"{one_line(note)} A student that keeps its teacher's shape may do the same."
-        for row in rows
-        for note in row.notes
-    ]
+    lines += _notes(rows)
     pairs = list(dict.fromkeys(row.layers for row in rows if row.layers))
     if pairs:
         where = "; ".join(f"student layer {s} against teacher layer {t}, rows {r or 'as matched'}" for s, t, r in pairs)
@@ -180,7 +199,29 @@ def legend(rows: Sequence[Row]) -> list[str]:
         lines.append("tokens/s and peak: of the training, padding not counted; the memory is the whole process's.")
     if any(row.skipped_steps for row in rows):
         lines.append("skipped: training steps left out over all seeds, since their loss was not finite.")
+    if any(row.role == "constant" for row in rows):
+        lines.append(
+            "always …: the constant predictor, which gives every example the answer that is commonest in training."
+        )
     return lines
+
+
+def _notes(rows: Sequence[Row]) -> list[str]:
+    """The notes of the teacher and of the runs: once where every run has a note, else with the rows that have it.
+
+    A note of the teacher's is followed by the rows whose students do the same.
+    """
+    students = [row for row in rows if row.is_student]
+    having = {note: [row for row in students if note in row.notes] for row in students for note in row.notes}
+    lines = []
+    for note in dict.fromkeys(note for row in rows if row.role == "teacher" for note in row.notes):
+        of_student = note.replace("The teacher", "The student", 1)
+        same = having.pop(of_student, [])
+        lines.append(f"{note} So do students of {_of_seeds(same, of_student)}." if same else note)
+    for note, found in having.items():
+        everywhere = len(found) == len(students) and all(row.notes[note] == len(row.seeds) for row in found)
+        lines.append(note if everywhere else f"{_of_seeds(found, note)}: {note}")
+    return [one_line(line) for line in lines]
 
 
 def score(row: Row) -> str:
@@ -188,6 +229,10 @@ def score(row: Row) -> str:
         return "not finite"
     text = f"{row.scale * row.score.mean:.2f}".replace("-", "−")
     return text if row.score.deviation is None else f"{text} ± {row.scale * row.score.deviation:.2f}"
+
+
+def _of_seeds(rows: Sequence[Row], note: str) -> str:
+    return _joined([f"{row.name} ({row.notes[note]} of {_several(len(row.seeds), 'seed')})" for row in rows])
 
 
 def _against(row: Row) -> str:
@@ -198,10 +243,10 @@ def _against(row: Row) -> str:
         return f"{text} ({comparison.note if comparison else ABSENT})"
     level = f"{100 * comparison.confidence:g} %"
     text += f" ({level} interval {_interval(comparison.t_interval, row.scale)}, Holm p {p_value(row.holm_p)})"
-    return f"{text}: {'' if _distinct(row) else 'not '}distinguishable with {comparison.n} seeds"
+    return f"{text}: {'' if _significant(row) else 'not '}significant with {comparison.n} seeds"
 
 
-def _distinct(row: Row) -> bool:
+def _significant(row: Row) -> bool:
     return row.holm_p is not None and row.holm_p < SIGNIFICANT
 
 
@@ -222,7 +267,7 @@ def _interval(interval: tuple[float, float] | None, scale: float) -> str:
 def _geometry(row: Row, measure: str) -> str:
     found = row.geometry.get(measure)
     if found is None:
-        return "" if row.role == "teacher" else ABSENT
+        return ABSENT if row.is_student else ""
     return f"{found.value.mean:.3f} ({found.floor:.2f}, {found.chance:.2f})"
 
 

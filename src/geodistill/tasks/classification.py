@@ -24,7 +24,7 @@ from geodistill.recipe import WeightKind
 from geodistill.tasks.heads import PROBLEM_TYPES, head_settings, match_head
 from geodistill.tasks.held_out import MOST_EXAMPLES
 from geodistill.tasks.loading import load, weight_settings
-from geodistill.tasks.metrics import check_metrics, compute_metrics
+from geodistill.tasks.metrics import Constant, check_metrics, compute_metrics, constant_predictor
 from geodistill.tasks.positions import position_limit
 from geodistill.tasks.task import Collator, Encoded, EncodedExamples, Scores, batches, parts_of
 
@@ -99,6 +99,14 @@ class Classification:
         given = [row for part in parts for row in self.examples.splits[part].to_list()]
         lines = [prediction(*row, labels) for row in zip(given, chosen, logits, strict=True)]
         return Scores(score(logits, chosen, self.examples), lines=lines, notes=never_predicted(lines) if labels else [])
+
+    def constant(self, split: str) -> Constant | None:
+        if not self.labelled:
+            return None
+        train, references = (list(self.examples.splits[name]["label"]) for name in ("train", split))
+        return constant_predictor(
+            self.metrics, train, references, problem=self.examples.problem, label_names=self.examples.label_names
+        )
 
     def compute_metrics(self, encoded: EncodedExamples) -> Callable[[Any], dict[str, float]] | None:
         return (lambda result: score(result.predictions, encoded, self.examples)) if self.labelled else None

@@ -151,6 +151,9 @@ class InstructionFollowing:
                 lines.append({"split": part, "prompt": prompt, "responses": texts, "references": example["references"]})
         return Scores(metrics, details, lines)
 
+    def constant(self, split: str) -> None:
+        return None  # there is no response that every prompt could share
+
     def compute_metrics(self, encoded: EncodedExamples) -> Callable[[Any], dict[str, float]] | None:
         return None  # the Trainer would keep every logit of the vocabulary
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy
 from numpy.typing import ArrayLike, NDArray
@@ -64,6 +67,37 @@ NOT_SHARES = ("mean_squared_error", "perplexity")  # in units of their own, and 
 def is_share(name: str) -> bool:
     """Tell whether a metric is a share or a correlation, of which more is better, whatever prefix its name has."""
     return not name.endswith(NOT_SHARES)
+
+
+@dataclass(frozen=True)
+class Constant:
+    """What a predictor reaches that gives every example the same answer, whatever the example.
+
+    answer: the most frequent class of the training part, or its mean value
+    metrics: name → value on the examples that were scored
+    examples: how many examples these were
+    """
+
+    answer: str
+    metrics: dict[str, float]
+    examples: int
+
+
+def constant_predictor(
+    names: Sequence[str], train: Sequence[Any], references: Sequence[Any], *, problem: str, label_names: Sequence[str]
+) -> Constant:
+    """Score the constant predictor: of classes the most frequent one in training, of values their mean in training.
+
+    train, references: (m,) and (n,) class numbers of a classification, floats of a regression; m, n ≥ 1.
+    Among classes of equal count the first by number is taken.
+    """
+    if problem == "classification":
+        best = min(Counter(train).items(), key=lambda entry: (-entry[1], entry[0]))[0]
+        answer, predictions = f"'{label_names[best]}'", numpy.full(len(references), best)
+    else:
+        mean = float(numpy.mean(train))
+        answer, predictions = f"{mean:.4g}", numpy.full(len(references), mean)
+    return Constant(answer, compute_metrics(names, predictions, references, problem=problem), len(references))
 
 
 def check_metrics(names: Sequence[str], problem: str) -> dict[str, Metric]:

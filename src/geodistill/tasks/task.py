@@ -12,6 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from geodistill.data.overlap import HeldOut
 from geodistill.recipe import WeightKind
+from geodistill.tasks.metrics import Constant
 
 EncodedExamples = list[dict[str, Any]]
 Encoded = dict[str, EncodedExamples]
@@ -108,6 +109,9 @@ class Task(Protocol):
 
     def validate(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, encoded: Encoded) -> Scores:
         """Score a model on the validation split by what choices are made on; no metrics without labels."""
+
+    def constant(self, split: str) -> Constant | None:
+        """Score the predictor that gives every example of a split the same answer; None where there is no such one."""
 
     def compute_metrics(self, encoded: EncodedExamples) -> Callable[[Any], dict[str, float]] | None:
         """What transformers.Trainer computes of its predictions on a split while it trains; None for the loss alone."""

@@ -6,6 +6,7 @@ import shutil
 import statistics
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -244,8 +245,10 @@ def measure_student(
     if task.labelled:
         found = task.score(student, reading.tokenizer, reading.encoded, split, progress=progress)
     validation = task.validate(student, reading.tokenizer, reading.encoded)
+    constant = task.constant(split)
     return {
         "metrics": found.metrics,
+        "constant": None if constant is None else asdict(constant),
         "validation_metrics": validation.metrics,
         "details": found.details,
         "notes": [f"The student {note}." for note in found.notes],
