@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from geodistill.errors import GeodistillError
 from geodistill.recipe import Recipe
 from geodistill.recipe_file import check_recipe, merge
 from geodistill.studies.compare import collect_requests, compare
+from geodistill.studies.conclude import conclude_comparison
 from geodistill.studies.plan import plan_jobs
 from geodistill.tasks.run_folder import METRICS, RESULTS, read_json
 
@@ -79,6 +81,17 @@ def test_all_runs_are_there(finished: Path) -> None:
     assert {run["latency_ms"] for run in own} == {None}, "not taken beside other runs"
     student = next(finished.glob("runs/gram-*/student"))
     assert AutoModelForSequenceClassification.from_pretrained(student).config.id2label[3] == "HUM"
+
+
+def test_what_was_said_of_a_run_reaches_the_table_and_the_page(base: dict[str, Any], copied: Path) -> None:
+    results = read_json(copied / RESULTS)
+    assert results["runs"][0]["notes"] == read_json(next((copied / "runs").glob("kd-*-seed1")) / RESULTS)["notes"]
+    recipe = check_recipe(base)
+    jobs, runs, teacher = compare(recipe, copied, sweeps=SWEEP, progress=False)
+    noted = [replace(run, notes=["The student never predicts <b> & 'c'."]) for run in runs]
+    assert "The student never predicts <b> & 'c'." in conclude_comparison(copied, recipe, jobs, noted, teacher)
+    page = (copied / "report.html").read_text(encoding="utf-8")
+    assert "The student never predicts &lt;b&gt; &amp;" in page and "constant predictor" in page
 
 
 def test_only_what_is_missing_is_run_again(base: dict[str, Any], copied: Path) -> None:
