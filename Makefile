@@ -8,13 +8,16 @@ TESTED := $(VENV)/.tested
 # One thread for each process: a library's own pool beside torch's only fights it for the cores.
 SINGLE := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 
+# Test processes side by side, one thread each.
+WORKERS ?= 2
+
 .PHONY: demo test test-slow lint bench clean
 
 demo: $(READY)
 	$(BIN)/geodistill demo
 
 test: lint $(TESTED)
-	$(SINGLE) $(BIN)/python -m pytest
+	$(SINGLE) $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal
 
 test-slow: $(READY)
 	$(SINGLE) $(BIN)/python -m pytest -m slow
