@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from geodistill.data.columns import Columns, InstructionColumns, find_columns, find_instruction_columns
+from geodistill.data.columns import Columns, InstructionColumns, check_split, find_columns, find_instruction_columns
 from geodistill.errors import GeodistillError
 from geodistill.recipe import DataRecipe
 
@@ -42,9 +42,13 @@ def test_unlabelled_looks_for_no_label() -> None:
     ("present", "recipe", "message"),
     [
         (["tweet", "label"], DataRecipe(), "the columns are 'tweet', 'label'. Name it with data.text"),
-        (["text", "label"], DataRecipe(text="txt"), "no column 'txt'; the columns are 'text', 'label'. Mend data.text"),
-        (["text", "label"], DataRecipe(text_pair="pair"), "Mend data.text_pair"),
-        (["text", "label"], DataRecipe(label="stars"), "Mend data.label"),
+        (
+            ["text", "label"],
+            DataRecipe(text="txt"),
+            "no column 'txt'; the columns are 'text', 'label'. Correct data.text",
+        ),
+        (["text", "label"], DataRecipe(text_pair="pair"), "Correct data.text_pair"),
+        (["text", "label"], DataRecipe(label="stars"), "Correct data.label"),
         (
             ["text", "stars"],
             DataRecipe(problem="classification"),
@@ -96,11 +100,111 @@ def test_named_columns_of_instructions_come_first() -> None:
             DataRecipe(),
             "No response column .* 'instruction', 'label'. Name it with data.output",
         ),
-        (["instruction", "output"], DataRecipe(input="about"), "no column 'about'.*Mend data.input"),
-        (["instruction", "output"], DataRecipe(messages="chat"), "no column 'chat'.*Mend data.messages"),
+        (["instruction", "output"], DataRecipe(input="about"), "no column 'about'.*Correct data.input"),
+        (["instruction", "output"], DataRecipe(messages="chat"), "no column 'chat'.*Correct data.messages"),
         (["instruction", "output"], DataRecipe(output="instruction"), "chosen twice"),
     ],
 )
 def test_missing_columns_of_instructions(present: list[str], recipe: DataRecipe, message: str) -> None:
     with pytest.raises(GeodistillError, match=message):
         find_instruction_columns(present, recipe)
+
+
+def test_columns_say_how_they_were_found() -> None:
+    assert find_columns(["Sentence", "stars"], DataRecipe(label="stars")).described() == [
+        "The text is the column 'Sentence', found by its usual name.",
+        "The label is the column 'stars', which data.label names.",
+    ]
+    assert find_instruction_columns(["ask", "answer", "task"], DataRecipe(instruction="ask")).described() == [
+        "The instruction is the column 'ask', which data.instruction names.",
+        "The response is the column 'answer', found by its usual name.",
+        "The task is the column 'task', found by its usual name.",
+    ]
+
+
+def test_an_exact_name_comes_before_another_spelling() -> None:
+    assert find_columns(["TEXT", "text", "Label", "label"], DataRecipe()) == Columns("text", None, "label")
+    assert find_columns([" Text ", "LABEL"], DataRecipe()) == Columns(" Text ", None, "LABEL")
+
+
+@pytest.mark.parametrize(
+    "present", [["Text", "TEXT", "label"], ["text", "Label", "LABEL"], ["text", " label", "Label"]]
+)
+def test_spellings_that_only_case_tells_apart_are_refused(present: list[str]) -> None:
+    with pytest.raises(GeodistillError, match=r"differ in case or spaces only.*Rename one of them"):
+        find_columns(present, DataRecipe())
+
+
+def test_a_named_column_in_another_case_is_suggested() -> None:
+    with pytest.raises(GeodistillError, match=r"no column 'Stars'.*Correct data.label to 'stars'"):
+        find_columns(["text", "stars"], DataRecipe(label="Stars"))
+
+
+@pytest.mark.parametrize(
+    ("present", "recipe"),
+    [
+        (["I loved it", "1"], DataRecipe()),
+        (["I loved it so much", "good"], DataRecipe()),
+        (["text is here", "0.5"], DataRecipe(text="text")),
+        (["What is it?", "7", "x"], DataRecipe(instruction="ask")),
+    ],
+)
+def test_a_file_without_a_header_line_is_hinted_at(present: list[str], recipe: DataRecipe) -> None:
+    find = find_columns if recipe.instruction is None else find_instruction_columns
+    with pytest.raises(GeodistillError, match="lacks a header line"):
+        find(present, recipe)
+
+
+def test_no_hint_at_the_header_where_names_are_names() -> None:
+    with pytest.raises(GeodistillError) as caught:
+        find_columns(["tweet", "sentiment score"], DataRecipe())
+    assert "header" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("train", "other", "recipe", "message"),
+    [
+        (["text", "label"], ["text", "Label"], DataRecipe(), "label is 'label' in the train split and 'Label' in the"),
+        (["text", "label"], ["text", "target"], DataRecipe(), "'label' in the train split and 'target' in the test"),
+        (
+            ["text", "label"],
+            ["Text", "label"],
+            DataRecipe(),
+            "text is 'text' in the train split and 'Text' in the test",
+        ),
+        (["text", "label"], ["sentence", "label"], DataRecipe(), "'text' in the train split and 'sentence'"),
+        (["premise", "hypothesis"], ["premise", "Hypothesis"], DataRecipe(), "second text is 'hypothesis'"),
+        (["text", "stars"], ["text", " stars"], DataRecipe(label="stars"), "'stars' in the train split and ' stars'"),
+        (["text"], ["text", "label"], DataRecipe(), "test split has a label column, 'label', and no label column"),
+    ],
+)
+def test_another_name_in_another_split(train: list[str], other: list[str], recipe: DataRecipe, message: str) -> None:
+    with pytest.raises(GeodistillError, match=message):
+        check_split(find_columns(train, recipe), other, "test", recipe)
+
+
+@pytest.mark.parametrize(
+    ("train", "other", "recipe"),
+    [
+        (["text", "label"], ["text", "label", "Label", "target"], DataRecipe()),
+        (["text", "label"], ["text", "id"], DataRecipe()),
+        (["text", "stars"], ["text", "label"], DataRecipe(label="stars")),
+        (["text"], ["text", "label"], DataRecipe(problem="unlabelled")),
+    ],
+)
+def test_splits_that_agree_or_lack_a_column(train: list[str], other: list[str], recipe: DataRecipe) -> None:
+    check_split(find_columns(train, recipe), other, "test", recipe)
+
+
+@pytest.mark.parametrize(
+    ("train", "other", "message"),
+    [
+        (["instruction", "output"], ["Instruction", "output"], "instruction is 'instruction' in the train split and"),
+        (["instruction", "output"], ["instruction", "response"], "response is 'output' in the train split and 'resp"),
+        (["prompt", "input", "output"], ["prompt", "Input", "output"], "input is 'input' in the train split"),
+        (["messages"], ["conversations"], "conversation is 'messages' in the train split and 'conversations' in"),
+    ],
+)
+def test_another_name_in_another_split_of_instructions(train: list[str], other: list[str], message: str) -> None:
+    with pytest.raises(GeodistillError, match=message):
+        check_split(find_instruction_columns(train, DataRecipe()), other, "test", DataRecipe())

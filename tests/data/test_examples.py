@@ -132,6 +132,82 @@ def test_labels_are_left_out_on_request(tmp_path: Path) -> None:
     assert "label" not in examples.splits["train"].column_names
 
 
+def test_labels_of_different_formats_are_one_label(tmp_path: Path) -> None:
+    """Whole numbers with a gap, as pandas writes them, are the labels of the other splits."""
+    lines = ["text,label", *(f"text {i},{i % 2}.0" for i in range(20)), "gap,"]
+    (tmp_path / "train.csv").write_text("\n".join(lines))
+    jsonl(tmp_path / "validation.jsonl", rows(4, 20))
+    datasets.Dataset.from_list([{"text": f"text {i}", "label": float(i % 2)} for i in range(24, 28)]).to_parquet(
+        tmp_path / "test.parquet"
+    )
+    examples = load(tmp_path)
+    assert examples.label_names == ["0", "1"] and sizes(examples) == {"train": 20, "validation": 4, "test": 4}
+    assert [list(examples.splits[name]["label"]) for name in ("validation", "test")] == [[0, 1, 0, 1]] * 2
+    assert examples.notes == ["1 of the 21 train rows have no label and were dropped."]
+
+
+def test_labels_that_differ_in_case_only_are_two(tmp_path: Path) -> None:
+    content = [{"text": f"text {i}", "label": ["US", "us"][i % 2]} for i in range(40)]
+    assert load(jsonl(tmp_path / "a.jsonl", content)).label_names == ["US", "us"]
+
+
+def numbered_and_named(folder: Path, named: str) -> Path:
+    """Two splits with class numbers and one, `named`, that knows the names of the classes."""
+    features = datasets.Features({"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["no", "yes"])})
+    for start, name in enumerate(("train", "validation", "test")):
+        if name == named:
+            content = rows(20, 20 * start)
+            datasets.Dataset.from_list(content, features=features).to_parquet(folder / f"{name}.parquet")
+        else:
+            lines = ["text,label", *(f"{row['text']},{row['label']}" for row in rows(20, 20 * start))]
+            (folder / f"{name}.csv").write_text("\n".join(lines))
+    return folder
+
+
+@pytest.mark.parametrize("named", ["train", "validation", "test"])
+def test_class_numbers_and_class_names_in_different_splits(tmp_path: Path, named: str) -> None:
+    examples = load(numbered_and_named(tmp_path, named))
+    assert examples.label_names == ["no", "yes"]
+    assert all(list(split["label"]) == [0, 1] * 10 for split in examples.splits.values())
+
+
+def test_class_names_as_text_meet_class_numbers(tmp_path: Path) -> None:
+    numbered_and_named(tmp_path, "train")
+    (tmp_path / "test.csv").write_text("text,label\na,yes\nb,no\nc,1\n")
+    assert list(load(tmp_path).splits["test"]["label"]) == [1, 0, 1]
+
+
+def test_a_number_that_no_class_has_is_refused(tmp_path: Path) -> None:
+    numbered_and_named(tmp_path, "validation")
+    (tmp_path / "train.csv").write_text("text,label\na,0\nb,1\nc,7\n")
+    with pytest.raises(GeodistillError, match="none of the data set's classes: '7'"):
+        load(tmp_path)
+
+
+def test_minus_one_in_the_test_split_is_a_label_where_training_has_it(tmp_path: Path) -> None:
+    for name in ("train", "validation"):
+        jsonl(tmp_path / f"{name}.jsonl", [{"text": f"{name} {i}", "label": [-1, 1][i % 2]} for i in range(20)])
+    jsonl(tmp_path / "test.jsonl", [{"text": "a", "label": -1}])
+    assert list(load(tmp_path).splits["test"]["label"]) == [0]
+
+
+def test_texts_keep_their_spaces(tmp_path: Path) -> None:
+    content = [{"text": f"  text {i}\n", "label": i % 2} for i in range(40)]
+    examples = load(jsonl(tmp_path / "a.jsonl", [*content, {"text": " \t", "label": 1}]))
+    texts = [text for split in examples.splits.values() for text in split["text"]]
+    assert sorted(texts) == sorted(row["text"] for row in content)
+    assert examples.notes == ["1 of the 41 train rows have an empty text and were dropped."]
+
+
+@pytest.mark.parametrize("word", ["NA", "null", "None", "nan", "n/a"])
+def test_words_that_other_readers_take_for_a_gap_are_labels_and_texts(tmp_path: Path, word: str) -> None:
+    lines = ["text,label", *(f"{word if i == 0 else i},{[word, 'other'][i % 2]}" for i in range(40))]
+    (tmp_path / "a.csv").write_text("\n".join(lines))
+    examples = load(tmp_path / "a.csv")
+    assert word in examples.label_names and sum(sizes(examples).values()) == 40
+    assert word in [text for split in examples.splits.values() for text in split["text"]]
+
+
 def test_limit(tmp_path: Path) -> None:
     path = jsonl(tmp_path / "a.jsonl", rows(100))
     whole, limited = load(path), load(path, limit=15)
@@ -291,7 +367,15 @@ def test_glue_from_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
             "validation split has labels that training lacks: '7'",
         ),
         ({"train": rows(20), "validation": [{"text": "a"}]}, {}, "validation split has no column 'label'"),
-        ({"train": rows(20), "test": [{"sentence": "a", "label": 1}]}, {}, "test split has no column 'text'"),
+        (
+            {"train": rows(20), "test": [{"sentence": "a", "label": 1}]},
+            {},
+            "the text is 'text' in the train split and 'sentence' in",
+        ),
+        ({"train": rows(20), "test": [{"words": "a", "label": 1}]}, {}, "test split has no column 'text'"),
+        ({"train": rows(20), "test": [{"text": "a", "Label": 1}]}, {}, "'label' in the train split and 'Label' in the"),
+        ({"train": [{"text": "a", "label": -1}] * 9}, {}, "labels are the same: '-1'.*data.problem=unlabelled"),
+        ({"train": [{"text": "a", "label": ""}] * 9}, {}, "none of its 9 rows has a label.*data.problem=unlabelled"),
         ({"train": rows(20)}, {"test_split": "held_out"}, "no split 'held_out'. Valid: train"),
         ({"train": rows(20)}, {"test_split": "train"}, "asked for twice"),
         ({"train": [{"text": "", "label": 1}]}, {}, "train split is empty"),

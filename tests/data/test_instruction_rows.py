@@ -35,11 +35,18 @@ def test_one_response_and_several() -> None:
         ]
     )
     assert rows.rows == [
-        Instruction("Add.", "1 2", ["3"], "sum"),
-        Instruction("Greet.", "", ["Hello", "Hi"], ""),
+        Instruction(" Add. ", "1 2", ["3"], "sum"),
+        Instruction("Greet.", "", ["Hello", "Hi "], ""),
         Instruction("Count.", "", ["7"], "sum"),
     ]
     assert notes == []
+
+
+def test_code_keeps_its_indentation() -> None:
+    rows, _ = clean([{"instruction": "Go on:\n", "input": "    a = 1", "output": "    b = 2\n", "task": " code "}])
+    assert rows.rows == [Instruction("Go on:\n", "    a = 1", ["    b = 2\n"], "code")]
+    chat, _ = clean([{"messages": turns(" a\n", "  b")}], CHAT)
+    assert chat.rows == [Instruction(" a\n", "", ["  b"], "", turns(" a\n"))]
 
 
 def test_what_lacks_something_is_dropped_and_counted() -> None:

@@ -132,6 +132,9 @@ def test_a_test_split_without_responses_is_refused(tmp_path: Path) -> None:
         GeodistillError, match="test split has no column 'output'; its columns are 'instruction', 'input'"
     ):
         load(tmp_path)
+    jsonl(tmp_path / "test.jsonl", [{"instruction": "a", "input": "b", "Response": "c"}])
+    with pytest.raises(GeodistillError, match="'output' in the train split and 'Response' in the test split"):
+        load(tmp_path)
     jsonl(tmp_path / "test.jsonl", rows(3, 30, output=""))
     with pytest.raises(GeodistillError, match="test split is empty: none of its 3 rows has a response"):
         load(tmp_path)

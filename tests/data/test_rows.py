@@ -50,6 +50,21 @@ def test_split_without_labels(values: list) -> None:
     assert not has_labels(Table({"text": ["a"] * len(values), "label": values}), "label")
 
 
+def test_minus_one_is_a_label_where_training_has_it() -> None:
+    assert has_labels(Table({"label": ["-1.0"]}), "label", known={"-1", "1"})
+    assert not has_labels(Table({"label": [None]}), "label", known={"-1", "1"})
+
+
+def test_texts_keep_their_spaces() -> None:
+    table = Table({"a": [" x ", "y"], "b": ["\tz\n", " "]})
+    assert clean(table, Columns("a", "b", None), "train", []) == Rows([0], [" x "], ["\tz\n"], None)
+
+
+def test_class_names_of_another_split() -> None:
+    table = Table({"text": ["a", "b", "c", "d"], "label": ["1", "no", 7, -1]})
+    assert clean(table, COLUMNS, "test", [], ["no", "yes"]).labels == ["yes", "no", 7]
+
+
 def test_split_with_labels() -> None:
     assert has_labels(Table({"label": [-1, 1]}), "label")
     assert not has_labels(Table({"text": ["a"]}), "label")

@@ -1,14 +1,17 @@
 from __future__ import annotations
 
+import csv
+import gzip
 import json
 from pathlib import Path
+from typing import Any
 
 import datasets
 import pyarrow
 import pyarrow.parquet
 import pytest
 
-from geodistill.data.tables import from_dataset, read_table
+from geodistill.data.tables import ColumnsOnDemand, from_dataset, read_table
 from geodistill.errors import GeodistillError
 
 
@@ -56,19 +59,127 @@ def test_plain_parquet(tmp_path: Path) -> None:
     assert read_table(tmp_path / "a.parquet").columns == {"text": ["a"], "score": [0.5]}
 
 
-def test_lists_and_objects_of_a_dataset_are_read_and_images_are_not() -> None:
+def test_columns_of_a_dataset() -> None:
     turns = [[{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]]
-    columns = {"text": ["a"], "answers": [["a", "b"]], "messages": turns, "image": [None]}
+    columns = {"text": ["a"], "answers": [["a", "b"]], "messages": turns, "label": [1]}
     features = datasets.Features(
         {
             "text": datasets.Value("string"),
             "answers": datasets.Sequence(datasets.Value("string")),
             "messages": [{"role": datasets.Value("string"), "content": datasets.Value("string")}],
-            "image": datasets.Image(),
+            "label": datasets.ClassLabel(names=["no", "yes"]),
         }
     )
     table = from_dataset(datasets.Dataset.from_dict(columns, features=features))
-    assert table.columns == {name: values for name, values in columns.items() if name != "image"}
+    assert table.columns == columns
+    assert table.class_names == {"label": ["no", "yes"]}
+
+
+def test_rows_of_a_dataset_that_were_chosen_keep_their_order() -> None:
+    data = datasets.Dataset.from_dict({"text": list("abcd")}).select([2, 0])
+    assert from_dataset(data).columns == {"text": ["c", "a"]}
+
+
+def test_a_column_is_read_once_and_only_when_it_is_asked_for() -> None:
+    asked: list[str] = []
+
+    def read(name: str) -> pyarrow.Array:
+        asked.append(name)
+        return pyarrow.array([name])
+
+    columns = ColumnsOnDemand([f"column {i}" for i in range(30)], read)
+    assert "column 3" in columns and "text" not in columns and len(list(columns)) == len(columns) == 30
+    with pytest.raises(KeyError):
+        columns["text"]
+    assert asked == []
+    assert columns["column 3"] is columns["column 3"] and asked == ["column 3"]
+
+
+def test_a_column_that_nobody_asks_for_may_hold_anything(tmp_path: Path) -> None:
+    features = datasets.Features({"text": datasets.Value("string"), "photo": datasets.Image()})
+    photo = {"bytes": b"\xff no image", "path": None}
+    data = datasets.Dataset.from_dict({"text": ["a"], "photo": [photo]}, features=features)
+    assert from_dataset(data).columns["text"] == ["a"]
+    data.to_parquet(tmp_path / "a.parquet")
+    table = read_table(tmp_path / "a.parquet")
+    assert list(table.columns) == ["text", "photo"] and table.columns["text"] == ["a"]
+
+
+def test_text_that_was_written_as_bytes_is_decoded(tmp_path: Path) -> None:
+    columns = {"text": ["é".encode(), None], "answers": [[b"a"], None]}
+    pyarrow.parquet.write_table(pyarrow.table(columns), tmp_path / "a.parquet")
+    assert read_table(tmp_path / "a.parquet").columns == {"text": ["é", None], "answers": [["a"], None]}
+    assert from_dataset(datasets.Dataset.from_dict(columns)).columns["text"] == ["é", None]
+
+
+@pytest.mark.parametrize("value", [b"\xff", [b"a", b"\xff"]])
+def test_bytes_that_are_no_text_are_refused(tmp_path: Path, value: Any) -> None:
+    pyarrow.parquet.write_table(pyarrow.table({"text": [None, value]}), tmp_path / "a.parquet")
+    with pytest.raises(GeodistillError, match=r"'text' holds bytes that are not UTF-8 text \(row 2\)"):
+        read_table(tmp_path / "a.parquet").columns["text"]
+
+
+def test_categories_of_pandas_are_read(tmp_path: Path) -> None:
+    categories = pyarrow.array(["b", "a", "b"]).dictionary_encode()
+    pyarrow.parquet.write_table(pyarrow.table({"label": categories}), tmp_path / "a.parquet")
+    assert read_table(tmp_path / "a.parquet").columns == {"label": ["b", "a", "b"]}
+
+
+def test_two_columns_of_one_name_in_parquet(tmp_path: Path) -> None:
+    table = pyarrow.Table.from_arrays([pyarrow.array(["a"]), pyarrow.array(["b"])], names=["text", "text"])
+    pyarrow.parquet.write_table(table, tmp_path / "a.parquet")
+    with pytest.raises(GeodistillError, match="several columns are named 'text'"):
+        read_table(tmp_path / "a.parquet")
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv"])
+def test_fields_of_any_length(tmp_path: Path, name: str) -> None:
+    text, separator = "word " * 50_000, {"a.csv": ",", "a.tsv": "\t"}[name]
+    before = csv.field_size_limit()
+    path = written(tmp_path / name, f"text{separator}label\n{text}{separator}1\n")
+    assert read_table(path).columns["text"] == [text]
+    assert csv.field_size_limit() == before
+
+
+def test_separated_texts_are_taken_as_they_are(tmp_path: Path) -> None:
+    words = ["NA", "null", "None", "nan", "1.0", "007", "2020-01-01", "True", " a ", "-"]
+    content = "text , label\r\n\r\n" + "".join(f"{word},{word}\r\n" for word in words) + "\r\n"
+    assert read_table(written(tmp_path / "a.csv", content)).columns == {"text": words, "label": words}
+    content = "\ufefftext\tlabel\r\n" + "".join(f"{word}\t{word}\r\n" for word in words)
+    assert read_table(written(tmp_path / "a.tsv", content)).columns == {"text": words, "label": words}
+
+
+def test_columns_without_a_name_are_left_out(tmp_path: Path) -> None:
+    path = written(tmp_path / "a.csv", ",text,label,,\n0,a,1,,\n1,b,0,,\n")
+    assert read_table(path).columns == {"text": ["a", "b"], "label": ["1", "0"]}
+    path = written(tmp_path / "b.csv", "Unnamed: 0,text,label\n0,a,1\n")
+    assert list(read_table(path).columns) == ["Unnamed: 0", "text", "label"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.csv", "text;label\na;1\nb, c;0\n", "separated by semicolons.*Save it with commas"),
+        ("a.csv", '"text";"label"\n"a";"1"\n', "separated by semicolons"),
+        ("a.csv", "text\tlabel\na\t1\n", "separated by tabs.*Name it .tsv, or save it with commas"),
+        ("a.csv", "text|label\na|1\n", "separated by bars"),
+        ("a.tsv", "text,label\na,1\n", "separated by commas.*Name it .csv, or save it with tabs"),
+        ("a.tsv", "text;label\n", "separated by semicolons.*Save it with tabs"),
+    ],
+)
+def test_another_separator_is_told(tmp_path: Path, name: str, content: str, message: str) -> None:
+    with pytest.raises(GeodistillError, match=message):
+        read_table(written(tmp_path / name, content))
+
+
+@pytest.mark.parametrize("content", ["text\na; b\nc\n", "text;\na\n", "text\none | two\nthree | four\n"])
+def test_one_column_with_punctuation_is_one_column(tmp_path: Path, content: str) -> None:
+    assert len(read_table(written(tmp_path / "a.csv", content)).columns) == 1
+
+
+def test_not_a_number_in_json_is_kept_for_the_labels_to_judge(tmp_path: Path) -> None:
+    values = read_table(written(tmp_path / "a.jsonl", '{"label": NaN}\n{"label": 1}\n')).columns["label"]
+    assert values[0] != values[0] and values[1] == 1
 
 
 @pytest.mark.parametrize(
@@ -86,6 +197,12 @@ def test_lists_and_objects_of_a_dataset_are_read_and_images_are_not() -> None:
         ("a.jsonl", "[1, 2]\n", "not JSON objects"),
         ("a.csv", "text\n\u00e9\n".encode("latin-1"), "not UTF-8"),
         ("a.parquet", b"PAR1 and then not", "cannot be read"),
+        ("a.csv", "text,label\na,1\n".encode("utf-16"), "is not UTF-8 text but UTF-16"),
+        ("a.tsv", "text\tlabel\na\t1\n".encode("utf-16-le"), "zero bytes, as UTF-16 does"),
+        ("a.jsonl", gzip.compress(b"{}"), "compressed by gzip. Unpack it first"),
+        ("a.csv.gz", gzip.compress(b"text"), "'.gz'. Unpack it first"),
+        ("a.csv", b"PK\x03\x04 and so on", "a zip archive or a workbook"),
+        ("a.csv", b"PAR1 and so on", "a Parquet file. Name it .parquet"),
         ("a.xlsx", "x", "'.xlsx'"),
         ("noformat", "x", "known by its suffix"),
     ],

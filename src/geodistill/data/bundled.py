@@ -71,7 +71,7 @@ def sentences(recipe: DataRecipe) -> Table:
     text without a label. A stage leaves out whatever its own task is measured on (overlap.py).
     """
     held_out = {key for table in (trec(recipe), reviews(recipe)) for key in _test_keys(table, recipe)}
-    texts = {text_key(text): text for name in SENTENCE_FILES for _, text in _rated(name)}
+    texts = {text_key(text): text.strip() for name in SENTENCE_FILES for _, text in _rated(name)}
     return Table({"text": [text for key, text in texts.items() if key not in held_out]})
 
 
@@ -89,7 +89,7 @@ def _labelled(rows: Iterable[tuple[str, str]]) -> Table:
     texts: dict[str, str] = {}
     labels: dict[str, set[str]] = {}
     for text, label in rows:
-        texts.setdefault(text_key(text), text)
+        texts.setdefault(text_key(text), text.strip())
         labels.setdefault(text_key(text), set()).add(label)
     names = sorted({label for given in labels.values() for label in given})
     kept = [key for key in texts if len(labels[key]) == 1]

@@ -9,8 +9,8 @@ from typing import Any
 
 from datasets import Dataset, DatasetDict, Features, Value
 
-from geodistill.data.columns import find_columns
-from geodistill.data.labels import Labels, Problem, train_labels
+from geodistill.data.columns import check_split, find_columns
+from geodistill.data.labels import Labels, Problem, label_name, train_labels
 from geodistill.data.overlap import HeldOut, LeftOut, separate
 from geodistill.data.parts import choose_splits, complete, cut_parts, limited
 from geodistill.data.rows import Rows, clean, has_labels
@@ -79,7 +79,7 @@ def load_examples(recipe: DataRecipe, task: HeldOut | None = None) -> Examples:
     notes: list[str] = []
     rows, class_names = _read(source, recipe, notes)
     given = rows["train"].labels
-    labels = Labels("unlabelled") if given is None else train_labels(given, class_names, recipe.problem)
+    labels = _unlabelled(recipe) if given is None else train_labels(given, class_names, recipe.problem)
     rows = {name: _encoded(part, labels, name) for name, part in rows.items()}
     rows = _complete(rows, labels.problem, recipe, notes)
     before = rows["train"]
@@ -106,20 +106,34 @@ def load_examples(recipe: DataRecipe, task: HeldOut | None = None) -> Examples:
 
 
 def _read(source: Source, recipe: DataRecipe, notes: list[str]) -> tuple[dict[str, Rows], list[str] | None]:
-    """The splits that the source has, cleaned, and the class names of their labels when it knows them.
+    """The splits that the source has, cleaned, and the class names of their labels when a split knows them.
 
-    Labels are still as they came. A test split without labels is left out.
+    Labels are still as they came, or the names of their classes. A test split without labels is left out.
     """
     tables = {part: source.splits[name]() for part, name in choose_splits(source, recipe).items()}
     columns = find_columns(tables["train"].columns, recipe)
-    class_names = tables["train"].class_names.get(columns.label) if columns.label else None
-    rows = {}
     for part, table in tables.items():
-        if columns.label and part == "test" and not has_labels(table, columns.label):
+        check_split(columns, table.columns, part, recipe)
+    class_names = None
+    if columns.label and recipe.problem != "regression":
+        named = [table.class_names[columns.label] for table in tables.values() if columns.label in table.class_names]
+        class_names = next(iter(named), None)
+    rows = {}
+    known: set[str] = set()
+    for part, table in tables.items():
+        if columns.label and part == "test" and not has_labels(table, columns.label, known=known):
             notes.append("The test split has no labels and is not used.")
             continue
-        rows[part] = clean(table, columns, part, notes)
+        rows[part] = clean(table, columns, part, notes, class_names or [])
+        if part == "train":
+            known = set(map(label_name, rows[part].labels or []))
     return rows, class_names
+
+
+def _unlabelled(recipe: DataRecipe) -> Labels:
+    if recipe.problem == "unlabelled":
+        return Labels("unlabelled", reason="Unlabelled, as data.problem asks.")
+    return Labels("unlabelled", reason="Unlabelled, since no label column is found by its usual names.")
 
 
 def _encoded(rows: Rows, labels: Labels, part: str) -> Rows:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from geodistill.data.columns import InstructionColumns
-from geodistill.data.rows import as_text, column, plain_column
+from geodistill.data.rows import as_text, column, is_blank, plain_column
 from geodistill.data.splits import text_key
 from geodistill.data.tables import Table
 from geodistill.errors import GeodistillError
@@ -63,10 +63,11 @@ class InstructionRows:
 def clean_instructions(table: Table, columns: InstructionColumns, part: str, notes: list[str]) -> InstructionRows:
     """The rows of a split that have an instruction and a response; those that do not are counted in `notes`.
 
+    A text is taken as it is, and is empty where it has white space only.
     Raises GeodistillError for a column that is missing or of another form, and when no row is left.
     """
     rows = _conversations(table, columns, part) if columns.messages else _instructions(table, columns, part)
-    with_text = [index for index, row in enumerate(rows) if row.instruction]
+    with_text = [index for index, row in enumerate(rows) if not is_blank(row.instruction)]
     kept = [index for index in with_text if rows[index].references]
     if dropped := len(rows) - len(with_text):
         notes.append(f"{dropped} of the {len(rows)} {part} rows have no instruction and were dropped.")
@@ -101,7 +102,7 @@ def _conversations(table: Table, columns: InstructionColumns, part: str) -> list
         turns = [_message(turn, columns.messages, part) for turn in _turns(value, columns.messages, part)]
         answer = max((place for place, turn in enumerate(turns) if turn["role"] == "assistant"), default=len(turns))
         asked = [turn["content"] for turn in turns[:answer] if turn["role"] == "user"]
-        references = [turns[answer]["content"]] if answer < len(turns) and turns[answer]["content"] else []
+        references = [turn["content"] for turn in turns[answer : answer + 1] if not is_blank(turn["content"])]
         rows.append(Instruction(asked[-1] if asked else "", "", references, task, turns[:answer]))
     return rows
 
@@ -114,7 +115,7 @@ def _tasks(table: Table, columns: InstructionColumns, part: str, count: int) -> 
     # No one named it, so a split may lack it.
     if columns.task is None or columns.task not in table.columns:
         return [""] * count
-    return [as_text(value) for value in table.columns[columns.task]]
+    return [as_text(value).strip() for value in table.columns[columns.task]]
 
 
 def _references(value: Any, name: str, part: str) -> list[str]:
@@ -125,7 +126,7 @@ def _references(value: Any, name: str, part: str) -> list[str]:
             f"The column '{name}' of the {part} split holds {_shown(value)}.",
             "Give each row one response, or a list of equally good ones, as text.",
         )
-    return list(dict.fromkeys(text for text in map(as_text, values) if text))
+    return list(dict.fromkeys(text for text in map(as_text, values) if not is_blank(text)))
 
 
 def _turns(value: Any, name: str, part: str) -> list[Any]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from datasets import Dataset, DatasetDict
 
-from geodistill.data.columns import find_instruction_columns
+from geodistill.data.columns import check_split, find_instruction_columns
 from geodistill.data.instruction_rows import Instruction, InstructionRows, clean_instructions
 from geodistill.data.overlap import HeldOut, LeftOut, separate
 from geodistill.data.parts import choose_splits, complete, limited
@@ -69,6 +69,8 @@ def load_instructions(recipe: DataRecipe, task: HeldOut | None = None) -> Instru
         names[UNSEEN] = UNSEEN
     tables = {part: source.splits[name]() for part, name in names.items()}
     columns = find_instruction_columns(tables["train"].columns, recipe)
+    for part, table in tables.items():
+        check_split(columns, table.columns, part, recipe)
     given = {part: clean_instructions(table, columns, part, notes) for part, table in tables.items()}
     unseen = {UNSEEN: given.pop(UNSEEN)} if UNSEEN in given else {}
     parts = {**complete(given, recipe, notes), **unseen}

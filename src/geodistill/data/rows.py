@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from geodistill.data.columns import Columns, listed
-from geodistill.data.labels import is_missing, label_name
+from geodistill.data.labels import is_missing, label_name, with_names
 from geodistill.data.splits import normalized, text_key
 from geodistill.data.tables import Table
 from geodistill.errors import GeodistillError
@@ -50,21 +50,35 @@ class Rows:
         return [tuple(map(normalized, row)) for row in zip(*columns, strict=True)]
 
 
-def has_labels(table: Table, label: str) -> bool:
-    """Whether any label is there: unlabelled test splits lack the column, leave it empty, or fill it with −1."""
-    values = [value for value in table.columns.get(label, []) if not is_missing(value)]
-    return any(label_name(value) != "-1" for value in values)
+def has_labels(table: Table, label: str, *, known: Collection[str] = ()) -> bool:
+    """Whether any label is there: unlabelled test splits lack the column, leave it empty, or fill it with −1.
+
+    known: the names of the labels that training has; where −1 is among them it is a label.
+    """
+    names = {label_name(value) for value in table.columns.get(label, []) if not is_missing(value)}
+    return bool(names - {"-1"}) or ("-1" in names and "-1" in known)
 
 
-def clean(table: Table, columns: Columns, part: str, notes: list[str]) -> Rows:
+def clean(
+    table: Table, columns: Columns, part: str, notes: list[str], class_names: Sequence[str] | None = None
+) -> Rows:
     """The rows of a split that have all that they need; those that do not are counted in `notes`.
 
+    A text is taken as it is, and is empty where it has white space only. `class_names` are the names of the classes
+    that labels may be numbers of; by default those that the table knows.
     Raises GeodistillError for a column that is missing or holds lists or objects, and when no row is left.
     """
     texts = [as_text(value) for value in plain_column(table, columns.text, part)]
     pairs = [as_text(value) for value in plain_column(table, columns.text_pair, part)] if columns.text_pair else None
-    labels = _named(table, columns.label, part) if columns.label else None
-    with_text = [index for index, text in enumerate(texts) if text and (pairs is None or pairs[index])]
+    labels = None
+    if columns.label:
+        names = table.class_names.get(columns.label) if class_names is None else class_names
+        labels = with_names(plain_column(table, columns.label, part), names or [])
+    with_text = [
+        index
+        for index, text in enumerate(texts)
+        if not is_blank(text) and (pairs is None or not is_blank(pairs[index]))
+    ]
     kept = [index for index in with_text if labels is None or not is_missing(labels[index])]
     if dropped := len(texts) - len(with_text):
         notes.append(f"{dropped} of the {len(texts)} {part} rows have an empty text and were dropped.")
@@ -74,7 +88,8 @@ def clean(table: Table, columns: Columns, part: str, notes: list[str]) -> Rows:
         lacking = "label" if with_text else "text"
         raise GeodistillError(
             f"The {part} split is empty: none of its {len(texts)} rows has a {lacking}.",
-            f"Check the column '{columns.label if with_text else columns.text}', or name another with data.{lacking}.",
+            f"Check the column '{columns.label if with_text else columns.text}', or name another with data.{lacking}"
+            + (", or use no labels with data.problem=unlabelled." if with_text else "."),
         )
     return Rows(list(range(len(texts))), texts, pairs, labels).take(kept)
 
@@ -86,7 +101,7 @@ def column(table: Table, name: str, part: str) -> list[Any]:
             f"The {part} split has no column '{name}'; its columns are {listed(table.columns)}.",
             "Give every split the same columns.",
         )
-    return table.columns[name]
+    return list(table.columns[name])
 
 
 def plain_column(table: Table, name: str, part: str) -> list[Any]:
@@ -102,17 +117,13 @@ def plain_column(table: Table, name: str, part: str) -> list[Any]:
 
 
 def as_text(value: Any) -> str:
-    """A value as text without white space at its ends; empty for one that is missing."""
+    """A value as text, with the white space at its ends; empty for one that is missing."""
     if is_missing(value):
         return ""
     # JSON may hold half of a surrogate pair, from an emoji that was cut in two: no UTF-8 text can
-    return str(value).encode(errors="replace").decode().strip()
+    return str(value).encode(errors="replace").decode()
 
 
-def _named(table: Table, label: str, part: str) -> list[Any]:
-    """Labels by the names of their classes where the source knows them; −1 then means none."""
-    values = plain_column(table, label, part)
-    names = table.class_names.get(label)
-    if names is None:
-        return values
-    return [names[value] if value is not None and 0 <= value < len(names) else None for value in values]
+def is_blank(text: str) -> bool:
+    """Whether a text is empty but for white space."""
+    return not text.strip()

@@ -4,63 +4,128 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Callable
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from datasets import ClassLabel, Dataset, Value
+from datasets import ClassLabel, Dataset
 
 from geodistill.errors import GeodistillError
 
 
 @dataclass(frozen=True)
 class Table:
-    """Columns by name, all of one length, and the class names of those that are known to hold class numbers."""
+    """Columns by name, all of one length, and the class names of those that are known to hold class numbers.
 
-    columns: dict[str, list[Any]]
-    class_names: dict[str, list[str]] = field(default_factory=dict)
+    A column of a Parquet file or a `datasets.Dataset` is read when it is first asked for.
+    """
+
+    columns: Mapping[str, Sequence[Any]]
+    class_names: Mapping[str, list[str]] = field(default_factory=dict)
+
+
+class ColumnsOnDemand(Mapping[str, Sequence[Any]]):
+    """Columns of Arrow data, each read when it is first asked for. `read` returns a column as an Arrow array."""
+
+    def __init__(self, names: Sequence[str], read: Callable[[str], Any]) -> None:
+        self._names = list(names)
+        self._read = read
+        self._values: dict[str, list[Any]] = {}
+
+    def __getitem__(self, name: str) -> list[Any]:
+        if name not in self._names:
+            raise KeyError(name)
+        if name not in self._values:
+            array = self._read(name)
+            values = array.to_pylist()
+            self._values[name] = _decoded(values, name) if "binary" in str(array.type) else values
+        return self._values[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._names  # a Mapping would read the column to tell
 
 
 def from_dataset(dataset: Dataset) -> Table:
-    """The columns of plain values (text, numbers, classes) and of lists and objects of these; images and audio are left
-    unread."""
-    features = dataset.features
-    columns = {name: list(dataset[name]) for name, kind in features.items() if _is_plain(kind)}
-    class_names = {name: list(kind.names) for name, kind in features.items() if isinstance(kind, ClassLabel)}
+    """The columns of a data set, of any type; an image is its bytes and path, which nobody takes for a text."""
+    arrow = dataset.with_format("arrow")
+    columns = ColumnsOnDemand(dataset.column_names, lambda name: arrow.select_columns(name)[:].column(name))
+    class_names = {name: list(kind.names) for name, kind in dataset.features.items() if isinstance(kind, ClassLabel)}
     return Table(columns, class_names)
 
 
-def _is_plain(kind: Any) -> bool:
-    if isinstance(kind, dict):
-        return all(map(_is_plain, kind.values()))
-    if isinstance(kind, list):
-        return all(map(_is_plain, kind))
-    inner = getattr(kind, "feature", None)  # of the several types of lists that releases of datasets have
-    return isinstance(kind, Value | ClassLabel) if inner is None else _is_plain(inner)
+def _decoded(values: list[Any], name: str) -> list[Any]:
+    """Bytes, or lists of bytes, as text. Raises GeodistillError where they are not UTF-8."""
+    decoded: list[Any] = []
+    for number, value in enumerate(values, start=1):
+        try:
+            if isinstance(value, list):
+                decoded.append([each.decode() if isinstance(each, bytes) else each for each in value])
+            else:
+                decoded.append(value.decode() if isinstance(value, bytes) else value)
+        except UnicodeDecodeError as error:
+            raise GeodistillError(
+                f"The column '{name}' holds bytes that are not UTF-8 text (row {number}).",
+                "Save it as text, or name another column in the recipe.",
+            ) from error
+    return decoded
 
 
 def read_table(path: Path) -> Table:
     """Read a .csv, .tsv, .jsonl, .json or .parquet file.
 
-    Raises GeodistillError for another suffix and for a file that is empty, damaged or not UTF-8.
+    Raises GeodistillError for another suffix and for a file that is empty, damaged, compressed or not UTF-8, or whose
+    fields are separated by something else than its suffix says.
     """
     if path.suffix.lower() not in READERS:
-        raise GeodistillError(
-            f"The format of {path} is not known by its suffix '{path.suffix}'.",
-            f"Name it by what it holds: {', '.join(READERS)}.",
-        )
+        remedy = f"Name it by what it holds: {', '.join(READERS)}."
+        if path.suffix.lower() in COMPRESSED:
+            remedy = f"Unpack it first; the formats that are read are {', '.join(READERS)}."
+        raise GeodistillError(f"The format of {path} is not known by its suffix '{path.suffix}'.", remedy)
     try:
         if path.stat().st_size == 0:
             raise GeodistillError(f"{path} is empty.", "Give a file that holds examples.")
-        table = READERS[path.suffix.lower()](path)
+        if path.suffix.lower() != ".parquet":
+            _check_text(path)
+        return READERS[path.suffix.lower()](path)
     except UnicodeDecodeError as error:
         raise GeodistillError(f"{path} is not UTF-8 text.", "Save it as UTF-8.") from error
     except OSError as error:
         raise GeodistillError(f"{path} cannot be read: {error}.", "Check the file and its permissions.") from error
-    if not any(table.columns.values()):
-        raise GeodistillError(f"{path} has no rows.", "Give a file that holds examples.")
-    return table
+
+
+def _check_text(path: Path) -> None:
+    """Raise GeodistillError for a file that is of another kind than text in UTF-8, as its first bytes tell."""
+    with path.open("rb") as file:
+        start = file.read(1024)
+    for magic, kind, remedy in MISTAKEN:
+        if start.startswith(magic):
+            raise GeodistillError(f"{path} is not UTF-8 text but {kind}.", remedy)
+    if b"\0" in start:
+        raise GeodistillError(f"{path} is not UTF-8 text: it holds zero bytes, as UTF-16 does.", "Save it as UTF-8.")
+
+
+COMPRESSED = (".gz", ".bz2", ".xz", ".zst", ".zip")
+MISTAKEN = (
+    (b"\xff\xfe", "UTF-16", "Save it as UTF-8."),
+    (b"\xfe\xff", "UTF-16", "Save it as UTF-8."),
+    (b"\x1f\x8b", "compressed by gzip", "Unpack it first."),
+    (b"BZh", "compressed by bzip2", "Unpack it first."),
+    (b"\xfd7zXZ", "compressed by xz", "Unpack it first."),
+    (b"\x28\xb5\x2f\xfd", "compressed by zstd", "Unpack it first."),
+    (b"PK\x03\x04", "a zip archive or a workbook", "Unpack it, or export the sheet as CSV in UTF-8."),
+    (b"PAR1", "a Parquet file", "Name it .parquet."),
+)
 
 
 def _read_csv(path: Path) -> Table:
@@ -76,13 +141,15 @@ def _read_tsv(path: Path) -> Table:
 
 
 def _read_separated(path: Path, delimiter: str, quoting: int) -> Table:
+    _check_separator(path, delimiter)
     rows: list[list[str]] = []
-    with path.open(encoding="utf-8-sig", newline="") as file:
+    with path.open(encoding="utf-8-sig", newline="") as file, _fields_of_any_length():
         # strict: an unbalanced quotation mark is an error, not a field that swallows the rest of the file
         reader = csv.reader(file, delimiter=delimiter, quoting=quoting, strict=True)  # type: ignore[arg-type]
         try:
-            header = next(reader, [])
-            if repeated := {name for name in header if header.count(name) > 1}:
+            header = [name.strip() for name in next((row for row in reader if row), [])]
+            # A column without a name, such as the index that pandas writes, cannot be asked for.
+            if repeated := {name for name in header if name and header.count(name) > 1}:
                 raise csv.Error(f"several columns are named '{min(repeated)}'")
             for row in reader:
                 if row and len(row) != len(header):
@@ -91,7 +158,49 @@ def _read_separated(path: Path, delimiter: str, quoting: int) -> Table:
                     rows.append(row)
         except csv.Error as error:
             raise _damaged(path, f"line {reader.line_num}: {error}") from error
-    return Table({name: [row[i] for row in rows] for i, name in enumerate(header)})
+    _check_rows(path, len(rows))
+    return Table({name: [row[i] for row in rows] for i, name in enumerate(header) if name})
+
+
+_FIELD_LIMIT = threading.RLock()
+
+
+@contextmanager
+def _fields_of_any_length() -> Iterator[None]:
+    """Lift the limit of 131,072 characters a field, which the csv module has for the whole process, for a while."""
+    with _FIELD_LIMIT:
+        before = csv.field_size_limit(min(sys.maxsize, 2**31 - 1))  # a C long, which has 32 bits on Windows
+        try:
+            yield
+        finally:
+            csv.field_size_limit(before)
+
+
+SEPARATORS = {",": "commas", "\t": "tabs", ";": "semicolons", "|": "bars"}
+LINES_LOOKED_AT = 5
+
+
+def _check_separator(path: Path, expected: str) -> None:
+    """Raise GeodistillError where the first lines have one field, and several of equal number by another separator."""
+    with path.open(encoding="utf-8-sig") as file:
+        lines = list(islice((line.rstrip("\n") for line in file if line.strip()), LINES_LOOKED_AT))
+    if not lines or len(_fields(lines[0], expected)) > 1:
+        return
+    for separator, name in SEPARATORS.items():
+        counts = {len(_fields(line, separator)) for line in lines}
+        if len(counts) == 1 and max(counts) > 1:
+            suffix = {",": ".csv", "\t": ".tsv"}.get(separator)
+            save = f"save it with {SEPARATORS[expected]}"
+            raise GeodistillError(
+                f"The fields of {path} seem to be separated by {name}, and those of a {path.suffix.lower()} file are "
+                f"separated by {SEPARATORS[expected]}.",
+                f"Name it {suffix}, or {save}." if suffix else f"{save.capitalize()}.",
+            )
+
+
+def _fields(line: str, separator: str) -> list[str]:
+    with _fields_of_any_length():
+        return next(csv.reader([line], delimiter=separator), [])
 
 
 def _read_jsonl(path: Path) -> Table:
@@ -121,6 +230,7 @@ def _read_json(path: Path) -> Table:
 def _from_objects(path: Path, rows: list[Any]) -> Table:
     if not all(isinstance(row, dict) for row in rows):
         raise _damaged(path, 'its rows are not JSON objects such as {"text": …, "label": …}')
+    _check_rows(path, len(rows))
     names = dict.fromkeys(name for row in rows for name in row)
     return Table({name: [row.get(name) for row in rows] for name in names})
 
@@ -129,15 +239,39 @@ def _read_parquet(path: Path) -> Table:
     import pyarrow  # type: ignore[import-untyped]
     import pyarrow.parquet  # type: ignore[import-untyped]
 
+    def read(name: str) -> Any:
+        try:
+            with pyarrow.parquet.ParquetFile(path) as file:
+                return file.read(columns=[name]).column(name)
+        except pyarrow.ArrowException as error:
+            raise _damaged(path, str(error)) from error
+
     try:
-        return from_dataset(Dataset(pyarrow.parquet.read_table(path)))
+        with pyarrow.parquet.ParquetFile(path) as file:
+            schema, count = file.schema_arrow, file.metadata.num_rows
     except pyarrow.ArrowException as error:
         raise _damaged(path, str(error)) from error
+    _check_rows(path, count)
+    if repeated := {name for name in schema.names if schema.names.count(name) > 1}:
+        raise _damaged(path, f"several columns are named '{min(repeated)}'")
+    described = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))  # the datasets library writes this
+    features = (described.get("info") or {}).get("features") or {}
+    class_names = {name: kind["names"] for name, kind in features.items() if _is_class_label(kind)}
+    return Table(ColumnsOnDemand(schema.names, read), class_names)
+
+
+def _is_class_label(kind: Any) -> bool:
+    return isinstance(kind, dict) and kind.get("_type") == "ClassLabel" and bool(kind.get("names"))
+
+
+def _check_rows(path: Path, count: int) -> None:
+    if not count:
+        raise GeodistillError(f"{path} has no rows.", "Give a file that holds examples.")
 
 
 def _damaged(path: Path, reason: str) -> GeodistillError:
     return GeodistillError(
-        f"{path} cannot be read as {path.suffix[1:].lower()} ({reason}).", "Mend or rewrite the file."
+        f"{path} cannot be read as {path.suffix[1:].lower()} ({reason}).", "Correct or rewrite the file."
     )
 
 
