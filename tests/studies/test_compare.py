@@ -15,12 +15,15 @@ from transformers import AutoModelForSequenceClassification
 
 from geodistill.distillation.teacher import FeatureRequest
 from geodistill.errors import GeodistillError
+from geodistill.files import locked
 from geodistill.recipe import Recipe
 from geodistill.recipe_file import check_recipe, merge
 from geodistill.studies.compare import collect_requests, compare
 from geodistill.studies.conclude import conclude_comparison
 from geodistill.studies.plan import plan_jobs
+from geodistill.tasks import teacher as teacher_module
 from geodistill.tasks.run_folder import METRICS, RESULTS, read_json
+from geodistill.tasks.teacher import TEACHER_FILE
 
 SWEEP = {"objective.features.0.weight": [1, 5]}
 KD = {"label": {}, "logits": {}}
@@ -152,6 +155,31 @@ def test_another_teacher_is_another_comparison(base: dict[str, Any], finished: P
     recipe = check_recipe(merge(base, {"data": {"limit": 40}}))
     with pytest.raises(GeodistillError, match="holds another run"):
         compare(recipe, finished, progress=False)
+
+
+def test_a_given_teacher_is_scored_once_a_comparison(
+    base: dict[str, Any], classifier: Path, without_workers: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    given = tmp_path / "given"
+    shutil.copytree(classifier, given, ignore=shutil.ignore_patterns(TEACHER_FILE))
+    scored = []
+    score = teacher_module.score_teacher
+    monkeypatch.setattr(teacher_module, "score_teacher", lambda *inputs: [scored.append(1), score(*inputs)][1])
+    recipe = check_recipe(merge(base, {"teacher": {"model": str(given)}, "compare": {"seeds": [1]}}))
+    _, runs, teacher = compare(recipe, tmp_path / "run", progress=False)
+    assert len(runs) == 2 and scored == [1]
+    assert set(read_json(tmp_path / "run" / "teacher" / TEACHER_FILE)["metrics"]) == set(teacher.metrics)
+    compare(recipe, tmp_path / "run", progress=False)
+    assert scored == [1]
+
+
+def test_two_starts_do_not_write_one_comparison(base: dict[str, Any], copied: Path) -> None:
+    with locked(copied), pytest.raises(GeodistillError, match="Another process writes the folder"):
+        compare(check_recipe(base), copied, sweeps=SWEEP, progress=False)
+    (copied / RESULTS).unlink()
+    run = next(copied.glob("runs/*"))
+    with locked(run), pytest.raises(GeodistillError, match=rf"1 of 6 runs failed; .*{run.name}"):
+        compare(check_recipe(base), copied, sweeps=SWEEP, progress=False)
 
 
 def test_a_layer_out_of_range_is_told_before_anything_runs(base: dict[str, Any], tmp_path: Path) -> None:

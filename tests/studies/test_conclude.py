@@ -11,7 +11,7 @@ from geodistill.recipe_file import check_recipe
 from geodistill.studies.conclude import conclude_comparison, conclude_evaluation, conclude_run, describe_scores
 from geodistill.studies.plan import Job
 from geodistill.studies.table import RunResult, TeacherResult
-from geodistill.tasks.run_folder import METRICS, claim_folder
+from geodistill.tasks.run_folder import METRICS, claimed
 
 
 @pytest.fixture
@@ -28,7 +28,8 @@ def recipe(write_csv: Any, questions: list[tuple[str, str]]) -> Recipe:
 
 @pytest.fixture
 def folder(recipe: Recipe, tmp_path: Path) -> Path:
-    claim_folder(tmp_path / "run", recipe.model_dump(mode="json"), "abc")
+    with claimed(tmp_path / "run", recipe.model_dump(mode="json"), "abc"):
+        pass
     line = '{"stage": "task", "step": 2, "done": 1.0, "loss": 0.5, "logits": 0.25}\n'
     write_text(tmp_path / "run" / METRICS, line)
     return tmp_path / "run"

@@ -14,8 +14,10 @@ from geodistill.recipe import Recipe
 from geodistill.recipe_file import check_recipe, merge
 from geodistill.tasks.choose import task_of
 from geodistill.tasks.evaluate import evaluate
+from geodistill.tasks.identity import teacher_side
 from geodistill.tasks.loading import load_tokenizer
 from geodistill.tasks.run_folder import read_metrics
+from geodistill.tasks.teacher import as_given
 from geodistill.tasks.train import train
 
 FEATURES = [
@@ -149,8 +151,8 @@ def test_the_student_may_learn_what_its_teacher_writes(recipe: Callable[..., Rec
     folder = str(tmp_path / "shared" / "teacher")
     model, tokenizer = task.load_model(folder, new_head=False), load_tokenizer(folder)
     given = task.encode(model, tokenizer)["train"]
-    where = {"teacher_folder": folder, "folder": tmp_path / "shared" / "cache", "positions": 512}
-    where |= {"progress": False}
+    side = teacher_side(as_given(learning.teacher, folder), folder)
+    where = {"teacher_side": side, "folder": tmp_path / "shared" / "cache", "positions": 512, "progress": False}
     learnt = task.learnt(given, model, tokenizer, **where)  # type: ignore[arg-type]
     assert len(list((tmp_path / "shared" / "cache").glob("responses-*.jsonl"))) == 1, "read, not written again"
     for example, old, response in zip(learnt, given, responses, strict=True):

@@ -2,20 +2,21 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from transformers import TrainingArguments
 from transformers.trainer_callback import TrainerControl, TrainerState
 
 from geodistill.errors import GeodistillError
-from geodistill.files import write_json
+from geodistill.files import LOCK, write_json
 from geodistill.tasks.run_folder import (
     ENVIRONMENT,
     METRICS,
     RECIPE,
     RESULTS,
     MetricsFile,
-    claim_folder,
+    claimed,
     describe_environment,
     read_json,
     read_metrics,
@@ -23,37 +24,64 @@ from geodistill.tasks.run_folder import (
 )
 
 
+def claim(folder: Path, recipe: dict[str, Any], fingerprint: str, **options: bool) -> bool:
+    with claimed(folder, recipe, fingerprint, **options) as known:
+        return known
+
+
 def test_a_new_folder_gets_its_recipe_and_environment(tmp_path: Path) -> None:
     folder = tmp_path / "runs" / "one"
-    assert claim_folder(folder, {"näme": [1, 2]}, "abc") is False
+    assert claim(folder, {"näme": [1, 2]}, "abc") is False
     assert read_recipe(folder / RECIPE) == {"näme": [1, 2]}
     environment = read_json(folder / ENVIRONMENT)
     assert environment["fingerprint"] == "abc"
     assert environment["versions"]["torch"] and environment["python"] and environment["cores"] >= 1
-    assert claim_folder(folder, {"näme": [1, 2]}, "abc") is True
+    assert claim(folder, {"näme": [1, 2]}, "abc") is True
 
 
 def test_another_run_is_refused_then_replaced(tmp_path: Path) -> None:
-    claim_folder(tmp_path, {}, "abc")
+    claim(tmp_path, {}, "abc")
     write_json(tmp_path / RESULTS, {"a": 1})
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(GeodistillError, match=r"holds another run.*--fresh"):
-        claim_folder(tmp_path, {}, "def")
-    assert claim_folder(tmp_path, {}, "abc", replace=True) is True
+        claim(tmp_path, {}, "def")
+    assert claim(tmp_path, {}, "abc", replace=True) is True
     assert (tmp_path / RESULTS).is_file()
-    assert claim_folder(tmp_path, {}, "def", replace=True) is False
+    assert claim(tmp_path, {}, "def", replace=True) is False
     assert not (tmp_path / RESULTS).exists()
     assert (tmp_path / "notes.txt").read_text() == "mine"
 
 
 def test_fresh_deletes_what_a_run_wrote_and_nothing_else(tmp_path: Path) -> None:
-    claim_folder(tmp_path, {}, "abc")
-    for name in ("student", "checkpoints", "teacher", "cache", "runs", "photos"):
+    claim(tmp_path, {}, "abc")
+    for name in ("student", "students", "checkpoints", "teacher", "cache", "runs", "photos"):
         (tmp_path / name).mkdir()
-    for name in (METRICS, RESULTS, "report.html", "scores.svg", "predictions.jsonl", "notes.txt"):
+    for name in (METRICS, RESULTS, "report.html", "scores.svg", "predictions.jsonl", "notes.txt", ".a.json.12.part"):
         (tmp_path / name).write_text("x")
-    assert claim_folder(tmp_path, {}, "abc", fresh=True) is False
-    assert {path.name for path in tmp_path.iterdir()} == {RECIPE, ENVIRONMENT, "photos", "notes.txt"}
+    assert claim(tmp_path, {}, "abc", fresh=True) is False
+    left = {path.name for path in tmp_path.iterdir()} - {LOCK}
+    assert left == {RECIPE, ENVIRONMENT, "photos", "notes.txt"}
+
+
+def test_a_known_run_gets_the_recipe_that_it_is_started_with(tmp_path: Path) -> None:
+    claim(tmp_path, {"source": "here"}, "abc")
+    assert claim(tmp_path, {"source": "there"}, "abc") is True
+    assert read_recipe(tmp_path / RECIPE) == {"source": "there"}
+
+
+def test_two_starts_do_not_write_one_folder(tmp_path: Path) -> None:
+    with claimed(tmp_path / "run", {}, "abc"):
+        with pytest.raises(GeodistillError, match=r"Another process writes the folder '.*run'\. Wait until it ends"):
+            claim(tmp_path / "run", {}, "def", fresh=True)
+        assert claim(tmp_path / "other", {}, "abc") is False
+        assert read_json(tmp_path / "run" / ENVIRONMENT)["fingerprint"] == "abc"
+    assert claim(tmp_path / "run", {}, "abc") is True
+
+
+def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(GeodistillError, match=r"cannot be made: .*Choose another --output"):
+        claim(tmp_path / "file" / "run", {}, "abc")
 
 
 def test_a_folder_of_other_files_is_never_touched(tmp_path: Path) -> None:
@@ -61,19 +89,19 @@ def test_a_folder_of_other_files_is_never_touched(tmp_path: Path) -> None:
     (tmp_path / "student" / "thesis.txt").write_text("years of work")
     for options in ({}, {"fresh": True}, {"replace": True}):
         with pytest.raises(GeodistillError, match="not empty and not a run"):
-            claim_folder(tmp_path, {}, "abc", **options)
+            claim(tmp_path, {}, "abc", **options)
     assert (tmp_path / "student" / "thesis.txt").is_file()
 
 
 def test_a_file_in_the_way_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "taken").write_text("x")
     with pytest.raises(GeodistillError, match="is a file"):
-        claim_folder(tmp_path / "taken", {}, "abc")
+        claim(tmp_path / "taken", {}, "abc")
 
 
 def test_hidden_files_do_not_make_a_folder_full(tmp_path: Path) -> None:
     (tmp_path / ".gitignore").write_text("*")
-    assert claim_folder(tmp_path, {}, "abc") is False
+    assert claim(tmp_path, {}, "abc") is False
 
 
 @pytest.mark.parametrize("content", [b"", b'{"a": 1', b"[1, 2]", b"3", b"\xff\xfe"])

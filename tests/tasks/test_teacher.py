@@ -16,7 +16,7 @@ from geodistill.recipe import DataRecipe, TeacherRecipe, TrainingRecipe
 from geodistill.tasks import fine_tune as fine_tune_module
 from geodistill.tasks.classification import Classification
 from geodistill.tasks.run_folder import read_json, read_metrics
-from geodistill.tasks.teacher import TEACHER_FILE, prepare_teacher, teacher_fingerprint
+from geodistill.tasks.teacher import TEACHER_FILE, prepare_teacher
 
 
 @pytest.fixture
@@ -51,15 +51,68 @@ def test_the_recorded_score_is_not_taken_for_other_data(
     assert correct == pytest.approx(round(correct)) and other.scores.metrics != record["metrics"]
 
 
-def test_a_teacher_is_known_by_weights_training_and_data(
-    encoder: Path, classifier: Path, examples: Classification
-) -> None:
-    def of(model: Path, training: TrainingRecipe | None = None, **others: Any) -> str:
-        return teacher_fingerprint(TeacherRecipe(model=str(model), training=training, **others), examples)
+@pytest.fixture
+def scored(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The splits that a model was scored on, in order."""
+    splits: list[str] = []
+    score = Classification.score
 
-    known = {of(encoder), of(classifier), of(encoder, TrainingRecipe()), of(encoder, TrainingRecipe(epochs=4))}
-    assert len(known) == 4
-    assert of(encoder) == of(encoder, cache=False)
+    def counted(self: Classification, model: Any, tokenizer: Any, encoded: Any, split: str, **options: Any) -> Any:
+        splits.append(split)
+        return score(self, model, tokenizer, encoded, split, **options)
+
+    monkeypatch.setattr(Classification, "score", counted)
+    return splits
+
+
+def test_a_given_teacher_is_scored_once(
+    encoder: Path, examples: Classification, scored: list[str], tmp_path: Path
+) -> None:
+    fine_tuned = TeacherRecipe(model=str(encoder), training=TrainingRecipe(max_steps=1, batch_size=8))
+    prepare_teacher(fine_tuned, examples, tmp_path / "given", progress=False)
+    (tmp_path / "given" / TEACHER_FILE).unlink()
+    scored.clear()
+    recipe = TeacherRecipe(model=str(tmp_path / "given"))
+    found = [prepare_teacher(recipe, examples, tmp_path / "kept", progress=False).scores.metrics for _ in range(2)]
+    assert scored == ["test"] and found[0] == found[1]
+    assert not (tmp_path / "given" / TEACHER_FILE).exists(), "a user's folder is not written to"
+
+
+@pytest.mark.parametrize("change", ["weights", "precision", "files", "metrics"])
+def test_scores_made_in_another_way_are_not_used(
+    encoder: Path, examples: Classification, scored: list[str], change: str, tmp_path: Path
+) -> None:
+    recipe = TeacherRecipe(model=str(encoder), training=TrainingRecipe(max_steps=1, batch_size=8))
+    prepare_teacher(recipe, examples, tmp_path, progress=False)
+    stamp = (tmp_path / "model.safetensors").stat().st_mtime_ns
+    if change == "weights":
+        recipe = recipe.model_copy(update={"weights": "bfloat16"})
+    elif change == "precision":
+        recipe = recipe.model_copy(update={"precision": "bfloat16"})
+    elif change == "files":
+        (tmp_path / "config.json").write_text((tmp_path / "config.json").read_text() + " ")
+    else:
+        examples.scoring = "another way"
+    scored.clear()
+    prepare_teacher(recipe, examples, tmp_path, progress=False)
+    assert scored == ["test"] and (tmp_path / "model.safetensors").stat().st_mtime_ns == stamp, "not trained again"
+    prepare_teacher(recipe, examples, tmp_path, progress=False)
+    assert scored == ["test"]
+
+
+def test_an_interrupted_training_is_not_gone_on_with_by_another(
+    encoder: Path, examples: Classification, tmp_path: Path
+) -> None:
+    def train(folder: Path, **settings: Any) -> Any:
+        training = TrainingRecipe(max_steps=4, batch_size=16, save_steps=2, logging_steps=1, **settings)
+        prepare_teacher(TeacherRecipe(model=str(encoder), training=training), examples, folder, progress=False)
+        return load_file(folder / "model.safetensors")
+
+    expected = train(tmp_path / "alone", learning_rate=1e-3)
+    train(tmp_path / "after", learning_rate=1e-5)  # its checkpoints stay
+    found = train(tmp_path / "after", learning_rate=1e-3)
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    assert [entry["step"] for entry in read_metrics(tmp_path / "after") if "loss" in entry] == [1, 2, 3, 4]
 
 
 def test_an_interrupted_teacher_ends_with_the_same_weights(

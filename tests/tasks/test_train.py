@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,15 +12,20 @@ from typing import Any, cast
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer
 from transformers.trainer_callback import TrainerCallback
 
 from geodistill.errors import GeodistillError
-from geodistill.recipe import Recipe
+from geodistill.files import LOCK
+from geodistill.recipe import DataRecipe, Recipe
+from geodistill.recipe_file import merge
+from geodistill.studies.conclude import conclude_run
+from geodistill.tasks import choose as choose_module
 from geodistill.tasks import train as train_module
-from geodistill.tasks.run_folder import read_json, read_metrics
+from geodistill.tasks.evaluate import evaluate
+from geodistill.tasks.run_folder import clear_run, read_json, read_metrics
 from geodistill.tasks.task import Task
-from geodistill.tasks.train import cache_name, kept_logits, run_fingerprint, stages_of, train
+from geodistill.tasks.train import cache_name, kept_logits, stages_of, train
 
 MakeRecipe = Callable[..., Recipe]
 
@@ -223,15 +230,83 @@ def test_a_finished_run_is_read_and_gets_its_onnx_file_later(make_recipe: MakeRe
     assert (folder / "metrics.jsonl").stat().st_mtime_ns == stamp
 
 
-def test_the_fingerprint_depends_on_what_the_result_depends_on(make_recipe: MakeRecipe) -> None:
-    def of(**changes: Any) -> str:
-        return run_fingerprint(make_recipe(**changes), "teacher", "data")
+@pytest.fixture
+def with_files(
+    make_recipe: MakeRecipe, encoder: Path, write_csv: Any, questions: list[tuple[str, str]], tmp_path: Path
+) -> MakeRecipe:
+    """A run whose data, stage data and student all lie in files of its own."""
+    source = str(write_csv(questions, "labelled.csv"))
+    stage = {"name": "warm", "data": {"source": str(write_csv(questions[:40], "stage.csv")), "problem": "unlabelled"}}
+    stage |= {"objective": {"features": [{"loss": "gram"}]}, "training": {"max_steps": 1, "batch_size": 8}}
+    shutil.copytree(encoder, tmp_path / "student")
+    student = {"width": None, "layers": None, "model": str(tmp_path / "student")}
+    content = {"data": {"source": source, "limit": None}, "student": student, "stages": [stage]}
 
-    assert of() == of(teacher={"cache": False}) == of(compare={"seeds": [5]}) == of(teacher={"cache_limit_gb": 1.0})
-    assert (
-        len({of(), of(training={"seed": 3}), of(objective={"label": {}}), of(teacher={"cache_dtype": "float32"})}) == 4
+    def make(**changes: Any) -> Recipe:
+        return make_recipe(**merge(merge(content, {"training": {"max_steps": 1}}), changes))
+
+    return make
+
+
+def test_a_finished_run_is_read_while_its_result_is_the_same(with_files: MakeRecipe, tmp_path: Path) -> None:
+    folder, place = tmp_path / "run", tmp_path / "moved"
+    first = run(with_files(), folder)
+    stamp = (folder / "metrics.jsonl").stat().st_mtime_ns
+    place.mkdir()
+    shutil.copytree(tmp_path / "student", place / "student")
+    for name in ("labelled.csv", "stage.csv"):
+        (tmp_path / name).rename(place / name)
+    recipe = with_files(
+        data={"source": str(place / "labelled.csv")},
+        student={"model": str(place / "student")},
+        teacher={"cache": False},
+        training={"logging_steps": 7},
+        compare={"seeds": [5]},
     )
-    assert run_fingerprint(make_recipe(), "teacher", "data") != run_fingerprint(make_recipe(), "another", "data")
+    moved = DataRecipe(source=str(place / "stage.csv"), problem="unlabelled")
+    stage = recipe.stages[0].model_copy(update={"data": moved})
+    recipe = recipe.model_copy(update={"stages": [stage]})
+    assert run(recipe, folder) == first
+    assert (folder / "metrics.jsonl").stat().st_mtime_ns == stamp
+    assert evaluate(folder, progress=False)["metrics"] == first["metrics"], "the recipe names where the data lies now"
+
+    weights = AutoModel.from_pretrained(place / "student")
+    weights.embeddings.word_embeddings.weight.data += 1e-3
+    weights.save_pretrained(place / "student")
+    with pytest.raises(GeodistillError, match="holds another run"):
+        run(recipe, folder)
+
+
+def test_other_rows_of_a_stage_make_another_run(with_files: MakeRecipe, tmp_path: Path) -> None:
+    run(with_files(), tmp_path / "run")
+    lines = (tmp_path / "stage.csv").read_text().splitlines(keepends=True)
+    (tmp_path / "stage.csv").write_text("".join(lines[:-1]))
+    with pytest.raises(GeodistillError, match="holds another run"):
+        run(with_files(), tmp_path / "run")
+
+
+def test_data_is_read_once(with_files: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read = []
+    load = choose_module.load_examples
+
+    def noted(data: DataRecipe, *others: Any) -> Any:
+        read.append(Path(data.source).name)
+        return load(data, *others)
+
+    monkeypatch.setattr(choose_module, "load_examples", noted)
+    run(with_files(), tmp_path / "run")
+    assert read == ["labelled.csv", "stage.csv"]
+
+
+def test_a_fresh_start_leaves_nothing_of_the_last(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    training = {"max_steps": 2, "batch_size": 16, "save_steps": 1}
+    recipe = make_recipe(student={"training": training}, training={"save_steps": 1, "max_steps": 2, "epochs": 1})
+    folder = tmp_path / "run"
+    conclude_run(folder, run(recipe, folder, onnx=True))
+    evaluate(folder, progress=False)
+    assert {"students", "checkpoints", "student", "report.html", "predictions.jsonl"} <= set(os.listdir(folder))
+    clear_run(folder)
+    assert set(os.listdir(folder)) <= {LOCK}
 
 
 def test_a_stage_is_not_trained_on_what_the_task_is_measured_on(

@@ -13,7 +13,6 @@ from threading import Thread
 from typing import Any
 
 import torch
-import yaml
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
@@ -21,15 +20,17 @@ from geodistill.distillation.cache_plan import Key
 from geodistill.distillation.objective import feature_requests
 from geodistill.distillation.student import build_student
 from geodistill.errors import GeodistillError
-from geodistill.files import fingerprint_of, write_json, write_text
+from geodistill.files import write_json
 from geodistill.recipe import Recipe
 from geodistill.studies.plan import Job, default_comparison, plan_jobs
 from geodistill.studies.table import RunResult, TeacherResult
 from geodistill.tasks.choose import task_of
+from geodistill.tasks.identity import comparison_fingerprint
 from geodistill.tasks.reading import student_tokenizer
-from geodistill.tasks.run_folder import RECIPE, RESULTS, claim_folder, read_json, read_metrics
+from geodistill.tasks.run_folder import RESULTS, claimed, read_json, read_metrics
 from geodistill.tasks.student import start_student
-from geodistill.tasks.teacher import TaughtTask, prepare_teacher, teacher_fingerprint
+from geodistill.tasks.task import Task
+from geodistill.tasks.teacher import TaughtTask, as_given, prepare_teacher
 from geodistill.tasks.train import describe_teacher, measure_latency, stages_of, train
 
 BAR = "{desc}: {percentage:3.0f}%|{bar}| {n:.1f}/{total_fmt} [{elapsed}<{remaining}]"
@@ -57,10 +58,13 @@ def compare(
         if job.seed == jobs[0].seed:
             student_tokenizer(job.recipe)  # refuses what its run would, before the teacher is fine-tuned
     task = task_of(recipe)
-    identity = fingerprint_of("compare", teacher_fingerprint(recipe.teacher, task), task.fingerprint)
-    content = recipe.model_dump(mode="json")
-    if claim_folder(folder, content, identity, fresh=fresh):
-        write_text(folder / RECIPE, yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
+    with claimed(folder, recipe.model_dump(mode="json"), comparison_fingerprint(recipe, task), fresh=fresh):
+        return _compare(recipe, folder, jobs, task, progress=progress)
+
+
+def _compare(
+    recipe: Recipe, folder: Path, jobs: list[Job], task: Task, *, progress: bool
+) -> tuple[list[Job], list[RunResult], TeacherResult]:
     taught = prepare_teacher(recipe.teacher, task, folder / "teacher", progress=progress)
     jobs = [_with_teacher(job, taught.folder) for job in jobs]
 
@@ -162,7 +166,7 @@ def _run_job(job: Job, folder: Path, requests: Mapping[str, Sequence[Key]]) -> N
 
 
 def _with_teacher(job: Job, teacher: str) -> Job:
-    given = job.recipe.teacher.model_copy(update={"model": teacher, "training": None})
+    given = as_given(job.recipe.teacher, teacher)
     return replace(job, recipe=job.recipe.model_copy(update={"teacher": given}))
 
 

@@ -41,7 +41,7 @@ class Classification:
         check_metrics(examples.metrics, examples.problem)
         self.examples = examples
         self.fingerprint, self.metrics, self.notes = examples.fingerprint, examples.metrics, list(examples.notes)
-        self.held_out = examples.held_out
+        self.scoring, self.held_out = examples.fingerprint, examples.held_out
         self.labelled = examples.problem != "unlabelled"
 
     def load_model(

@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokeni
 
 from geodistill.data.instructions import UNSEEN, Instructions
 from geodistill.errors import GeodistillError, suggest
+from geodistill.files import fingerprint_of
 from geodistill.recipe import DataRecipe, GenerationRecipe, WeightKind
 from geodistill.tasks.encode_instructions import collate_instructions, encode_instructions
 from geodistill.tasks.generation import Responses, generate
@@ -41,6 +42,7 @@ class InstructionFollowing:
             if name not in every:
                 raise GeodistillError(f"There is no metric '{name}' of instructions.", suggest(name, every))
         self.metrics = list(data.metrics or every)
+        self.scoring = fingerprint_of(self.fingerprint, self.metrics, generation.model_dump(mode="json"))
 
     def load_model(
         self,
@@ -73,7 +75,7 @@ class InstructionFollowing:
         tokenizer: PreTrainedTokenizerBase,
         *,
         positions: int,
-        teacher_folder: str,
+        teacher_side: str,
         folder: Path,
         progress: bool,
     ) -> EncodedExamples:
@@ -91,7 +93,7 @@ class InstructionFollowing:
             teacher,
             tokenizer,
             self.generation,
-            teacher_folder=teacher_folder,
+            teacher_side=teacher_side,
             folder=folder,
             max_length=length,
             progress=progress,

@@ -6,7 +6,8 @@ import json
 import os
 import platform
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -17,45 +18,69 @@ from transformers.trainer_callback import TrainerCallback, TrainerControl, Train
 from transformers.training_args import TrainingArguments
 
 from geodistill.errors import GeodistillError
-from geodistill.files import write_json, write_text
+from geodistill.files import CHECKPOINTS, locked, write_json, write_text
 
 RECIPE, ENVIRONMENT, METRICS, RESULTS = "recipe.yaml", "environment.json", "metrics.jsonl", "results.json"
 PACKAGES = ("geodistill", "torch", "transformers", "accelerate", "datasets", "tokenizers", "numpy", "scipy")
 
 
-def claim_folder(
-    folder: Path, recipe: Mapping[str, Any], fingerprint: str, *, fresh: bool = False, replace: bool = False
-) -> bool:
-    """Make a folder ours, and tell whether it already holds this very run, begun or finished.
+# All that a run or a comparison writes into its folder, beside ENVIRONMENT, which marks the folder as a run's.
+WRITTEN_FILES = (RECIPE, METRICS, RESULTS, "report.html", "scores.svg", "predictions.jsonl")
+WRITTEN_FOLDERS = ("student", "students", CHECKPOINTS, "teacher", "cache", "runs")
 
-    `fresh` clears what any run wrote there, `replace` what another run did.
-    Raises GeodistillError when the folder holds another run, or other files.
+
+@contextmanager
+def claimed(
+    folder: Path, recipe: Mapping[str, Any], fingerprint: str, *, fresh: bool = False, replace: bool = False
+) -> Iterator[bool]:
+    """Hold a folder for one run, and tell whether it already holds this very run, begun or finished.
+
+    No other process writes the folder meanwhile. `fresh` clears what any run wrote there, `replace` what another run
+    did. Raises GeodistillError when the folder holds another run or other files, cannot be written, or is held by
+    another process.
     """
     if folder.exists() and not folder.is_dir():
         raise GeodistillError(f"'{folder}' is a file, not a folder.", "Choose another --output.")
-    marker = folder / ENVIRONMENT
-    if marker.is_file() and (fresh or (replace and read_json(marker).get("fingerprint") != fingerprint)):
-        clear_run(folder)
-    elif marker.is_file():
-        if read_json(marker).get("fingerprint") == fingerprint:
-            return True
-        raise GeodistillError(
-            f"The folder '{folder}' holds another run, made from another recipe, data or teacher.",
-            "Choose another --output, or pass --fresh to start over there.",
-        )
-    elif folder.is_dir() and any(path.name[0] != "." for path in folder.iterdir()):
+    if (
+        folder.is_dir()
+        and not (folder / ENVIRONMENT).is_file()
+        and any(path.name[0] != "." for path in folder.iterdir())
+    ):
         raise GeodistillError(f"The folder '{folder}' is not empty and not a run.", "Choose another --output.")
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise GeodistillError(
+            f"The folder '{folder}' cannot be made: {error.strerror}.", "Choose another --output."
+        ) from error
+    with locked(folder):
+        yield _claim(folder, recipe, fingerprint, fresh=fresh, replace=replace)
+
+
+def _claim(folder: Path, recipe: Mapping[str, Any], fingerprint: str, *, fresh: bool, replace: bool) -> bool:
+    marker = folder / ENVIRONMENT
+    known = False
+    if marker.is_file():
+        known = not fresh and read_json(marker).get("fingerprint") == fingerprint
+        if not known and not fresh and not replace:
+            raise GeodistillError(
+                f"The folder '{folder}' holds another run, made from another recipe, data or teacher.",
+                "Choose another --output, or pass --fresh to start over there.",
+            )
+        if not known:
+            clear_run(folder)
+    # A known run gets its recipe anew: what changes no result may have changed, such as where the data lies.
     write_text(folder / RECIPE, yaml.safe_dump(dict(recipe), sort_keys=False, allow_unicode=True))
-    write_json(marker, {"fingerprint": fingerprint, **describe_environment()})
-    return False
+    if not known:
+        write_json(marker, {"fingerprint": fingerprint, **describe_environment()})
+    return known
 
 
 def clear_run(folder: Path) -> None:
     """Delete what a run writes, and nothing else."""
-    for name in (RECIPE, METRICS, RESULTS, "report.html", "scores.svg", "predictions.jsonl"):
+    for name in (*WRITTEN_FILES, *(path.name for path in folder.glob(".*.part"))):
         (folder / name).unlink(missing_ok=True)
-    for name in ("student", "checkpoints", "teacher", "cache", "runs"):
+    for name in WRITTEN_FOLDERS:
         shutil.rmtree(folder / name, ignore_errors=True)
     (folder / ENVIRONMENT).unlink(missing_ok=True)
 

@@ -8,11 +8,13 @@ from transformers import PreTrainedTokenizerBase, set_seed
 
 from geodistill.distillation.adapters import Student, adapted_model
 from geodistill.distillation.student import build_student
-from geodistill.files import fingerprint_of, write_json
+from geodistill.files import write_json
 from geodistill.recipe import Recipe, StudentRecipe
 from geodistill.tasks.arguments import processes
 from geodistill.tasks.fine_tune import fine_tune
-from geodistill.tasks.teacher import TaughtTask, teacher_fingerprint
+from geodistill.tasks.identity import student_fingerprint
+from geodistill.tasks.run_folder import read_json
+from geodistill.tasks.teacher import TaughtTask
 
 STUDENT_FILE = "student.json"
 
@@ -32,12 +34,11 @@ def start_student(
     """
     own = recipe.student
     if own.training is not None:
-        teacher = teacher_fingerprint(recipe.teacher, taught.task)
-        identity = own.model_dump(mode="json", exclude={"lora"})
-        fingerprint = fingerprint_of(identity, teacher, taught.task.fingerprint)
+        fingerprint = student_fingerprint(recipe, taught.task)
         folder = folder / fingerprint[:12]
         with processes().main_process_first():
-            found = (folder / STUDENT_FILE).is_file()
+            record = read_json(folder / STUDENT_FILE) if (folder / STUDENT_FILE).is_file() else {}
+            found = record.get("fingerprint") == fingerprint
         if not found:
             fine_tune_student(recipe, taught, tokenizer, folder, fingerprint, progress=progress)
         own = StudentRecipe(model=str(folder), lora=own.lora)
@@ -61,7 +62,15 @@ def fine_tune_student(
     student = adapted_model(_build(plain, recipe, taught, tokenizer, training.seed))
     tokenizer, encoded = taught.as_read_by(student, tokenizer)
     _, seconds = fine_tune(
-        student, tokenizer, taught.task, encoded, training, folder, name="student", progress=progress
+        student,
+        tokenizer,
+        taught.task,
+        encoded,
+        training,
+        folder,
+        name="student",
+        identity=fingerprint,
+        progress=progress,
     )
     if processes().is_main_process:
         write_json(folder / STUDENT_FILE, {"fingerprint": fingerprint, "training_seconds": seconds})

@@ -36,7 +36,8 @@ class Scores:
 class Task(Protocol):
     """One kind of work on one data section: its model, its batches, its scores.
 
-    fingerprint: of all that a run on these examples depends on
+    fingerprint: of the rows, and of all else that decides what a model is trained on
+    scoring: the fingerprint of all that a model's scores depend on, the model aside
     metrics: names of the reported metrics, the main one first; empty where nothing can be scored
     notes: what was done to the data that its owner should know, one sentence each
     held_out: the texts that are measured on, which no stage of the task is trained on
@@ -46,6 +47,7 @@ class Task(Protocol):
     """
 
     fingerprint: str
+    scoring: str
     metrics: list[str]
     notes: list[str]
     held_out: HeldOut
@@ -83,12 +85,12 @@ class Task(Protocol):
         tokenizer: PreTrainedTokenizerBase,
         *,
         positions: int,
-        teacher_folder: str,
+        teacher_side: str,
         folder: Path,
         progress: bool,
     ) -> EncodedExamples:
-        """Return the train split as a student learns it; what the teacher adds to it is kept in `folder`, and ends
-        where `positions` do."""
+        """Return the train split as a student learns it; what the teacher adds to it is kept in `folder`, under the
+        teacher's fingerprint `teacher_side`, and ends where `positions` do."""
 
     def collator(self, tokenizer: PreTrainedTokenizerBase) -> Collator:
         """Pad a list of encoded examples to a batch."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,10 +10,11 @@ from typing import Any
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
 from geodistill.data.models import resolve_model
-from geodistill.files import fingerprint_of, fingerprint_of_side, write_json
+from geodistill.files import fingerprint_of, write_json
 from geodistill.recipe import TeacherRecipe
 from geodistill.tasks.arguments import processes
 from geodistill.tasks.fine_tune import fine_tune
+from geodistill.tasks.identity import teacher_fingerprint, teacher_side
 from geodistill.tasks.loading import load_tokenizer, pad_as
 from geodistill.tasks.positions import shared_position_limit
 from geodistill.tasks.run_folder import read_json
@@ -36,6 +38,8 @@ class TaughtTask:
     """The model that the recipe named, before any fine-tuning."""
     folder: str
     """Where the teacher's files are: a folder, or a hub name."""
+    side: str
+    """The fingerprint of the teacher as it answers: its files, and how they are loaded and run."""
 
     def as_read_by(
         self, student: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None
@@ -54,41 +58,46 @@ class TaughtTask:
         return self.task.encode(self.model, self.tokenizer, positions=positions)
 
 
-def teacher_fingerprint(recipe: TeacherRecipe, task: Task) -> str:
-    """Identify a teacher by its weights and, when it is fine-tuned first, by how and on what."""
-    training = recipe.training.model_dump() if recipe.training else None
-    return fingerprint_of(fingerprint_of_side(resolve_model(recipe.model)), training, task.fingerprint)
-
-
 def prepare_teacher(recipe: TeacherRecipe, task: Task, folder: Path, *, progress: bool = True) -> TaughtTask:
     """Load the teacher, fine-tuning it first when the recipe says so, and score it on the test split.
 
-    What is fine-tuned is kept in `folder` and used again by whatever has the same fingerprint.
+    What is fine-tuned is kept in `folder` and used again by whatever has the same fingerprint. So are the scores, of a
+    given teacher too, with the fingerprint of the settings that they were made under.
     """
-    fingerprint = teacher_fingerprint(recipe, task)
+    given = recipe
     if recipe.training is not None:
+        fingerprint = teacher_fingerprint(recipe, task)
         with processes().main_process_first():
-            found = (folder / TEACHER_FILE).is_file() and read_json(folder / TEACHER_FILE)["fingerprint"] == fingerprint
+            found = read_record(folder).get("fingerprint") == fingerprint
         if not found:
             fine_tune_teacher(recipe, task, folder, fingerprint, progress=progress)
-    name = str(folder) if recipe.training is not None else recipe.model
-    trust = recipe.trust_remote_code
-    revision = None if recipe.training is not None else recipe.revision
+        given = as_given(recipe, str(folder))
+    name, revision, trust = given.model, given.revision, given.trust_remote_code
     model = task.load_model(name, new_head=False, revision=revision, trust=trust, weights=recipe.weights)
     tokenizer = load_tokenizer(name, revision=revision, trust=trust)
     pad_as(model, tokenizer)
     encoded = task.encode(model, tokenizer)
-    record = read_json(Path(name) / TEACHER_FILE) if (Path(name) / TEACHER_FILE).is_file() else {}
-    if record.get("data") == task.fingerprint:
-        scores = Scores(metrics=record["metrics"], notes=record.get("notes", []))
-    else:
-        scores = score_teacher(model, tokenizer, task, encoded, progress)
+    side = teacher_side(given, resolve_model(name))
+    record = read_record(Path(resolve_model(name)))
+    with processes().main_process_first():
+        scores = kept_scores(side, task, [record, read_record(folder)])
+        if scores is None:
+            scores = score_teacher(model, tokenizer, task, encoded, progress)
+            if processes().is_main_process:
+                keep_scores(folder, side, task, scores)
     origin = record.get("model", recipe.model)
-    return TaughtTask(model, tokenizer, task, encoded, scores, record.get("training_seconds"), origin, name)
+    return TaughtTask(model, tokenizer, task, encoded, scores, record.get("training_seconds"), origin, name, side)
+
+
+def as_given(recipe: TeacherRecipe, folder: str) -> TeacherRecipe:
+    """Return the section of a teacher that was fine-tuned into a folder: a revision is of the model before that."""
+    if recipe.training is None:
+        return recipe.model_copy(update={"model": folder})
+    return recipe.model_copy(update={"model": folder, "training": None, "revision": None})
 
 
 def fine_tune_teacher(recipe: TeacherRecipe, task: Task, folder: Path, fingerprint: str, *, progress: bool) -> None:
-    """Fine-tune a model of the task on the train split, score it, and note in the folder how it came about."""
+    """Fine-tune a model of the task on the train split, and note in the folder how it came about."""
     assert recipe.training is not None
     trust = recipe.trust_remote_code
     set_seed(recipe.training.seed)  # the new head is drawn next
@@ -96,20 +105,43 @@ def fine_tune_teacher(recipe: TeacherRecipe, task: Task, folder: Path, fingerpri
     tokenizer = load_tokenizer(recipe.model, revision=recipe.revision, trust=trust)
     pad_as(model, tokenizer)
     encoded = task.encode(model, tokenizer)
-    model, seconds = fine_tune(
-        model, tokenizer, task, encoded, recipe.training, folder, name="teacher", progress=progress
+    _, seconds = fine_tune(
+        model,
+        tokenizer,
+        task,
+        encoded,
+        recipe.training,
+        folder,
+        name="teacher",
+        identity=fingerprint,
+        progress=progress,
     )
     if processes().is_main_process:
-        scores = score_teacher(model, tokenizer, task, encoded, progress)
-        record: dict[str, Any] = {
-            "model": recipe.model,
-            "metrics": scores.metrics,
-            "notes": scores.notes,
-            "training_seconds": seconds,
-            "data": task.fingerprint,
-        }
-        write_json(folder / TEACHER_FILE, {"fingerprint": fingerprint, **record})
+        record = {"fingerprint": fingerprint, "model": recipe.model, "training_seconds": seconds}
+        write_json(folder / TEACHER_FILE, record)
     processes().wait_for_everyone()
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """Read what a folder says of its teacher: how it was fine-tuned, and its scores; empty when it says nothing."""
+    return read_json(folder / TEACHER_FILE) if (folder / TEACHER_FILE).is_file() else {}
+
+
+def kept_scores(side: str, task: Task, records: Sequence[Mapping[str, Any]]) -> Scores | None:
+    """Return the scores of the first record that were made of this teacher, on these examples, in this way."""
+    scoring = fingerprint_of(side, task.scoring)
+    for record in records:
+        if record.get("scoring") == scoring:
+            return Scores(metrics=record["metrics"], notes=record["notes"])
+    return None
+
+
+def keep_scores(folder: Path, side: str, task: Task, scores: Scores) -> None:
+    """Write a teacher's scores beside what its record in the folder says already."""
+    if task.labelled:
+        folder.mkdir(parents=True, exist_ok=True)
+        made = {"scoring": fingerprint_of(side, task.scoring), "metrics": scores.metrics, "notes": scores.notes}
+        write_json(folder / TEACHER_FILE, {**read_record(folder), **made})
 
 
 def score_teacher(

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from geodistill.errors import GeodistillError
 from geodistill.features import IGNORED_LABEL
-from geodistill.files import fingerprint_of, fingerprint_of_side, write_text
+from geodistill.files import fingerprint_of, write_text
 from geodistill.recipe import GenerationRecipe
 from geodistill.tasks.encode_instructions import labelled
 from geodistill.tasks.generation import generate
@@ -25,20 +25,21 @@ def with_teacher_responses(
     tokenizer: PreTrainedTokenizerBase,
     generation: GenerationRecipe,
     *,
-    teacher_folder: str,
+    teacher_side: str,
     folder: Path,
     max_length: int,
     progress: bool,
 ) -> EncodedExamples:
     """Return the examples with the response replaced by the teacher's, one a prompt, drawn with the first seed.
 
-    They are written to a file in `folder`, which is read again by whatever has the same teacher, prompts and way to
-    draw. A response that is empty stays: it ends at once. One that had not ended is cut, without an end of sequence.
+    They are written to a file in `folder`, which is read again for the same teacher, known by its fingerprint
+    `teacher_side`, the same prompts and the same way to draw. A response that is empty stays: it ends at once. One that
+    had not ended is cut, without an end of sequence.
     """
     prompts = [_prompt(example) for example in examples]
     settings = generation.model_dump(exclude={"seeds", "limit"})
     seed = generation.seeds[0]
-    key = fingerprint_of(fingerprint_of_side(teacher_folder), settings, seed, prompts)
+    key = fingerprint_of(teacher_side, settings, seed, prompts)
     path = folder / f"responses-{key[:12]}.jsonl"
     if not path.is_file():
         folder.mkdir(parents=True, exist_ok=True)

@@ -6,6 +6,7 @@ import shutil
 import statistics
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -23,19 +24,20 @@ from geodistill.distillation.sharding import whole_model
 from geodistill.distillation.student import count_parameters, size_in_megabytes
 from geodistill.distillation.teacher import NoTeacher, SignalSource, Teacher, model_inputs, teacher_view
 from geodistill.distillation.trainer import DistillationTrainer
-from geodistill.files import fingerprint_of, write_json
+from geodistill.files import write_json
 from geodistill.recipe import TASK_STAGE, LogitTerm, Recipe, StageRecipe, StudentRecipe
 from geodistill.tasks.arguments import StepBar, processes, train_to_the_end, training_arguments
 from geodistill.tasks.choose import stage_tasks, task_of
 from geodistill.tasks.cost import Cost, peak_megabytes, reset_peak_memory
 from geodistill.tasks.held_out import measure_geometry
+from geodistill.tasks.identity import run_fingerprint, student_side
 from geodistill.tasks.loading import load_tokenizer
 from geodistill.tasks.positions import shared_position_limit
 from geodistill.tasks.reading import Reading, read, student_tokenizer
-from geodistill.tasks.run_folder import RESULTS, MetricsFile, claim_folder, read_json
+from geodistill.tasks.run_folder import RESULTS, MetricsFile, claimed, read_json
 from geodistill.tasks.student import start_student
 from geodistill.tasks.task import Encoded, Scores, Task
-from geodistill.tasks.teacher import TaughtTask, prepare_teacher, teacher_fingerprint
+from geodistill.tasks.teacher import TaughtTask, prepare_teacher
 
 
 def train(
@@ -61,16 +63,32 @@ def train(
     """
     shared = shared or folder
     own_tokenizer = student_tokenizer(recipe)
-    task = task_of(recipe)
-    fingerprint = run_fingerprint(recipe, teacher_fingerprint(recipe.teacher, task), task.fingerprint)
+    tasks = stage_tasks(recipe, task_of(recipe))
+    fingerprint = run_fingerprint(recipe, tasks)
     content = recipe.model_dump(mode="json", exclude={"compare"})
-    with processes().main_process_first():
-        main = processes().is_main_process
-        known = claim_folder(folder, content, fingerprint, fresh=fresh and main, replace=replace and main)
-    if known and (folder / RESULTS).is_file():
-        return finished_run(folder, task, onnx=onnx) if processes().is_main_process else {}
+    with ExitStack() as held:
+        with processes().main_process_first():
+            if processes().is_main_process:  # it holds the folder for the others
+                held.enter_context(claimed(folder, content, fingerprint, fresh=fresh, replace=replace))
+        if (folder / RESULTS).is_file():
+            return finished_run(folder, tasks[TASK_STAGE], onnx=onnx) if processes().is_main_process else {}
+        return _train(recipe, folder, tasks, own_tokenizer, fingerprint, shared, requests, onnx=onnx, progress=progress)
 
-    tasks = stage_tasks(recipe, task)
+
+def _train(
+    recipe: Recipe,
+    folder: Path,
+    tasks: Mapping[str, Task],
+    own_tokenizer: PreTrainedTokenizerBase | None,
+    fingerprint: str,
+    shared: Path,
+    requests: Mapping[str, Sequence[Key]] | None,
+    *,
+    onnx: bool,
+    progress: bool,
+) -> dict[str, Any]:
+    """Train, measure and write a run that is not finished, in a folder that is ours: see `train`."""
+    task = tasks[TASK_STAGE]
     taught = prepare_teacher(recipe.teacher, task, shared / "teacher", progress=progress)
     tokenizer = taught.tokenizer if own_tokenizer is None else own_tokenizer
     student = start_student(recipe, taught, own_tokenizer, shared / "students", progress=progress)
@@ -143,14 +161,6 @@ def data_notes(tasks: Mapping[str, Task]) -> list[str]:
     return [*tasks[TASK_STAGE].notes, *stages]
 
 
-def run_fingerprint(recipe: Recipe, teacher: str, data: str) -> str:
-    """Identify a run by all that its result depends on: the recipe, the data's rows, and the teacher."""
-    content = recipe.model_dump(mode="json", exclude={"compare": True, "teacher": {"cache", "cache_limit_gb"}})
-    # A fine-tuned teacher is known by its fingerprint, wherever its folder is.
-    content["teacher"].pop("model")
-    return fingerprint_of(content, teacher, data)
-
-
 def train_stage(
     stage: StageRecipe,
     recipe: Recipe,
@@ -180,7 +190,7 @@ def train_stage(
             taught.model,
             taught.tokenizer,
             positions=shared_position_limit(adapted_model(student), taught.model),
-            teacher_folder=taught.folder,
+            teacher_side=taught.side,
             folder=cache,
             progress=progress,
         )
@@ -231,8 +241,8 @@ def cache_name(task: Task, top_k: TopK | None, paired: StudentRecipe | None = No
     """The folder of a task's cache; those of other cuts, and of words paired with a student's, lie beside it, so that
     variants do not overwrite each other."""
     name = task.fingerprint[:12]
-    if paired is not None:
-        name += f"-{fingerprint_of(paired.model, paired.revision)[:6]}"
+    if paired is not None and (side := student_side(paired)) is not None:
+        name += f"-{side[:6]}"
     return name if top_k is None else f"{name}-top-{top_k.k}-at-{top_k.temperature:g}"
 
 
