@@ -267,7 +267,7 @@ def test_training_rows_that_are_measured_on_are_left_out(tmp_path: Path) -> None
         "7 of the 22 validation rows have a text that is measured on (7 in the test part) and were left out.",
         "6 of the 21 train rows have a text that is measured on (6 in the test part) and were left out.",
     ]
-    assert [each.places for each in examples.left_out] == [{"test": 7}, {"test": 6}]
+    assert [each.places for each in examples.record.left_out] == [{"test": 7}, {"test": 6}]
 
 
 def test_what_is_left_out_does_not_depend_on_the_limit(tmp_path: Path) -> None:
@@ -318,7 +318,7 @@ def test_bundled_sentences_under_another_seed() -> None:
     shared = sum(text_key(text) in measured for text in alone.splits["train"]["text"])
     assert shared > 1000
     assert len(stage.splits["train"]) == len(alone.splits["train"]) - shared
-    assert sum(sum(each.places.values()) for each in stage.left_out) == shared
+    assert sum(sum(each.places.values()) for each in stage.record.left_out) == shared
 
 
 def test_a_label_whose_rows_are_all_measured_on_is_an_error(tmp_path: Path) -> None:

@@ -81,6 +81,7 @@ def test_all_runs_are_there(finished: Path) -> None:
     for run in results["runs"]:
         assert run["latency_ms"] > 0 and run["parameters"] == results["runs"][0]["parameters"]
     own = [read_json(path) for path in finished.glob(f"runs/*/{RESULTS}")]
+    assert all(run["read"] == results["read"] for run in own) and list(results["read"]) == ["task"]
     assert {run["latency_ms"] for run in own} == {None}, "not taken beside other runs"
     student = next(finished.glob("runs/gram-*/student"))
     assert AutoModelForSequenceClassification.from_pretrained(student).config.id2label[3] == "HUM"
@@ -187,6 +188,25 @@ def test_a_layer_out_of_range_is_told_before_anything_runs(base: dict[str, Any],
     with pytest.raises(GeodistillError, match="Layer 9 of the student"):
         compare(check_recipe(merge(base, {"compare": {"variants": bad}})), tmp_path / "run", progress=False)
     assert not (tmp_path / "run" / "runs").exists()
+
+
+def test_stages_of_variants_are_read_once_and_told_apart(
+    make_recipe: Callable[..., Recipe], tmp_path: Path, without_workers: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stages(seed: int) -> dict[str, Any]:
+        data = {"source": "bundled:trec", "problem": "unlabelled", "seed": seed, "limit": 32, "max_length": 16}
+        objective = {"features": [{"loss": "gram"}]}
+        return {"stages": [{"name": "warm", "data": data, "objective": objective, "training": {"max_steps": 1}}]}
+
+    variants = {"KD": {"objective": KD}, "one": stages(1), "again": stages(1), "two": stages(2)}
+    recipe = make_recipe(training={"max_steps": 1}, compare={"seeds": [1, 2], "variants": variants, "jobs": 1})
+    compare(recipe, tmp_path / "run")
+    read = read_json(tmp_path / "run" / RESULTS)["read"]
+    assert list(read) == ["task", "warm", "warm of two"]
+    assert all("in the task's test part" in read[name]["notes"][0] for name in ("warm", "warm of two"))
+    told = capsys.readouterr().err
+    for heading in ("task", "stage 'warm'", "stage 'warm of two'"):
+        assert told.count(f"Read for the {heading}:") == 1
 
 
 def test_one_cache_serves_the_rows_of_all_runs(

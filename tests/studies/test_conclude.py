@@ -5,13 +5,14 @@ from typing import Any
 
 import pytest
 
-from geodistill.files import write_text
+from geodistill.data.record import Record
+from geodistill.files import write_json, write_text
 from geodistill.recipe import Recipe
 from geodistill.recipe_file import check_recipe
 from geodistill.studies.conclude import conclude_comparison, conclude_evaluation, conclude_run, describe_scores
 from geodistill.studies.plan import Job
 from geodistill.studies.table import RunResult, TeacherResult
-from geodistill.tasks.run_folder import METRICS, claimed
+from geodistill.tasks.run_folder import METRICS, RESULTS, claimed
 
 
 @pytest.fixture
@@ -32,6 +33,7 @@ def folder(recipe: Recipe, tmp_path: Path) -> Path:
         pass
     line = '{"stage": "task", "step": 2, "done": 1.0, "loss": 0.5, "logits": 0.25}\n'
     write_text(tmp_path / "run" / METRICS, line)
+    write_json(tmp_path / "run" / RESULTS, {"read": {"task": Record(source="the rows").to_dict()}})
     return tmp_path / "run"
 
 
@@ -41,7 +43,7 @@ def test_a_comparison_is_concluded(recipe: Recipe, runs: list[RunResult], teache
     assert shown.endswith(f"Report: {folder / 'report.html'}")
     assert all(name in shown for name in ("labels only", "KD + Procrustes", "teacher", "95.5"))
     page = (folder / "report.html").read_text(encoding="utf-8")
-    assert "KD + Procrustes" in page and recipe.data.source in page
+    assert "KD + Procrustes" in page and recipe.data.source in page and "source: the rows" in page
     assert (folder / "scores.svg").read_text(encoding="utf-8").lstrip().startswith("<")
 
 

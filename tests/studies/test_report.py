@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from geodistill.data.record import PartRecord, Record
 from geodistill.studies import report
 from geodistill.studies.report import write_figure_svg, write_report, write_run_report
 from geodistill.studies.table import RunResult, TeacherResult, build_table, run_names
@@ -208,3 +209,23 @@ def test_the_page_draws_the_numbers_of_the_plots(
     own, stranger = drawn[5]["data"]
     assert own["y"] == [1, 0.5, 1 / 3]
     assert own["line"]["color"] == drawn[0]["data"][-1]["marker"]["color"] != stranger["line"]["color"]
+
+
+def test_what_was_read_is_on_the_page(runs: list[RunResult], tmp_path: Path) -> None:
+    task = Record(
+        source=EVIL,
+        parts={"train": PartRecord(9, 9, "train")},
+        columns={"text": EVIL},
+        problem="classification",
+        labels={EVIL: {"train": 4321}},
+        notes=[EVIL],
+    )
+    stage = Record(source="more.csv", values={"train": {"minimum": 0.5, "mean": 1.0, "maximum": 1.5}})
+    read = {"task": task.to_dict(), EVIL: stage.to_dict()}
+    run = {"metrics": {"accuracy": 0.5}, "notes": ["A note of the run."], "read": read}
+    write_run_report(tmp_path / "run.html", title="run", results=run, recipe={}, environment={})
+    for page in (written(tmp_path / "report.html", runs, read=read), Reader(tmp_path / "run.html")):
+        assert "What was read" in page.text and "source: more.csv" in page.text and "4,321" in page.text
+        assert all(line in page.text for line in (f"source: {EVIL}", "labels (train): from 0.5 to 1.5, 1 on average"))
+        assert "img" not in page.tags()
+    assert page.text.count("A note of the run.") == 1 and "source: None" not in page.text

@@ -157,6 +157,18 @@ def test_texts_are_cut_to_the_positions_of_the_model(encoder: Path, examples: Ex
     assert {len(example["input_ids"]) for example in encoded["train"]} == {6}
 
 
+def test_the_record_tells_what_was_cut_and_how_labels_were_matched(encoder: Path, examples: Examples) -> None:
+    tokenizer = load_tokenizer(str(encoder))
+    task = Classification(examples)
+    assert task.record.cut is None and task.record.outputs == {}
+    task.encode(tiny(max_position_embeddings=6, num_labels=6), tokenizer)
+    long = sum(len(tokenizer(text)["input_ids"]) > 6 for text in examples.splits["train"]["text"])
+    assert task.record.cut is not None and task.record.cut["train"] == long > 0
+    assert task.record.max_length == 6
+    assert task.record.by_place and task.record.outputs["DESC"] == "LABEL_1"
+    assert task.record.notes == task.notes
+
+
 def test_pairs_are_encoded_as_pairs(encoder: Path, write_csv: Any) -> None:
     rows = [(f"first {i},second {i}", "ab"[i % 2]) for i in range(40)]
     examples = load_examples(DataRecipe(source=str(write_csv(rows, header="sentence1,sentence2,label"))))

@@ -335,6 +335,35 @@ def test_a_stage_is_not_trained_on_what_the_task_is_measured_on(
     assert trained == {"warm": 40, "task": 42}
     (note,) = [note for note in results["notes"] if note.startswith("Stage 'warm': ")]
     assert "of the 57 train rows have a text that is measured on" in note and "in the task's test part" in note
+    assert list(results["read"]) == ["task", "warm"] and read_json(tmp_path / "run" / "results.json") == results
+    assert results["read"]["task"]["labels"]["NUM"] == {"train": 7, "validation": 1, "test": 2}
+    assert note.endswith(results["read"]["warm"]["notes"][0])
+
+
+def test_a_run_begins_with_what_it_read(
+    make_recipe: MakeRecipe, write_csv: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [(f"what is number {i} {'and the next ' * (i % 2) * 9}?", ("DESC", "NUM")[i % 2]) for i in range(60)]
+    for name, start, stop in (("train", 0, 40), ("dev", 36, 50), ("test", 45, 60)):
+        write_csv([*rows[start:stop], ("", "NUM")], f"data/{name}.csv", header="question,kind")
+    recipe = make_recipe(
+        data={"source": str(tmp_path / "data"), "label": "kind", "max_length": 24}, training={"max_steps": 1}
+    )
+    results = train(recipe, tmp_path / "run")
+    told = capsys.readouterr().err
+    assert told.startswith("Read for the task:\n  source: ")
+    for line in (
+        "rows: train 36, validation 9 (split 'dev'), test 15",
+        "columns: The text is the column 'question', found by its usual name. The label is the column 'kind', which "
+        "data.label names.",
+        "labels (train, validation, test): 'DESC' 18, 5, 7; 'NUM' 18, 4, 8",
+        "1 of the 41 train rows have an empty text and were dropped.",
+        "5 of the 14 validation rows have a text that is measured on (5 in the test part) and were left out.",
+        "4 of the 40 train rows have a text that is measured on (4 in the validation part) and were left out.",
+        "18 of the 36 train texts are longer than 24 tokens and were cut.",
+    ):
+        assert told.count(f"\n  {line}\n") == 1, line
+    assert results["read"]["task"]["cut"] == {"train": 18, "validation": 4, "test": 8}
 
 
 def test_the_task_is_the_last_stage(two_stages: Callable[..., Recipe]) -> None:

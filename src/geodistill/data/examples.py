@@ -9,10 +9,11 @@ from typing import Any
 
 from datasets import Dataset, DatasetDict, Features, Value
 
-from geodistill.data.columns import check_split, find_columns
+from geodistill.data.columns import Columns, check_split, find_columns
 from geodistill.data.labels import Labels, Problem, label_name, train_labels
-from geodistill.data.overlap import HeldOut, LeftOut, separate
-from geodistill.data.parts import choose_splits, complete, cut_parts, limited
+from geodistill.data.overlap import HeldOut, separate
+from geodistill.data.parts import choose_splits, complete, cut_parts, limited, origins
+from geodistill.data.record import Record, count_labels, part_records, summarize_values
 from geodistill.data.rows import Rows, clean, has_labels
 from geodistill.data.sources import Source, open_source
 from geodistill.errors import GeodistillError
@@ -41,7 +42,7 @@ class Examples:
     fingerprint: SHA-256 over all rows, label names, metrics and `max_length`: what a run on these examples depends on
     notes: what was done to the data that its owner should know, one sentence each
     held_out: the texts of validation and test, before any limit: what a stage of this task may not be trained on
-    left_out: the rows that were left out, since their texts are measured on; `notes` tell of them as well
+    record: what was read, for the log, the results and the report
     """
 
     splits: DatasetDict
@@ -52,7 +53,7 @@ class Examples:
     fingerprint: str
     notes: list[str]
     held_out: HeldOut = field(default_factory=HeldOut)
-    left_out: list[LeftOut] = field(default_factory=list)
+    record: Record = field(default_factory=Record)
 
 
 def load_examples(recipe: DataRecipe, task: HeldOut | None = None) -> Examples:
@@ -77,17 +78,17 @@ def load_examples(recipe: DataRecipe, task: HeldOut | None = None) -> Examples:
     """
     source = open_source(recipe)
     notes: list[str] = []
-    rows, class_names = _read(source, recipe, notes)
+    names = choose_splits(source, recipe)
+    rows, columns, class_names = _read(source, names, recipe, notes)
     given = rows["train"].labels
     labels = _unlabelled(recipe) if given is None else train_labels(given, class_names, recipe.problem)
-    rows = {name: _encoded(part, labels, name) for name, part in rows.items()}
-    rows = _complete(rows, labels.problem, recipe, notes)
-    before = rows["train"]
-    rows, held_out, left_out = separate(rows, task)
+    splits = {name: _encoded(part, labels, name) for name, part in rows.items()}
+    parts = _complete(splits, labels.problem, recipe, notes)
+    separated, held_out, left_out = separate(parts, task)
     if task is None and labels.problem == "classification":
-        _check_labels(before, rows["train"], labels)
+        _check_labels(parts["train"], separated["train"], labels)
     notes += [each.note for each in left_out]
-    rows = limited(rows, recipe)
+    rows = limited(separated, recipe)
     metrics = (
         [] if labels.problem == "unlabelled" else recipe.metrics or source.metrics or DEFAULT_METRICS[labels.problem]
     )
@@ -101,16 +102,30 @@ def load_examples(recipe: DataRecipe, task: HeldOut | None = None) -> Examples:
         fingerprint=_fingerprint(rows, [labels.problem, labels.names, list(metrics), max_length]),
         notes=notes,
         held_out=held_out,
-        left_out=left_out,
+        record=Record(
+            source=recipe.source,
+            parts=part_records(rows, separated, origins(names, splits, parts)),
+            columns=columns.by_field(),
+            found=columns.described(),
+            problem=labels.problem,
+            reason=labels.reason,
+            labels=count_labels({name: part.labels for name, part in rows.items()}, labels.names),
+            values=summarize_values({name: part.labels for name, part in rows.items()}, labels.names),
+            left_out=left_out,
+            notes=notes,
+            max_length=max_length,
+        ),
     )
 
 
-def _read(source: Source, recipe: DataRecipe, notes: list[str]) -> tuple[dict[str, Rows], list[str] | None]:
-    """The splits that the source has, cleaned, and the class names of their labels when a split knows them.
+def _read(
+    source: Source, names: dict[str, str], recipe: DataRecipe, notes: list[str]
+) -> tuple[dict[str, Rows], Columns, list[str] | None]:
+    """The splits of these names, cleaned, their columns, and the class names of their labels where a split has them.
 
     Labels are still as they came, or the names of their classes. A test split without labels is left out.
     """
-    tables = {part: source.splits[name]() for part, name in choose_splits(source, recipe).items()}
+    tables = {part: source.splits[name]() for part, name in names.items()}
     columns = find_columns(tables["train"].columns, recipe)
     for part, table in tables.items():
         check_split(columns, table.columns, part, recipe)
@@ -127,7 +142,7 @@ def _read(source: Source, recipe: DataRecipe, notes: list[str]) -> tuple[dict[st
         rows[part] = clean(table, columns, part, notes, class_names or [])
         if part == "train":
             known = set(map(label_name, rows[part].labels or []))
-    return rows, class_names
+    return rows, columns, class_names
 
 
 def _unlabelled(recipe: DataRecipe) -> Labels:

@@ -11,8 +11,9 @@ from datasets import Dataset, DatasetDict
 
 from geodistill.data.columns import check_split, find_instruction_columns
 from geodistill.data.instruction_rows import Instruction, InstructionRows, clean_instructions
-from geodistill.data.overlap import HeldOut, LeftOut, separate
-from geodistill.data.parts import choose_splits, complete, limited
+from geodistill.data.overlap import HeldOut, separate
+from geodistill.data.parts import choose_splits, complete, limited, origins
+from geodistill.data.record import Record, part_records
 from geodistill.data.sources import open_source
 from geodistill.recipe import DataRecipe
 
@@ -33,7 +34,7 @@ class Instructions:
     fingerprint: SHA-256 over all rows and how they become tokens: what a run on these instructions depends on
     notes: what was done to the data that its owner should know, one sentence each
     held_out: the prompts of validation, test and unseen, before any limit: what a stage may not be trained on
-    left_out: the rows that were left out, since their prompts are measured on; `notes` tell of them as well
+    record: what was read, for the log, the results and the report
     """
 
     splits: DatasetDict
@@ -41,7 +42,7 @@ class Instructions:
     fingerprint: str
     notes: list[str]
     held_out: HeldOut = field(default_factory=HeldOut)
-    left_out: list[LeftOut] = field(default_factory=list)
+    record: Record = field(default_factory=Record)
 
 
 def load_instructions(recipe: DataRecipe, task: HeldOut | None = None) -> Instructions:
@@ -72,11 +73,11 @@ def load_instructions(recipe: DataRecipe, task: HeldOut | None = None) -> Instru
     for part, table in tables.items():
         check_split(columns, table.columns, part, recipe)
     given = {part: clean_instructions(table, columns, part, notes) for part, table in tables.items()}
-    unseen = {UNSEEN: given.pop(UNSEEN)} if UNSEEN in given else {}
-    parts = {**complete(given, recipe, notes), **unseen}
-    parts, held_out, left_out = separate(parts, task)
+    seen = {name: part for name, part in given.items() if name != UNSEEN}
+    completed = {**complete(seen, recipe, notes), **{name: part for name, part in given.items() if name == UNSEEN}}
+    separated, held_out, left_out = separate(completed, task)
     notes += [each.note for each in left_out]
-    parts = limited(parts, recipe)
+    parts = limited(separated, recipe)
     max_length = recipe.max_length or MAX_LENGTH
     return Instructions(
         splits=DatasetDict({name: _dataset(part) for name, part in parts.items()}),
@@ -84,7 +85,17 @@ def load_instructions(recipe: DataRecipe, task: HeldOut | None = None) -> Instru
         fingerprint=_fingerprint(parts, [recipe.prompt, recipe.max_prompt_length, max_length]),
         notes=notes,
         held_out=held_out,
-        left_out=left_out,
+        record=Record(
+            source=recipe.source,
+            parts=part_records(parts, separated, origins(names, given, completed)),
+            columns=columns.by_field(),
+            found=columns.described(),
+            problem="instructions",
+            reason="Instructions, as the recipe's task says.",
+            left_out=left_out,
+            notes=notes,
+            max_length=max_length,
+        ),
     )
 
 

@@ -85,3 +85,14 @@ def limited(parts: dict[str, P], recipe: DataRecipe) -> dict[str, P]:
     if recipe.limit is None:
         return parts
     return {name: part.take(sample(part.text_keys(), recipe.limit, recipe.seed)) for name, part in parts.items()}
+
+
+def origins(names: Mapping[str, str], given: Mapping[str, P], parts: Mapping[str, P]) -> dict[str, str | None]:
+    """For each part the split of the source that it is, and None for a part that was cut from train.
+
+    `names` are those of `choose_splits`, `given` the rows of these splits, `parts` what `complete` made of them.
+    """
+    found = {
+        part: next((names[name] for name, rows in given.items() if rows is each), None) for part, each in parts.items()
+    }
+    return {**found, "train": names["train"]}  # what is left of train after cutting is train

@@ -21,16 +21,17 @@ from geodistill.distillation.objective import feature_requests
 from geodistill.distillation.student import build_student
 from geodistill.errors import GeodistillError
 from geodistill.files import write_json
-from geodistill.recipe import Recipe
+from geodistill.recipe import TASK_STAGE, Recipe
 from geodistill.studies.plan import Job, default_comparison, plan_jobs
 from geodistill.studies.table import RunResult, TeacherResult
-from geodistill.tasks.choose import task_of
+from geodistill.tasks.choose import stage_tasks, task_of
 from geodistill.tasks.identity import comparison_fingerprint
 from geodistill.tasks.reading import student_tokenizer
 from geodistill.tasks.run_folder import RESULTS, claimed, read_json, read_metrics
 from geodistill.tasks.student import start_student
 from geodistill.tasks.task import Task
 from geodistill.tasks.teacher import TaughtTask, as_given, prepare_teacher
+from geodistill.tasks.tell import Teller, records_of
 from geodistill.tasks.train import describe_teacher, measure_latency, stages_of, train
 
 BAR = "{desc}: {percentage:3.0f}%|{bar}| {n:.1f}/{total_fmt} [{elapsed}<{remaining}]"
@@ -65,7 +66,10 @@ def compare(
 def _compare(
     recipe: Recipe, folder: Path, jobs: list[Job], task: Task, *, progress: bool
 ) -> tuple[list[Job], list[RunResult], TeacherResult]:
+    teller = Teller(progress)
+    teller.tell(records_of(comparison_tasks(jobs, task)))
     taught = prepare_teacher(recipe.teacher, task, folder / "teacher", progress=progress)
+    teller.tell({TASK_STAGE: task.record}, " with the teacher")
     jobs = [_with_teacher(job, taught.folder) for job in jobs]
 
     for job in {_shape(job): job for job in jobs if job.recipe.student.training}.values():
@@ -78,7 +82,8 @@ def _compare(
     latencies = time_students(jobs, taught)
     runs = [read_run(job, latencies[_shape(job)]) for job in jobs]
     teacher = TeacherResult(**describe_teacher(taught, timed=True))
-    write_json(folder / RESULTS, {"teacher": asdict(teacher), "runs": [asdict(run) for run in runs]})
+    content = {"read": collect_read(jobs), "teacher": asdict(teacher), "runs": [asdict(run) for run in runs]}
+    write_json(folder / RESULTS, content)
     return jobs, runs, teacher
 
 
@@ -151,6 +156,32 @@ def collect_requests(jobs: Sequence[Job], teacher: PreTrainedModel) -> dict[str,
             ours |= dict.fromkeys(feature_requests(stage.objective, student, teacher))
             ours |= {None: None} if stage.objective.logits else {}
     return {data: list(requests) for data, requests in wanted.items()}
+
+
+def comparison_tasks(jobs: Sequence[Job], task: Task) -> dict[str, Task]:
+    """Load the data of every stage of any job, once, by a name for each, beside the task itself.
+
+    Stages of one name that read other data are told apart by their variants.
+    """
+    tasks, data = {TASK_STAGE: task}, {TASK_STAGE: task.record.source}
+    for job in jobs:
+        for stage in job.recipe.stages:
+            content = stage.data.model_dump_json()
+            name = stage.name if data.setdefault(stage.name, content) == content else f"{stage.name} of {job.variant}"
+            if name not in tasks:
+                data[name] = content
+                tasks[name] = stage_tasks(job.recipe.model_copy(update={"stages": [stage]}), task)[stage.name]
+    return tasks
+
+
+def collect_read(jobs: Sequence[Job]) -> dict[str, Any]:
+    """Return what the finished jobs read, by stage, each record once, named as `comparison_tasks` names it."""
+    found: dict[str, Any] = {}
+    for job in jobs:
+        for name, record in read_json(job.folder / RESULTS).get("read", {}).items():
+            if found.setdefault(name, record) != record:
+                found[f"{name} of {job.variant}"] = record
+    return found
 
 
 def read_run(job: Job, latency_ms: float) -> RunResult:

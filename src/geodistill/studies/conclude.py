@@ -13,7 +13,7 @@ from geodistill.studies.report_svg import write_figure_svg
 from geodistill.studies.table import RunResult, TeacherResult, build_table, run_names
 from geodistill.studies.table_text import print_table, quality_table
 from geodistill.tasks.choose import task_of
-from geodistill.tasks.run_folder import ENVIRONMENT, RECIPE, read_json, read_metrics, read_recipe
+from geodistill.tasks.run_folder import ENVIRONMENT, RECIPE, RESULTS, read_json, read_metrics, read_recipe
 
 REPORT, FIGURE = "report.html", "scores.svg"
 
@@ -40,6 +40,7 @@ def conclude_comparison(
         teacher=teacher,
         curves=curves,
         others=others,
+        read=read_json(folder / RESULTS).get("read"),
     )
     write_figure_svg(rows, runs, folder / FIGURE)
     further = "".join(f"\n\n{quality_table(each)}" for each in others)

@@ -12,9 +12,11 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from geodistill.data.record import Record
 from geodistill.files import write_text
+from geodistill.recipe import TASK_STAGE
 from geodistill.studies.formats import duration, one_line
-from geodistill.studies.report_page import Page, bullets, details, scroll, table
+from geodistill.studies.report_page import Page, bullets, details, heading, scroll, table
 from geodistill.studies.report_plots import (
     Curve,
     Style,
@@ -48,9 +50,10 @@ def write_report(
     teacher: TeacherResult | None,
     curves: Mapping[str, Curve] | None = None,
     others: Sequence[Sequence[Row]] = (),
+    read: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> None:
     """Write the report of a comparison. `curves` maps the names that `run_names(runs)` gives to log entries, `others`
-    are the rows of further metrics."""
+    are the rows of further metrics, and `read` what was read of the data of each stage, as results.json holds it."""
     page = Page()
     drawn = styles([row.name for row in rows if row.is_student])
     tables = [_comparison_table(rows, sections) for sections in (("quality",), ("geometry", "cost"))]
@@ -64,6 +67,7 @@ def write_report(
     if curves:
         names = zip(run_names(runs), point_names(runs), strict=True)
         _curve_section(page, curves, {run: drawn[row] for run, row in names if row in drawn}, _key(drawn))
+    _read_section(page, read or {})
     page.section("How it was made", details("Every run", _runs_table(runs, teacher)), *_made_with(recipe, environment))
     write_text(Path(path), page.html(title, headline(rows), "geodistill comparison"))
 
@@ -84,11 +88,14 @@ def write_run_report(
     """
     page = Page()
     metrics = {name: _plain(value) for name, value in _flat(results.get("metrics") or {}).items()}
-    facts = _flat({name: value for name, value in results.items() if name not in ("metrics", "geometry")})
-    page.section("Metrics", table(["metric", "value"], list(metrics.items()), "Metrics"))
+    told = ("metrics", "geometry", "read", "notes")
+    facts = _flat({name: value for name, value in results.items() if name not in told})
+    notes = bullets(results["notes"]) if results.get("notes") else ""
+    page.section("Metrics", table(["metric", "value"], list(metrics.items()), "Metrics"), notes)
     if results.get("geometry"):
         page.section("Geometry", _geometry_table(results["geometry"]), bullets([REFERENCES]))
     _curve_section(page, {title: curves}, styles([title]), "")
+    _read_section(page, results.get("read") or {})
     if facts:
         page.section("Facts", table(["", ""], [[name, _fact(name, value)] for name, value in facts.items()], "Facts"))
     page.section("How it was made", *_made_with(recipe, environment))
@@ -123,6 +130,22 @@ def _curve_section(page: Page, curves: Mapping[str, Curve], drawn: Mapping[str, 
     if figures:
         note = "Terms are drawn before their weights. Dotted: chance, what unpaired rows would give."
         page.section("Training curves", key, page.grid(figures, "Training curve"), bullets([note]))
+
+
+def _read_section(page: Page, read: Mapping[str, Mapping[str, Any]]) -> None:
+    """What was read for the task and for each stage: its facts, and the labels with their numbers of rows."""
+    parts = []
+    for name, content in read.items():
+        record = Record.from_dict(content)
+        parts.append(heading("The task" if name == TASK_STAGE else f"Stage '{name}'") if len(read) > 1 else "")
+        parts.append(bullets(record.lines(labels=not record.labels)))
+        if record.labels:
+            counts = [
+                [label, *(f"{rows.get(part, 0):,}" for part in record.parts)] for label, rows in record.labels.items()
+            ]
+            parts.append(details("Labels", table(["label", *record.parts], counts, f"Rows of each label, {name}")))
+    if parts:
+        page.section("What was read", *parts)
 
 
 def _comparison_table(rows: Sequence[Row], sections: Sequence[str]) -> str:

@@ -88,6 +88,11 @@ def bullets(lines: Sequence[str]) -> str:
     return f'<ul class="legend">{"".join(f"<li>{escape(line)}</li>" for line in lines)}</ul>'
 
 
+def heading(text: str) -> str:
+    """A heading inside a section."""
+    return f"<h3>{escape(text)}</h3>"
+
+
 def details(summary: str, content: str) -> str:
     return f"<details><summary>{escape(summary)}</summary>{content}</details>"
 

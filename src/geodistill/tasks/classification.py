@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,8 @@ from transformers import (
 )
 
 from geodistill.data.examples import Examples
-from geodistill.distillation.head_labels import name_outputs
+from geodistill.data.record import Record
+from geodistill.distillation.head_labels import LabelMatch, name_outputs, output_names
 from geodistill.distillation.teacher import model_inputs
 from geodistill.errors import GeodistillError
 from geodistill.features import token_words
@@ -43,6 +45,21 @@ class Classification:
         self.fingerprint, self.metrics, self.notes = examples.fingerprint, examples.metrics, list(examples.notes)
         self.scoring, self.held_out = examples.fingerprint, examples.held_out
         self.labelled = examples.problem != "unlabelled"
+        self.cut: dict[str, int] | None = None
+        self.max_length = examples.max_length
+        self.outputs: dict[str, str] = {}
+        self.by_place = False
+
+    @property
+    def record(self) -> Record:
+        return replace(
+            self.examples.record,
+            notes=list(self.notes),
+            cut=self.cut,
+            max_length=self.max_length,
+            outputs=self.outputs,
+            by_place=self.by_place,
+        )
 
     def load_model(
         self,
@@ -55,6 +72,7 @@ class Classification:
     ) -> PreTrainedModel:
         model = load_classifier(name, self.examples, new_head=new_head, revision=revision, trust=trust, weights=weights)
         if not new_head:
+            self._match(match_head(model.config, self.examples, name), model)  # before its outputs are renamed
             self._tell(adopt_labels(model, self.examples, name))
         return model
 
@@ -66,8 +84,15 @@ class Classification:
         words: bool = False,
         positions: int | None = None,
     ) -> Encoded:
-        self._tell(match_head(model.config, self.examples).notes)
-        return encode(model, self.examples, tokenizer, self.examples.max_length, words=words, positions=positions)
+        match = match_head(model.config, self.examples)
+        self._tell(match.notes)
+        if not self.by_place:
+            self._match(match, model)
+        cut: dict[str, int] = {}
+        length = min(self.examples.max_length, positions or position_limit(model))
+        encoded = encode(model, self.examples, tokenizer, length, words=words, positions=positions, cut=cut)
+        self.cut, self.max_length = cut or None, length
+        return encoded
 
     def learnt(self, encoded: EncodedExamples, *teacher: Any, **where: Any) -> EncodedExamples:
         return encoded
@@ -110,6 +135,11 @@ class Classification:
 
     def compute_metrics(self, encoded: EncodedExamples) -> Callable[[Any], dict[str, float]] | None:
         return (lambda result: score(result.predictions, encoded, self.examples)) if self.labelled else None
+
+    def _match(self, match: LabelMatch, model: PreTrainedModel) -> None:
+        names = output_names(model.config)
+        pairs = zip(self.examples.label_names, match.numbers, strict=False)  # a regression has no names
+        self.outputs, self.by_place = {label: names[number] for label, number in pairs}, match.by_place
 
     def _tell(self, notes: list[str]) -> None:
         self.notes += [note for note in notes if note not in self.notes]
@@ -179,11 +209,13 @@ def encode(
     *,
     words: bool = False,
     positions: int | None = None,
+    cut: dict[str, int] | None = None,
 ) -> Encoded:
     """Tokenise every split once, up to what the model has positions for, or up to `positions`, where given.
 
     `example_id` is the place in the split, `labels` are numbered as the model numbers them, and `words`, where asked
-    for, are the `TokenWords`.
+    for, are the `TokenWords`. `cut` receives for each split how many examples are longer and were cut, if the tokenizer
+    tells.
     """
     order = match_head(model.config, examples).numbers
     length = min(max_length, positions or position_limit(model))
@@ -198,6 +230,8 @@ def encode(
             return_special_tokens_mask=True,
             return_offsets_mapping=words,
         )
+        if cut is not None and tokens.encodings:
+            cut[str(name)] = sum(bool(encoding.overflowing) for encoding in tokens.encodings)
         columns = {key: tokens[key] for key in tokens}
         if words:
             texts = zip(split["text"], *([pairs] if pairs else []), strict=True)

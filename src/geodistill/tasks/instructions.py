@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from geodistill.data.instructions import UNSEEN, Instructions
+from geodistill.data.record import Record
 from geodistill.errors import GeodistillError, suggest
 from geodistill.files import fingerprint_of
 from geodistill.recipe import DataRecipe, GenerationRecipe, WeightKind
@@ -33,7 +35,8 @@ class InstructionFollowing:
 
     def __init__(self, instructions: Instructions, data: DataRecipe, generation: GenerationRecipe) -> None:
         self.instructions, self.data, self.generation = instructions, data, generation
-        self.fingerprint, self.notes = instructions.fingerprint, list(instructions.notes)
+        self.fingerprint = instructions.fingerprint
+        self.notes_of_data, self.notes_of_scores = list(instructions.notes), list[str]()
         self.held_out = instructions.held_out
         self.measured = min(generation.limit or MOST_EXAMPLES, MOST_EXAMPLES)
         prefixes = ["", f"{UNSEEN}_"] if UNSEEN in instructions.splits else [""]
@@ -43,6 +46,14 @@ class InstructionFollowing:
                 raise GeodistillError(f"There is no metric '{name}' of instructions.", suggest(name, every))
         self.metrics = list(data.metrics or every)
         self.scoring = fingerprint_of(self.fingerprint, self.metrics, generation.model_dump(mode="json"))
+
+    @property
+    def notes(self) -> list[str]:
+        return [*self.notes_of_data, *self.notes_of_scores]
+
+    @property
+    def record(self) -> Record:
+        return replace(self.instructions.record, notes=list(self.notes_of_data))
 
     def load_model(
         self,
@@ -66,7 +77,7 @@ class InstructionFollowing:
         positions: int | None = None,
     ) -> Encoded:
         limit = positions or position_limit(model)
-        return encode_instructions(self.instructions, tokenizer, self.data, limit, self.notes, words=words)
+        return encode_instructions(self.instructions, tokenizer, self.data, limit, self.notes_of_data, words=words)
 
     def learnt(
         self,
@@ -160,8 +171,8 @@ class InstructionFollowing:
         return None  # the Trainer would keep every logit of the vocabulary
 
     def _note(self, note: str) -> None:
-        if note not in self.notes:
-            self.notes.append(note)
+        if note not in self.notes_of_scores:
+            self.notes_of_scores.append(note)
 
     def _seeds(self) -> list[int]:
         return self.generation.seeds if self.generation.sample else self.generation.seeds[:1]

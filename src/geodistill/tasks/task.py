@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from geodistill.data.overlap import HeldOut
+from geodistill.data.record import Record
 from geodistill.recipe import WeightKind
 from geodistill.tasks.metrics import Constant
 
@@ -40,6 +41,7 @@ class Task(Protocol):
     scoring: the fingerprint of all that a model's scores depend on, the model aside
     metrics: names of the reported metrics, the main one first; empty where nothing can be scored
     notes: what was done to the data that its owner should know, one sentence each
+    record: what was read, as far as it is known by now
     held_out: the texts that are measured on, which no stage of the task is trained on
     labelled: whether there is something to learn from the examples themselves
     rows: the kind of rows that the held-out geometry is measured on
@@ -49,11 +51,16 @@ class Task(Protocol):
     fingerprint: str
     scoring: str
     metrics: list[str]
-    notes: list[str]
     held_out: HeldOut
     labelled: bool
     rows: str
     measured: int
+
+    @property
+    def notes(self) -> list[str]: ...
+
+    @property
+    def record(self) -> Record: ...
 
     def load_model(
         self,

@@ -38,6 +38,7 @@ from geodistill.tasks.run_folder import RESULTS, MetricsFile, claimed, read_json
 from geodistill.tasks.student import start_student
 from geodistill.tasks.task import Encoded, Scores, Task
 from geodistill.tasks.teacher import TaughtTask, prepare_teacher
+from geodistill.tasks.tell import Teller, records_of
 
 
 def train(
@@ -89,7 +90,10 @@ def _train(
 ) -> dict[str, Any]:
     """Train, measure and write a run that is not finished, in a folder that is ours: see `train`."""
     task = tasks[TASK_STAGE]
+    teller = Teller(progress)
+    teller.tell(records_of(tasks))
     taught = prepare_teacher(recipe.teacher, task, shared / "teacher", progress=progress)
+    teller.tell({TASK_STAGE: task.record}, " with the teacher")
     tokenizer = taught.tokenizer if own_tokenizer is None else own_tokenizer
     student = start_student(recipe, taught, own_tokenizer, shared / "students", progress=progress)
 
@@ -121,6 +125,7 @@ def _train(
             "epoch": "last",
             "split": "test" if task.labelled else "validation",
             **measured,
+            "read": {name: record.to_dict() for name, record in records_of(tasks).items()},
             "notes": [*data_notes(tasks), *measured["notes"]],
             "teacher": describe_teacher(taught, timed=alone),
             "training_seconds": cost.seconds,
