@@ -116,7 +116,7 @@ def test_heads() -> None:
 
 def test_learned_prompts_are_refused() -> None:
     prompted = get_peft_model(FAMILIES["llama"](), PrefixTuningConfig(num_virtual_tokens=2, task_type="CAUSAL_LM"))
-    with pytest.raises(GeodistillError, match="tokens that its teacher does not see"):
+    with pytest.raises(GeodistillError, match="tokens that the other does not see"):
         adapted_model(prompted)
 
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 from transformers import (
     BertConfig,
+    BertForQuestionAnswering,
     BertForSequenceClassification,
     DistilBertConfig,
     DistilBertForSequenceClassification,
@@ -114,6 +115,11 @@ def test_it_reads_what_is_its_own(model: Any, inputs: dict[str, torch.Tensor]) -
     assert torch.equal(found.features[teacher.requests[0]], expected.features[teacher.requests[0]])
 
 
+def test_some_inputs_of_its_own_without_tokens_are_refused(inputs: dict[str, torch.Tensor]) -> None:
+    with pytest.raises(GeodistillError, match="'teacher_token_type_ids' for the teacher and no 'teacher_input_ids'"):
+        teacher_view({**inputs, "teacher_token_type_ids": inputs["token_type_ids"]})
+
+
 def test_precision_is_its_own_whatever_autocast_surrounds_it(model: Any, inputs: dict[str, torch.Tensor]) -> None:
     request = FeatureRequest(MODULE + ".output.dense", "tokens")
     outside = {name: Teacher(model, [request], precision=name)(inputs) for name in ("float32", "bfloat16")}
@@ -153,6 +159,27 @@ def test_model_inputs_are_those_the_family_takes(inputs: dict[str, torch.Tensor]
     assert set(model_inputs(distilbert, inputs)) == {"input_ids", "attention_mask"}
     assert set(model_inputs(distilbert, inputs, labels=True)) == {"input_ids", "attention_mask", "labels"}
     assert Teacher(distilbert, [FeatureRequest(1, "cls")])(inputs).logits.shape == (2, 3)
+
+
+def test_model_inputs_of_a_module_that_names_none_are_all_that_a_tokenizer_makes(
+    inputs: dict[str, torch.Tensor],
+) -> None:
+    class Anything(torch.nn.Module):
+        def forward(self, **inputs: torch.Tensor) -> torch.Tensor:
+            return inputs["input_ids"].float()
+
+    read = {"input_ids", "attention_mask", "token_type_ids"}
+    assert set(model_inputs(Anything(), inputs)) == read
+    assert set(model_inputs(Anything(), inputs, labels=True)) == {*read, "labels"}
+
+
+def test_a_teacher_computes_no_loss() -> None:
+    names = ("input_ids", "start_positions", "end_positions")
+    inputs = {name: torch.ones(1, 2, dtype=torch.long) for name in names}
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    model = BertForQuestionAnswering(BertConfig(vocab_size=50, **sizes))
+    assert set(model_inputs(model, inputs)) == {"input_ids"}
+    assert set(model_inputs(model, inputs, labels=True)) == set(names)
 
 
 @pytest.mark.parametrize("point", [4, -5, "bert.encoder.layer.9"])

@@ -28,8 +28,10 @@ from geodistill.features import (
     feature_widths,
     find_module,
     hidden_size,
+    input_names,
     layer_count,
     map_layers,
+    model_config,
     select_rows,
 )
 
@@ -309,3 +311,40 @@ def test_hooks_of_a_listener_are_gone_after_an_exception():
     with pytest.raises(RuntimeError), Capture(model, [1, BLOCK["llama"]]).listen(with_gradient=True):
         raise RuntimeError
     assert hook_count(model) == before and not model.base_model._forward_pre_hooks
+
+
+def test_input_names_are_those_of_the_forward() -> None:
+    class Tokens(nn.Module):
+        def forward(self, input_ids: torch.Tensor, *, scale: float = 1.0, **others: torch.Tensor) -> torch.Tensor:
+            return input_ids * scale
+
+    class Anything(nn.Module):
+        def forward(self, **inputs: torch.Tensor) -> torch.Tensor:
+            return inputs["input_ids"]
+
+    assert input_names(Tokens()) == {"input_ids", "scale"}
+    assert input_names(Anything()) is None
+
+
+def test_widths_of_a_module_that_takes_tokens_alone() -> None:
+    model = nn.Sequential(nn.Embedding(10, 6), nn.Linear(6, 4))
+    assert feature_widths(model, ["0", "1"], {"input": torch.zeros(1, 2, dtype=torch.long)}) == {"0": 6, "1": 4}
+
+    class Tokens(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embed = nn.Embedding(10, 6)
+
+        def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
+            return self.embed(input_ids)
+
+    assert feature_widths(Tokens(), ["embed"]) == {"embed": 6}
+
+
+def test_a_module_that_is_no_transformers_model_has_no_config() -> None:
+    config = LlamaConfig(**IDS, **SHAPE)
+    model = nn.Linear(2, 2)
+    with pytest.raises(GeodistillError, match=r"Linear is not a transformers model"):
+        model_config(model)
+    model.config = config
+    assert model_config(model) is config

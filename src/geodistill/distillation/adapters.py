@@ -52,14 +52,14 @@ def add_adapters(student: PreTrainedModel, recipe: LoraRecipe) -> PeftModel:
 def adapted_model(model: Any) -> Any:
     """Return the transformers model inside a PeftModel, with its adapters in place; any other model as it is.
 
-    Raises GeodistillError for prompt learning, which is no part of that model and makes the student's rows others.
+    Raises GeodistillError for prompt learning, which is no part of that model and gives it other rows.
     """
     inner = getattr(model, "get_base_model", None)
     if inner is None:
         return model
     if any(config.is_prompt_learning for config in model.peft_config.values()):
         raise GeodistillError(
-            "Prompts that are learned give the student tokens that its teacher does not see.",
+            "Prompts that are learned give one of the two models tokens that the other does not see.",
             "Use adapters of the weights, such as LoRA.",
         )
     return inner()

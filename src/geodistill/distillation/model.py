@@ -14,6 +14,7 @@ from transformers.utils import ModelOutput
 
 from geodistill.distillation.accumulate import AccumulatedStep
 from geodistill.distillation.objective import Objective
+from geodistill.distillation.outputs import logits_of, loss_of
 from geodistill.distillation.sharding import blocks_to_shard
 from geodistill.distillation.teacher import TeacherSignals, model_inputs
 from geodistill.features import Capture, next_token_loss, only_scored, scored_logits, scored_tokens
@@ -65,17 +66,29 @@ class DistillationModel(nn.Module):
         scored = scored_tokens(self.student, inputs, wanted=self.objective.reads_logits and not only_summary)
         with only_scored(self.student, scored):
             outputs, features = capture(**model_inputs(self.student, inputs, labels=labels and scored is None))
-        outputs.logits = scored_logits(outputs.logits, scored)
-        if labels and scored is not None and "labels" in inputs:
-            outputs.loss = next_token_loss(outputs.logits, inputs["labels"], scored)
         if only_summary:
             return self.objective.summarize(features, teacher_signals, inputs, rows=chance_seed is not None)
+        loss, logits = loss_of(outputs), logits_of(outputs)
+        if logits is not None:
+            logits = scored_logits(logits, scored)
+            if labels and scored is not None and "labels" in inputs:
+                loss = next_token_loss(logits, inputs["labels"], scored)
         result = self.objective(
-            outputs, features, teacher_signals, inputs, chance_seed=chance_seed, accumulated=accumulated, share=share
+            DistillationOutput(loss=loss, logits=logits),
+            features,
+            teacher_signals,
+            inputs,
+            chance_seed=chance_seed,
+            accumulated=accumulated,
+            share=share,
         )
         return DistillationOutput(
-            loss=result.loss, logits=outputs.logits, terms=result.terms, chance=result.chance, starved=result.starved
+            loss=result.loss, logits=logits, terms=result.terms, chance=result.chance, starved=result.starved
         )
+
+    def get_input_embeddings(self) -> nn.Module:
+        """The student's, to which the Trainer adds the noise of NEFTune."""
+        return self.student.get_input_embeddings()
 
     # The same under the name that newer releases of transformers give it, and under the older one.
     def activation_checkpointing_enable(self, **kwargs: Any) -> None:

@@ -18,15 +18,18 @@ from transformers import PreTrainedModel
 
 from geodistill.distillation.accumulate import AccumulatedStep, PairSummary
 from geodistill.distillation.adapters import Student, adapted_model
+from geodistill.distillation.outputs import logits_of, loss_of, no_label_loss, no_logits
 from geodistill.distillation.teacher import FeatureRequest, TeacherSignals
 from geodistill.errors import GeodistillError
 from geodistill.features import (
     IGNORED_LABEL,
+    Capture,
     Point,
     feature_widths,
     is_causal,
     layer_count,
     map_layers,
+    model_config,
     next_tokens_scored,
     scored_logits,
     select_rows,
@@ -71,18 +74,27 @@ class FeatureMatch(nn.Module):
         self,
         term: FeatureTerm,
         student: PreTrainedModel,
-        teacher: PreTrainedModel,
+        teacher: nn.Module,
         widths: Mapping[FeatureRequest, int],
     ) -> None:
         super().__init__()
         self.weight, self.rows, self.special_tokens = term.weight, term.rows, term.special_tokens
         self.pairs = resolve_pairs(term, student, teacher)
         student_widths = feature_widths(student, [pair[0] for pair in self.pairs])
-        teacher_widths = feature_widths(teacher, [pair[1] for pair in self.pairs])
-        self.losses = nn.ModuleList(
-            make_loss(term, student_widths[s], widths.get(self.request(t), teacher_widths[t])) for s, t in self.pairs
-        )
+        teacher_widths = self.measure(teacher, widths, needed=term.loss == "projection")
+        self.losses = nn.ModuleList(make_loss(term, student_widths[s], teacher_widths[t]) for s, t in self.pairs)
         self.names = [f"{term.loss}_{s}_{t}" for s, t in self.pairs]
+
+    def measure(self, teacher: nn.Module, widths: Mapping[FeatureRequest, int], *, needed: bool) -> Mapping[Point, int]:
+        """Return the width of the teacher's rows at each point, as given or measured.
+
+        A module of the user's own may take more than tokens, so it is run only where a width is `needed`.
+        """
+        points = [t for _, t in self.pairs]
+        known = {t: widths[self.request(t)] for t in points if self.request(t) in widths}
+        if needed or isinstance(teacher, PreTrainedModel):
+            return {**feature_widths(teacher, points), **known}
+        return {**dict.fromkeys(Capture(teacher, points).points, 0), **known}
 
     def request(self, teacher_point: Point) -> FeatureRequest:
         return FeatureRequest(teacher_point, self.rows, self.special_tokens)
@@ -92,7 +104,8 @@ class Objective(nn.Module):
     """All terms of a recipe, bound to a student and a teacher.
 
     `student_points` and `requests` say what has to be captured of the one and asked of the other. The models are read
-    for their layers and widths, and are not kept. `widths` are those of teacher rows that come narrower than the
+    for their layers and widths, and are not kept. The teacher may be any module, whose layers then go by module path:
+    only those of transformers models have numbers. `widths` are those of teacher rows that come narrower than the
     teacher is, from a rotated cache (`TeacherCache.widths`).
 
     Raises GeodistillError for a layer out of range, a module path that does not exist, or, with a logit term, models
@@ -104,11 +117,12 @@ class Objective(nn.Module):
         recipe: ObjectiveRecipe,
         *,
         student: Student,
-        teacher: PreTrainedModel,
+        teacher: nn.Module,
         widths: Mapping[FeatureRequest, int] | None = None,
     ) -> None:
         super().__init__()
         inner: PreTrainedModel = adapted_model(student)
+        teacher = adapted_model(teacher)
         self.label_weight = recipe.label.weight if recipe.label else None
         self.logit_weight = recipe.logits.weight if recipe.logits else None
         self.problem_type = problem_type(inner, teacher) if recipe.logits else None
@@ -134,34 +148,36 @@ class Objective(nn.Module):
         """Add up the terms of one batch; with `chance_seed`, also tell what unpaired rows would have given.
 
         A causal model's `outputs` hold all logits (b, t, V) or those of its scored tokens alone (r, V).
-        Feature terms alone need no `outputs` and no logits of the teacher's. With `accumulated`, the batch is one
-        micro-batch of a step: its feature terms are its share of those of the whole, times the number of micro-batches,
-        which the mean over them takes out again. `share` does the like for labels and logits: how many tokens or
-        examples of a step this batch has, over the mean of all that make up the step (`count_scored`).
+        Feature terms alone need no `outputs` and no logits of the teacher's; a label term needs the student's loss.
+        With `accumulated`, the batch is one micro-batch of a step: its feature terms are its share of those of the
+        whole, times the number of micro-batches, which the mean over them takes out again. `share` does the same for
+        labels and logits: how many tokens or examples of a step this batch has, over the mean of all that make up the
+        step (`count_scored`).
         """
-        somewhere = next(iter(student_features.values())) if student_features else outputs.logits
+        label_loss, student_logits = loss_of(outputs), logits_of(outputs)
+        known = (*student_features.values(), student_logits, label_loss, *inputs.values())
+        somewhere = next(each for each in known if isinstance(each, Tensor))
         loss = somewhere.new_zeros((), dtype=torch.float32)
         terms: dict[str, Tensor] = {}
         chance: dict[str, Tensor] = {}
         starved = torch.zeros((), dtype=torch.long, device=loss.device)
         if self.label_weight is not None:
-            if outputs.loss is None:
-                raise GeodistillError(
-                    "The objective has a label term, but the data has no labels.",
-                    "Leave objective.label out, or use labelled data.",
-                )
-            terms["label"] = outputs.loss if share is None else share * outputs.loss
+            if label_loss is None:
+                raise no_label_loss(inputs)
+            terms["label"] = label_loss if share is None else share * label_loss
             loss = loss + self.label_weight * terms["label"]
         if self.logit_loss is not None and self.logit_weight is not None:
             if signals.logits is None:
-                raise GeodistillError(
-                    "The objective has a logit term, but the teacher gives no logits.",
-                    "Leave objective.logits out, or give the teacher with its head.",
-                )
+                raise no_logits("teacher")
+            if student_logits is None:
+                raise no_logits("student")
             if self.problem_type is None:
                 refuse_values(inputs.get("labels"))
-            logits = scored_logits(outputs.logits, next_tokens_scored(inputs) if self.causal else None)
-            value = self.logit_loss(logits, signals.logits, labelled_tokens(logits, inputs))
+            scored = next_tokens_scored(inputs) if self.causal else None
+            logits, targets = scored_logits(student_logits, scored), signals.logits
+            if isinstance(targets, Tensor):
+                targets = scored_logits(targets, scored)  # of all tokens where the teacher is a module of another kind
+            value = self.logit_loss(logits, targets, labelled_tokens(logits, inputs))
             terms["logits"] = value if share is None else share * value
             loss = loss + self.logit_weight * terms["logits"]
         for pair in self._pairs(student_features, signals, inputs):
@@ -226,21 +242,22 @@ def unique_names(matches: list[FeatureMatch]) -> list[str]:
     return keys
 
 
-def feature_requests(recipe: ObjectiveRecipe, student: Student, teacher: PreTrainedModel) -> list[FeatureRequest]:
+def feature_requests(recipe: ObjectiveRecipe, student: Student, teacher: nn.Module) -> list[FeatureRequest]:
     """Return the teacher rows that the objective compares, each once."""
     requests = [
         FeatureRequest(point, term.rows, term.special_tokens)
         for term in recipe.features
-        for _, point in resolve_pairs(term, adapted_model(student), teacher)
+        for _, point in resolve_pairs(term, adapted_model(student), adapted_model(teacher))
     ]
     return list(dict.fromkeys(requests))
 
 
-def resolve_pairs(term: FeatureTerm, student: PreTrainedModel, teacher: PreTrainedModel) -> list[tuple[Point, Point]]:
+def resolve_pairs(term: FeatureTerm, student: nn.Module, teacher: nn.Module) -> list[tuple[Point, Point]]:
     """Return the term's (student point, teacher point) pairs: layers of a map, or module paths as they are."""
     if not isinstance(term.layers, str) and term.layers and isinstance(term.layers[0][0], str):
         return list(term.layers)
-    layers = map_layers(term.layers, layer_count(student.config), layer_count(teacher.config))  # type: ignore[arg-type]
+    counts = (layer_count(model_config(model)) for model in (student, teacher))
+    layers = map_layers(term.layers, *counts)  # type: ignore[arg-type]
     return [(s, t) for s, t in layers]
 
 
@@ -273,7 +290,7 @@ def make_logit_loss(term: LogitTerm, problem: ProblemType | None = None) -> Logi
     )
 
 
-def problem_type(student: PreTrainedModel, teacher: PreTrainedModel) -> ProblemType | None:
+def problem_type(student: nn.Module, teacher: nn.Module) -> ProblemType | None:
     """Return what the outputs of both models mean, by the `problem_type` of their configs; None where neither says it.
 
     A config that does not say it agrees with one that does.

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
-from geodistill.features import Capture, Point, only_scored, scored_logits, scored_tokens, select_rows
+from geodistill.distillation.adapters import adapted_model
+from geodistill.distillation.outputs import is_label, logits_of
+from geodistill.errors import GeodistillError
+from geodistill.features import Capture, Point, input_names, only_scored, scored_logits, scored_tokens, select_rows
 from geodistill.losses.top_k import TopKLogits
 
 
@@ -38,6 +39,10 @@ TEACHER_PREFIX = "teacher_"
 """What the names of a batch's inputs begin with that are the teacher's alone, where it has a tokenizer of its own."""
 
 
+NO_INPUTS = ("example_id", "special_tokens_mask", "word_ids")
+"""Columns of a batch that say something of its rows, and that no model reads."""
+
+
 class SignalSource(Protocol):
     """Where teacher signals come from: the model itself (`Teacher`) or what it wrote to disk (`TeacherCache`)."""
 
@@ -54,21 +59,26 @@ class Teacher:
 
     It is no nn.Module on purpose: no trainer can move, wrap, save or train it by accident. With `logits=False` it is
     asked for its rows alone, and a language model's head, as wide as the vocabulary, does nothing.
+
+    `model`: a transformers model, a PeftModel around one, or any module that is called with the batch's tensors by
+    name; the requests of such a module name paths within it, and its logits are the entry `logits` of what it returns.
+    The model is changed: it is put into eval mode, again before each answer if somebody called `train()` on it, and its
+    parameters ask for no gradient. Whoever wants to train it afterwards calls `model.requires_grad_(True)`.
     """
 
     def __init__(
         self,
-        model: PreTrainedModel,
+        model: nn.Module,
         requests: Sequence[FeatureRequest] = (),
         *,
         precision: Literal["auto", "float32", "bfloat16"] = "auto",
         logits: bool = True,
     ) -> None:
-        self.model = model.eval().requires_grad_(False)
+        self.model: Any = adapted_model(model).eval().requires_grad_(False)
         self.requests = list(dict.fromkeys(requests))
         self.precision = precision
         self.logits = logits
-        self._capture = Capture(model, [request.point for request in self.requests])
+        self._capture = Capture(self.model, [request.point for request in self.requests])
 
     def to(self, device: torch.device) -> Teacher:
         self.model.to(device)
@@ -77,6 +87,8 @@ class Teacher:
     @torch.no_grad()
     def __call__(self, inputs: Mapping[str, Tensor]) -> TeacherSignals:
         inputs = teacher_view(inputs)
+        if self.model.training:  # a module that holds it was told to train
+            self.model.eval()
         device = inputs["input_ids"].device
         bfloat16 = self.precision == "bfloat16" or (self.precision == "auto" and bfloat16_is_faster(device))
         # An enclosing autocast of the student's must not decide the teacher's precision, so it is set either way.
@@ -84,7 +96,7 @@ class Teacher:
         scored = scored_tokens(self.model, inputs, wanted=self.logits)
         with autocast, only_scored(self.model, scored):
             outputs, hidden = self._capture(**model_inputs(self.model, inputs))
-        logits = getattr(outputs, "logits", None) if self.logits else None
+        logits = logits_of(outputs) if self.logits else None
         rows = teacher_rows(hidden, self.requests, inputs)
         return TeacherSignals(None if logits is None else scored_logits(logits, scored), rows)
 
@@ -108,9 +120,28 @@ def teacher_rows(
 
 
 def teacher_view(inputs: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return what the teacher reads of a batch or an example: its own inputs where it has any, else the student's."""
-    own = {name: value for name, value in inputs.items() if name.startswith(TEACHER_PREFIX)}
-    return {name.removeprefix(TEACHER_PREFIX): value for name, value in own.items()} or inputs
+    """Return what the teacher reads of a batch or an example: its own inputs where it has any, else the student's.
+
+    Raises GeodistillError where it has some but no tokens: nothing is filled in from the student's, which are others.
+    """
+    own = {name.removeprefix(TEACHER_PREFIX): inputs[name] for name in inputs if name.startswith(TEACHER_PREFIX)}
+    if own and "input_ids" not in own:
+        raise GeodistillError(
+            f"The batch has '{TEACHER_PREFIX}{next(iter(own))}' for the teacher and no '{TEACHER_PREFIX}input_ids'.",
+            f"Give all that the teacher reads with the prefix '{TEACHER_PREFIX}', or nothing: it then reads what the "
+            "student reads.",
+        )
+    return own or inputs
+
+
+def check_requests(source: SignalSource, requests: Sequence[FeatureRequest]) -> None:
+    """Refuse a source that was made for other layers or rows than the requests that an objective has."""
+    missing = [request for request in requests if request not in source.requests]
+    if missing:
+        raise GeodistillError(
+            f"The teacher signals lack the rows that the objective compares: {missing[0]}.",
+            "Make the teacher or its cache with requests=objective.requests.",
+        )
 
 
 class NoTeacher:
@@ -129,13 +160,16 @@ def model_inputs(model: nn.Module, inputs: Mapping[str, Tensor], *, labels: bool
     """Keep the inputs that a model's forward names; families differ (DistilBERT takes no token_type_ids).
 
     Labels are left out unless asked for, so that a teacher computes no loss. A decoder is told to keep no cache of keys
-    and values: whole texts are read at once.
+    and values: whole texts are read at once. A module whose forward names none, as `forward(self, **inputs)`, gets all
+    that a tokenizer makes.
     """
-    accepted = inspect.signature(model.forward).parameters
+    accepted = input_names(model)
     kept: dict[str, Any] = {
-        name: value for name, value in inputs.items() if name in accepted and (labels or name != "labels")
+        name: value
+        for name, value in inputs.items()
+        if (name not in NO_INPUTS if accepted is None else name in accepted) and (labels or not is_label(name))
     }
-    return {**kept, "use_cache": False} if "use_cache" in accepted else kept
+    return {**kept, "use_cache": False} if accepted is not None and "use_cache" in accepted else kept
 
 
 def bfloat16_is_faster(device: torch.device) -> bool:

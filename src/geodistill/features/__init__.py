@@ -8,7 +8,9 @@ from geodistill.features.capture import (
     feature_widths,
     find_module,
     hidden_size,
+    input_names,
     layer_count,
+    model_config,
 )
 from geodistill.features.layers import map_layers, resolve_layer
 from geodistill.features.rows import (
@@ -46,9 +48,11 @@ __all__ = [
     "find_module",
     "find_special_tokens",
     "hidden_size",
+    "input_names",
     "is_causal",
     "layer_count",
     "map_layers",
+    "model_config",
     "next_token_loss",
     "next_tokens_scored",
     "only_scored",

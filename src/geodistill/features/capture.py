@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -26,6 +27,25 @@ def hidden_size(config: PretrainedConfig) -> int:
 def layer_count(config: PretrainedConfig) -> int:
     """Return how many blocks a model has; it has one hidden state more, the embedding layer."""
     return _text_attribute(config, "num_hidden_layers")
+
+
+def model_config(model: nn.Module) -> PretrainedConfig:
+    """Return the config of a transformers model; raises GeodistillError for any other module, which has no layers with
+    numbers."""
+    config = getattr(model, "config", None)
+    if not isinstance(config, PretrainedConfig):
+        raise GeodistillError(
+            f"{type(model).__name__} is not a transformers model, so its layers have no numbers.",
+            "Name modules by their path instead, as in layers: [[student path, teacher path]].",
+        )
+    return config
+
+
+def input_names(model: nn.Module) -> set[str] | None:
+    """Return the names of the inputs that a model's forward takes; None where it names none and takes any."""
+    parameters = inspect.signature(model.forward).parameters.values()
+    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    return {parameter.name for parameter in parameters if parameter.kind in named} or None
 
 
 class Capture:
@@ -56,8 +76,10 @@ class Capture:
             _check_layers(model, self._layers)
 
     def __call__(self, **inputs: Any) -> tuple[Any, dict[Point, Tensor]]:
+        if self._layers or getattr(getattr(self.model, "config", None), "return_dict", True) is False:
+            inputs = {**inputs, "return_dict": True}  # a tuple does not say which of its entries is what
         if self._layers:
-            inputs = {**inputs, "output_hidden_states": True, "return_dict": True}
+            inputs = {**inputs, "output_hidden_states": True}
         found: dict[Point, Tensor] = {}
         with self._hooks(found, with_gradient=torch.is_grad_enabled()):
             outputs = self.model(**inputs)
@@ -127,6 +149,8 @@ def feature_widths(
         device = next(model.parameters()).device
         tokens = torch.zeros(1, 2, dtype=torch.long, device=device)
         inputs = {"input_ids": tokens, "attention_mask": torch.ones_like(tokens)}
+        names = input_names(model)
+        inputs = {name: value for name, value in inputs.items() if names is None or name in names}
     with evaluation_mode(model), torch.no_grad():
         _, features = Capture(model, points)(**inputs)
     return {point: feature.shape[-1] for point, feature in features.items()}
@@ -216,13 +240,7 @@ def _hidden_states(outputs: Any) -> tuple[Tensor, ...]:
 
 
 def _check_layers(model: nn.Module, layers: Sequence[int]) -> None:
-    config = getattr(model, "config", None)
-    if not isinstance(config, PretrainedConfig):
-        raise GeodistillError(
-            f"{type(model).__name__} is not a transformers model, so its layers have no numbers.",
-            "Name modules by their path instead.",
-        )
-    blocks = layer_count(config)
+    blocks = layer_count(model_config(model))
     for layer in layers:
         if resolve_layer(layer, blocks) is None:
             raise GeodistillError(

@@ -11,21 +11,23 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PreTrainedModel
 
 from geodistill.features.rows import IGNORED_LABEL, response_logits_mask
 
 
-def is_causal(model: PreTrainedModel) -> bool:
+def is_causal(model: nn.Module) -> bool:
     """Tell whether a model gives logits for each next token, which is how transformers scores it against its labels."""
+    if not isinstance(model, PreTrainedModel) or not model.can_generate():
+        return False  # such as BertForPreTraining, which has a language-model head and another one
     # Classes that transformers has no loss for by name, such as GPT2LMHeadModel, get that of causal models.
     kind = getattr(model, "loss_type", None)
     return kind in (None, "ForCausalLM") and not model.config.is_encoder_decoder and _head(model) is not None
 
 
-def scored_tokens(model: PreTrainedModel, inputs: Mapping[str, Tensor], *, wanted: bool = True) -> Tensor | None:
+def scored_tokens(model: nn.Module, inputs: Mapping[str, Tensor], *, wanted: bool = True) -> Tensor | None:
     """Return at which tokens (b, t) the logits of a causal language model are scored; None for any other model.
 
     Where logits are not `wanted`, they are scored nowhere.
@@ -56,7 +58,7 @@ def count_scored(inputs: Mapping[str, Tensor], *, causal: bool) -> Tensor:
 
 
 @contextmanager
-def only_scored(model: PreTrainedModel, scored: Tensor | None) -> Iterator[None]:
+def only_scored(model: nn.Module, scored: Tensor | None) -> Iterator[None]:
     """Within it the model's head sees the tokens where `scored` (b, t) is true alone; all of them with None.
 
     Its logits are then (r, V), a row for each of these tokens in their order. Read them by `scored_logits`, which
@@ -93,5 +95,5 @@ def next_token_loss(logits: Tensor, labels: Tensor, scored: Tensor) -> Tensor:
     return total / max(1, len(logits))
 
 
-def _head(model: PreTrainedModel) -> Any:
+def _head(model: Any) -> Any:
     return model.get_output_embeddings()
