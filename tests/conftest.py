@@ -32,12 +32,6 @@ def quiet_and_single_threaded() -> None:
     disable_progress_bar()
 
 
-@pytest.fixture(autouse=True)
-def denormal_numbers() -> None:
-    """A trainer turns them off for its process; what tests a later function must have them as they were."""
-    torch.set_flush_denormal(False)
-
-
 @pytest.fixture(scope="session")
 def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The first two layers of the bundled MiniLM, without a head, and its tokenizer."""

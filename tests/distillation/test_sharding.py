@@ -7,7 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from training import classifier, make_trainer
+from training import Make, classifier, make_trainer
 from transformers import LlamaConfig, LlamaForCausalLM
 from transformers.training_args import TrainingArguments
 
@@ -48,6 +48,16 @@ def test_zero_3_is_refused(arguments: TrainingArguments) -> None:
     plugin.zero_stage = 3
     with pytest.raises(GeodistillError, match="ZeRO-2"):
         check_sharding(arguments)
+
+
+def test_several_gpus_in_one_process_are_refused(
+    arguments: TrainingArguments, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(TrainingArguments, "n_gpu", 2)
+    with pytest.raises(GeodistillError, match=r"sees 2 GPUs.*accelerate launch.*CUDA_VISIBLE_DEVICES"):
+        check_sharding(arguments)
+    with pytest.raises(GeodistillError, match="sees 2 GPUs"):
+        make()
 
 
 def test_a_block_around_the_embeddings_is_not_sharded_as_one() -> None:

@@ -11,6 +11,8 @@ from transformers import Trainer
 from transformers.trainer_callback import TrainerCallback, TrainerControl, TrainerState
 from transformers.training_args import TrainingArguments
 
+from geodistill.distillation.overrides import overrides
+
 BATCHES_SORTED_TOGETHER = 50  # enough that a batch holds one length, few enough that its company changes by the epoch
 
 
@@ -69,6 +71,7 @@ class LengthGroupedTrainer(Trainer):
     the data. The Trainer's own sampler draws on global state, and would group the evaluation too, where metrics go by a
     row's place."""
 
+    @overrides(Trainer)
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         dataset: Any = self.train_dataset if train_dataset is None else train_dataset
         if self.args.train_sampling_strategy != "group_by_length" or not hasattr(dataset, "__len__"):
@@ -80,4 +83,5 @@ class LengthGroupedTrainer(Trainer):
         self.add_callback(EpochOrder(sampler))
         return sampler
 
+    @overrides(Trainer)
     def _get_eval_sampler(self, eval_dataset: Any) -> None: ...

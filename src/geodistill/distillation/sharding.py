@@ -15,7 +15,9 @@ Model = TypeVar("Model", bound=nn.Module)
 
 
 def check_sharding(arguments: TrainingArguments) -> None:
-    """Refuse the ways of sharding after which a student could not be made whole: FSDP1 and ZeRO-3."""
+    """Refuse the ways of sharding after which a student could not be made whole, FSDP1 and ZeRO-3, and several GPUs in
+    one process."""
+    check_one_device(arguments)
     if fsdp_version(arguments) == 1:
         raise GeodistillError(
             "FSDP1 is not supported: the trained student would stay in shards.",
@@ -25,6 +27,16 @@ def check_sharding(arguments: TrainingArguments) -> None:
         raise GeodistillError(
             "ZeRO-3 is not supported: the trained student would stay in shards.",
             "Shard with FSDP2 (docs/launch/fsdp.yaml), or take ZeRO-2 (docs/launch/zero2.json).",
+        )
+
+
+def check_one_device(arguments: TrainingArguments) -> None:
+    """Refuse several GPUs in one process: the Trainer would copy the student to all of them with nn.DataParallel, and
+    the copies would share neither the teacher nor what is captured."""
+    if arguments.n_gpu > 1:
+        raise GeodistillError(
+            f"One process sees {arguments.n_gpu} GPUs, and a student is trained on one GPU a process.",
+            "Start one process a GPU with 'accelerate launch' or 'torchrun', or choose one: CUDA_VISIBLE_DEVICES=0.",
         )
 
 

@@ -6,7 +6,6 @@ they never reach an exported student.
 
 from __future__ import annotations
 
-import inspect
 import logging
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,20 +14,22 @@ from typing import Any
 import safetensors.torch
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, Trainer
 from transformers.training_args import TrainingArguments
 from transformers.utils.generic import find_labels
 
 from geodistill.distillation.accumulate import ExactAccumulation, describe_geometry
 from geodistill.distillation.adapters import Student, adapted_model, load_student, save_student
 from geodistill.distillation.checkpoint import StepCounts, reading_checkpoint, take_prefix
+from geodistill.distillation.denormals import denormals_flushed
 from geodistill.distillation.model import OBJECTIVE_PREFIX, STUDENT_PREFIX, DistillationModel
 from geodistill.distillation.objective import Objective
+from geodistill.distillation.overrides import overrides
 from geodistill.distillation.sampler import LengthGroupedTrainer
 from geodistill.distillation.sharding import check_sharding
-from geodistill.distillation.teacher import TEACHER_PREFIX, SignalSource, Teacher
+from geodistill.distillation.teacher import TEACHER_PREFIX, SignalSource, Teacher, check_requests
 from geodistill.errors import GeodistillError
-from geodistill.features import count_scored
+from geodistill.features import count_scored, input_names
 
 OBJECTIVE_FILE = "objective.safetensors"
 logger = logging.getLogger(__name__)
@@ -41,8 +42,9 @@ class DistillationTrainer(LengthGroupedTrainer):
     distributed training, callbacks, `report_to`. Evaluation is of the student alone, with its own label loss.
 
     Args: `model` the student, or a PeftModel around it, whose checkpoints then hold its adapters alone; `teacher` a
-    model with the same kind of head, or a `SignalSource` such as a `TeacherCache`; `objective` the terms, bound to
-    both; the rest as for `Trainer`. `max_skipped_steps`: a step whose gradient is not finite is skipped and counted,
+    model with the same kind of head, which is changed as `Teacher` says, or a `SignalSource` such as a `TeacherCache`;
+    `objective` the terms, bound to both; the rest as for `Trainer`. Columns of the data that only the teacher's forward
+    names are kept for it. `max_skipped_steps`: a step whose gradient is not finite is skipped and counted,
     and after so many in a row training stops with GeodistillError.
     `exact_accumulation`: with several micro-batches in a step, the feature terms and their gradient are those of all of
     them together (over all ranks where a term has `global_batch`), whatever the split, rather than the mean of theirs.
@@ -60,7 +62,7 @@ class DistillationTrainer(LengthGroupedTrainer):
         self,
         model: Student,
         *,
-        teacher: PreTrainedModel | SignalSource,
+        teacher: nn.Module | SignalSource,
         objective: Objective,
         args: TrainingArguments,
         max_skipped_steps: int = 20,
@@ -73,8 +75,6 @@ class DistillationTrainer(LengthGroupedTrainer):
                 "Leave both out, and say in the objective which terms there are.",
             )
         check_sharding(args)
-        # Denormal numbers make CPU training up to eight times slower and change nothing else.
-        torch.set_flush_denormal(True)
         inner = adapted_model(model)
         use_cache = getattr(inner.config, "use_cache", None)
         super().__init__(model=DistillationModel(inner, objective), args=args, **kwargs)
@@ -86,8 +86,8 @@ class DistillationTrainer(LengthGroupedTrainer):
                 "A student with adapters is not trained under FSDP or DeepSpeed here.",
                 "Train it on one device or with DDP.",
             )
-        source: SignalSource = Teacher(teacher, objective.requests) if isinstance(teacher, PreTrainedModel) else teacher
-        check_requests(source, objective)
+        source = Teacher(teacher, objective.requests) if isinstance(teacher, nn.Module) else teacher
+        check_requests(source, objective.requests)
         self.student = model
         self.inner: PreTrainedModel = inner
         self.objective: Objective = objective
@@ -132,11 +132,14 @@ class DistillationTrainer(LengthGroupedTrainer):
     def starved_terms(self) -> int:
         return self.counts.starved_terms
 
+    @overrides(Trainer)
     def train(self, *args: Any, **kwargs: Any) -> Any:
         if self.is_world_process_zero():
             logger.info("Feature terms compare: %s.", self.geometry)
-        return super().train(*args, **kwargs)
+        with denormals_flushed():
+            return super().train(*args, **kwargs)
 
+    @overrides(Trainer)
     def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device) -> Any:
         batches, items = super().get_batch_samples(epoch_iterator, num_batches, device)
         if self._accumulation is not None:
@@ -144,6 +147,7 @@ class DistillationTrainer(LengthGroupedTrainer):
         self._mean_scored = self._average_scored(batches)
         return batches, items
 
+    @overrides(Trainer)
     def compute_loss(
         self,
         model: nn.Module,
@@ -165,6 +169,7 @@ class DistillationTrainer(LengthGroupedTrainer):
         self._chance = output.chance or self._chance
         return (output.loss, output) if return_outputs else output.loss
 
+    @overrides(Trainer)
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs and self._micro_batches:
             logs.update(self._take_terms())
@@ -173,7 +178,7 @@ class DistillationTrainer(LengthGroupedTrainer):
     def _average_scored(self, batches: list[Any]) -> Tensor | None:
         """How many tokens or examples a micro-batch of this rank would score if all of the step were alike, from which
         the gradient of the mean over ranks, and over each rank's micro-batches, is that of the mean over the step."""
-        if not self.objective.reads_logits or (len(batches) == 1 and self.args.world_size == 1):
+        if not batches or not self.objective.reads_logits or (len(batches) == 1 and self.args.world_size == 1):
             return None
         counts = [count_scored(batch, causal=self.objective.causal).to(self.args.device) for batch in batches]
         total = self.accelerator.reduce(torch.stack(counts).sum(), reduction="sum")
@@ -207,10 +212,12 @@ class DistillationTrainer(LengthGroupedTrainer):
         self.counts.starved_terms += int(self.accelerator.reduce(starved, reduction="sum"))
         self._starved = 0
 
+    @overrides(Trainer)
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         self._count_starved()
         super()._save_checkpoint(model, trial)
 
+    @overrides(Trainer)
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
         """Drop a gradient that is not finite: an optimiser leaves parameters without a gradient as they are."""
         grad_norm = super()._get_grad_norm(model, grad_norm)
@@ -229,15 +236,19 @@ class DistillationTrainer(LengthGroupedTrainer):
             )
         return grad_norm
 
+    @overrides(Trainer)
     def _set_signature_columns_if_needed(self) -> None:
         columns: Any = self._signature_columns
         if columns is None:
             needed = {"labels", "label", "label_ids", "example_id", "special_tokens_mask", "word_ids"}
-            needed |= set(inspect.signature(self.inner.forward).parameters)
-            # What the teacher takes is not known where it is a cache; the names that tokenizers give are.
-            teachers = {TEACHER_PREFIX + name for name in needed | {"token_type_ids"}}
-            self._signature_columns: Any = sorted(needed | teachers)
+            needed |= input_names(self.inner) or set()
+            if isinstance(self.teacher, Teacher):
+                needed |= input_names(self.teacher.model) or set()
+            # Tokenizers make it, and what a cache's teacher read or a module of any inputs reads is not known here.
+            needed.add("token_type_ids")
+            self._signature_columns: Any = sorted(needed | {TEACHER_PREFIX + name for name in needed})
 
+    @overrides(Trainer)
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
         if not self.args.should_save:
             return
@@ -253,12 +264,14 @@ class DistillationTrainer(LengthGroupedTrainer):
         if self.processing_class is not None:
             self.processing_class.save_pretrained(folder)
 
+    @overrides(Trainer)
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         if self.is_fsdp_enabled:
             super()._load_from_checkpoint(resume_from_checkpoint, model)
             return
         self._load_checkpoint_weights(Path(resume_from_checkpoint))
 
+    @overrides(Trainer)
     def _load_best_model(self) -> None:
         if self.is_fsdp_enabled or self.is_deepspeed_enabled:
             super()._load_best_model()
@@ -271,20 +284,12 @@ class DistillationTrainer(LengthGroupedTrainer):
             if self.objective.state_dict():
                 self.objective.load_state_dict(safetensors.torch.load_file(folder / OBJECTIVE_FILE))
 
+    @overrides(Trainer)
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         with reading_checkpoint(checkpoint):
             super()._load_optimizer_and_scheduler(checkpoint)
 
+    @overrides(Trainer)
     def _load_rng_state(self, checkpoint: str | None) -> None:
         with reading_checkpoint(checkpoint):
             super()._load_rng_state(checkpoint)
-
-
-def check_requests(source: SignalSource, objective: Objective) -> None:
-    """Refuse a source that was made for other layers or rows than the objective compares."""
-    missing = [request for request in objective.requests if request not in source.requests]
-    if missing:
-        raise GeodistillError(
-            f"The teacher signals lack the rows that the objective compares: {missing[0]}.",
-            "Make the teacher or its cache with requests=objective.requests.",
-        )

@@ -28,6 +28,8 @@ from transformers import Trainer, TrainerCallback
 
 from geodistill.distillation.adapters import adapted_model
 from geodistill.distillation.objective import Objective, ObjectiveOutput
+from geodistill.distillation.overrides import overrides
+from geodistill.distillation.sharding import check_one_device
 from geodistill.distillation.teacher import Teacher, TeacherSignals, teacher_rows
 from geodistill.errors import GeodistillError
 from geodistill.features import IGNORED_LABEL, Capture
@@ -64,14 +66,15 @@ class GeometryMixin(Trainer):
     `eval_loss` the trainer's own. Learned projections are in the trainer's optimiser, though not in its gradient norm,
     and in a file of their own beside each checkpoint; they never reach the saved model.
 
-    Raises GeodistillError for a missing teacher, a batch whose models the trainer does not run, and for projections
-    under FSDP or DeepSpeed.
+    Raises GeodistillError for a missing teacher, a batch whose models the trainer does not run, several GPUs in one
+    process, and for projections under FSDP or DeepSpeed.
     """
 
     def __init__(self, *args: Any, features: Sequence[FeatureTerm], **kwargs: Any) -> None:
         takes_teacher = "teacher_model" in inspect.signature(super().__init__).parameters
         own_teacher = None if takes_teacher else kwargs.pop("teacher_model", None)
         super().__init__(*args, **kwargs)
+        check_one_device(self.args)
         teacher = own_teacher if own_teacher is not None else getattr(self, "teacher_model", None)
         if not isinstance(teacher, nn.Module):
             raise GeodistillError(
@@ -90,6 +93,7 @@ class GeometryMixin(Trainer):
         self._totals: dict[str, dict[str, Tensor]] = {"train": {}, "eval": {}}
         self.add_callback(ClearGradients(self.geometry))
 
+    @overrides(Trainer)
     def compute_loss(
         self,
         model: nn.Module,
@@ -130,6 +134,7 @@ class GeometryMixin(Trainer):
         for name, value in found.items():
             totals[name] = totals[name] + value if name in totals else value
 
+    @overrides(Trainer)
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         mode = "train" if self.model is not None and self.model.training else "eval"
         if totals := self._totals[mode]:
@@ -142,20 +147,24 @@ class GeometryMixin(Trainer):
             self._totals[mode] = {}
         super().log(logs, start_time)
 
+    @overrides(Trainer)
     def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
         optimizer = super().create_optimizer(*args, **kwargs)
         train_along(self.geometry, optimizer)
         return optimizer
 
+    @overrides(Trainer)
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         super()._save(output_dir, state_dict)
         if state := self.geometry.state_dict():
             safetensors.torch.save_file(state, Path(output_dir or str(self.args.output_dir)) / GEOMETRY_FILE)
 
+    @overrides(Trainer)
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         super()._load_from_checkpoint(resume_from_checkpoint, model)
         load_geometry(self.geometry, Path(resume_from_checkpoint))
 
+    @overrides(Trainer)
     def _load_best_model(self) -> None:
         super()._load_best_model()
         load_geometry(self.geometry, Path(str(self.state.best_model_checkpoint)))
