@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from geodistill.errors import GeodistillError
+from geodistill.geometry import cka, gram_distance, procrustes_distance
 from geodistill.geometry import rows as module
 from geodistill.geometry.rows import (
     counting_rows,
@@ -173,3 +174,27 @@ def test_a_prepared_teacher_and_shapes_that_do_not_fit_are_left_as_they_are() ->
     assert counting_rows(student, prepared, None)[1] is prepared
     assert counting_rows(student, teacher[:4], mask)[0] is student
     assert counting_rows(student, teacher, mask[:4])[0] is student
+
+
+@pytest.mark.parametrize("mask", [[1.0, -0.5, 1.0, 0.0], [1, -1, 1, 0]])
+def test_a_negative_weight_is_refused(draw, mask):
+    student, teacher = draw((4,))
+    with pytest.raises(GeodistillError, match=r"The mask holds -\S+, and a mask is a weight for each row.*mask != 0"):
+        pair_rows(student, teacher, torch.tensor(mask))
+    with pytest.raises(GeodistillError, match="cannot be negative"):
+        procrustes_distance(student, teacher, mask=torch.tensor(mask))
+
+
+@pytest.mark.parametrize("distance", [procrustes_distance, gram_distance, cka])
+def test_a_negative_weight_that_is_not_looked_for_gives_nan(draw, distance, monkeypatch):
+    """As on an accelerator, which nobody waits for."""
+    monkeypatch.setattr(module, "_check_weights", lambda mask: None)
+    student, teacher = draw((8,))
+    mask = torch.ones(8)
+    mask[3] = -1
+    assert distance(student, teacher, mask=mask).isnan()
+
+
+def test_no_check_waits_for_an_accelerator():
+    mask = torch.full((3,), -1.0, device="meta")
+    assert prepare_features(torch.ones(3, 2, device="meta"), mask).weights is not None

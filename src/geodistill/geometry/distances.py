@@ -50,7 +50,7 @@ def procrustes_distance(
     Args:
         student: (…, d_s), any floating dtype; receives the gradient 2(S − TWᵀ), with W the polar factor of SᵀT.
         teacher: (…, d_t), the same inputs; never receives a gradient. Or the result of `prepare_features`.
-        mask: (…), the rows that count, boolean, or weights that are not negative; the others may hold anything.
+        mask: (…), the rows that count, boolean, or a weight ≥ 0 for each; rows of weight zero may hold anything.
         center: subtract the mean row of each side.
         normalize: True divides each side by its Frobenius norm, after centring. "rows" scales each row to unit length,
             before centring, and divides the whole by the root of the number of rows. False leaves the scale alone.
@@ -58,7 +58,7 @@ def procrustes_distance(
 
     Returns a scalar in float32 (float64 for float64 features): D_P² lies in [0, 2] under `normalize=True`. With fewer
     than two rows it is a zero that can be differentiated; NaN or infinite features give NaN.
-    Raises GeodistillError when shapes do not fit.
+    Raises GeodistillError when shapes do not fit, and for a negative weight on the CPU; elsewhere it gives NaN.
 
     Reference: arXiv 2509.25253; Schönemann (1966), A generalized solution of the orthogonal Procrustes problem.
     """

@@ -1,7 +1,8 @@
 """From features of any shape to rows: what both sides of a pair share before anything is computed.
 
 A mask is a weight: a row of weight w counts w times, and a row of weight zero is as if it were not there, whatever it
-holds. Long features are worked through in blocks of rows, so that no full copy of them is ever made.
+holds. No weight is negative. Long features are worked through in blocks of rows, so that no full copy of them is ever
+made.
 """
 
 from __future__ import annotations
@@ -167,6 +168,9 @@ def prepare_features(teacher: Tensor, mask: Tensor | None = None) -> FeatureRows
 
     Every distance and loss takes the result in place of the teacher's tensor (and then no mask). What depends on the
     teacher alone, such as TᵀT, is computed when first needed and kept; so is a reference to the features themselves.
+
+    Raises GeodistillError for a mask of another shape, and for a negative weight on the CPU. An accelerator would have
+    to be waited for; there a negative weight makes the result NaN.
     """
     _check_features("teacher", teacher)
     if mask is not None and mask.shape != teacher.shape[:-1]:
@@ -174,6 +178,8 @@ def prepare_features(teacher: Tensor, mask: Tensor | None = None) -> FeatureRows
             f"The mask {tuple(mask.shape)} does not fit features {tuple(teacher.shape)}.",
             "A mask has the features' dimensions without the last one.",
         )
+    if mask is not None:
+        _check_weights(mask)
     dtype = torch.promote_types(teacher.dtype, torch.float32)
     weights = None if mask is None else mask.detach().reshape(-1).to(device=teacher.device, dtype=dtype)
     return FeatureRows(teacher.detach().flatten(0, -2), weights, dtype, prepared=True)
@@ -291,4 +297,15 @@ def _check_features(side: str, features: Tensor) -> None:
         raise GeodistillError(
             f"The {side}'s features are {features.dtype} of shape {tuple(features.shape)}.",
             "Give floating-point features with rows before the feature dimension: (…, width).",
+        )
+
+
+def _check_weights(mask: Tensor) -> None:
+    if mask.device.type != "cpu" or mask.dtype == torch.bool or not mask.numel():
+        return
+    lowest = mask.min().item()
+    if lowest < 0:
+        raise GeodistillError(
+            f"The mask holds {lowest:g}, and a mask is a weight for each row, which cannot be negative.",
+            "Give a boolean mask, such as mask != 0, or weights from zero.",
         )

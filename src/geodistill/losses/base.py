@@ -11,7 +11,7 @@ from geodistill.losses.distributed import agree_on_rows, gather_is_cheaper, gath
 
 
 class FeatureLoss(nn.Module):
-    """A scalar loss between a student's features (…, d_s) and a teacher's (…, d_t), with a mask (…) of rows that count.
+    """A scalar loss between a student's features (…, d_s) and a teacher's (…, d_t), with a mask (…) of weights.
 
     A loss writes one formula, `square`: D² as a function of second moments.
 
@@ -24,9 +24,13 @@ class FeatureLoss(nn.Module):
             once gradients are averaged over ranks.
 
     Called with features of any floating dtype and any number of leading dimensions; the teacher, which may be the
-    result of `prepare_features`, receives no gradient. Returns a scalar in float32 (float64 for float64 features),
-    whatever autocast says; a zero that can be differentiated when fewer than two rows count; NaN when a row that counts
-    is not finite. Raises GeodistillError when shapes do not fit.
+    result of `prepare_features`, receives no gradient. The mask says which rows count, boolean, or how often each does:
+    a row of weight 2 counts as two rows. An attention mask of other numbers than 0 and 1 is given as `mask != 0`.
+
+    Returns a scalar in float32 (float64 for float64 features), whatever autocast says; a zero that can be
+    differentiated when fewer than two rows count; NaN when a row that counts is not finite.
+    Raises GeodistillError when shapes do not fit, and for a negative weight on the CPU; an accelerator would have to be
+    waited for, and gives NaN.
     """
 
     student_gram = True  # whether SᵀS and TᵀT are needed beside SᵀT
