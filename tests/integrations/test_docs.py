@@ -42,6 +42,8 @@ def names(tokenizer: Any, language_model: Callable[..., Any], tmp_path: Path, en
         "batches": batches,
         "loader": DataLoader(batches, batch_size=None),
         "texts": TEXTS,
+        "rows": [{"input_ids": [*range(4, 10)], "attention_mask": [1] * 6}] * 8,
+        "training_options": QUIET,
         "conversations": Dataset.from_dict({"messages": [turns] * 8}),
         "output_dir": str(tmp_path),
         "arguments": {**QUIET, "bf16": False, "per_device_train_batch_size": 2, "max_length": 32},
@@ -72,4 +74,4 @@ def test_the_snippet_runs(snippet: str, names: dict[str, Any]) -> None:
 
 
 def test_there_are_snippets() -> None:
-    assert len(SNIPPETS) == 5
+    assert len(SNIPPETS) == 6

@@ -11,6 +11,7 @@ import pytest
 import torch
 from datasets import Dataset
 from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer, SentenceTransformerTrainingArguments
+from sentence_transformers.sentence_transformer import losses
 from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
 from torch import Tensor
 from transformers import AutoConfig, AutoModel, AutoTokenizer
@@ -22,7 +23,7 @@ SUBJECTS = ("The river", "A painter", "Her letter", "This engine", "Our harbour"
 ENDS = ("is near the island.", "was never seen again.", "came back in spring.", "is larger than we thought.")
 TEXTS = [f"{subject} {end}" for subject in SUBJECTS for end in ENDS]
 OTHERS = [f"{end[:-1]}, {subject.lower()}" for subject in SUBJECTS for end in ENDS]
-Train = Callable[..., tuple[GeometryLoss, list[float]]]
+Train = Callable[..., list[float]]
 
 
 def sentence_transformer(folder: Path) -> SentenceTransformer:
@@ -47,7 +48,7 @@ def student(encoder: Path, tmp_path: Path) -> SentenceTransformer:
 
 @pytest.fixture
 def train(tmp_path: Path) -> Train:
-    def run(loss: GeometryLoss, data: dict[str, Any], steps: int = 8) -> list[float]:
+    def run(loss: Any, data: dict[str, Any], steps: int = 8) -> list[float]:
         arguments = SentenceTransformerTrainingArguments(
             output_dir=str(tmp_path / "run"),
             max_steps=steps,
@@ -76,9 +77,9 @@ def features(model: SentenceTransformer, texts: list[str]) -> dict[str, Tensor]:
 def test_embeddings_as_labels(train: Train, student: SentenceTransformer, teacher: SentenceTransformer) -> None:
     labels = teacher.encode(TEXTS, convert_to_tensor=True)
     before = ProcrustesLoss()(student.encode(TEXTS, convert_to_tensor=True), labels).item()
-    losses = train(GeometryLoss(student), {"text": TEXTS, "label": labels.tolist()})
+    found = train(GeometryLoss(student), {"text": TEXTS, "label": labels.tolist()})
     after = ProcrustesLoss()(student.encode(TEXTS, convert_to_tensor=True), labels).item()
-    assert len(losses) == 8
+    assert len(found) == 8
     assert after < 0.7 * before
     assert student.get_embedding_dimension() == 48 and labels.shape == (24, 384)
 
@@ -99,8 +100,8 @@ def test_a_teacher_gives_what_its_labels_give(
     broadcast = GeometryLoss(student, GramLoss())(columns, one)
     torch.testing.assert_close(broadcast, GramLoss()(embeddings, torch.cat([one, one])), rtol=1e-4, atol=1e-6)
     before = {name: value.clone() for name, value in teacher.state_dict().items()}
-    losses = train(GeometryLoss(student, teacher=teacher), {"one": TEXTS, "two": OTHERS})
-    assert losses[-1] < losses[0]
+    found = train(GeometryLoss(student, teacher=teacher), {"one": TEXTS, "two": OTHERS})
+    assert found[-1] < found[0]
     assert all(torch.equal(value, before[name]) for name, value in teacher.state_dict().items())
 
 
@@ -113,8 +114,72 @@ def test_tokens_leave_the_padding_out(student: SentenceTransformer, teacher: Sen
         alone = [model(features(model, [text]))["token_embeddings"][0] for text in texts]
         rows.append(torch.cat(alone))
     torch.testing.assert_close(together, ProcrustesLoss()(*rows), rtol=1e-4, atol=1e-6)
-    losses = train(GeometryLoss(student, teacher=teacher, rows="tokens"), {"text": TEXTS})
-    assert losses[-1] < losses[0]
+    found = train(GeometryLoss(student, teacher=teacher, rows="tokens"), {"text": TEXTS})
+    assert found[-1] < found[0]
+
+
+WRAPPERS: dict[str, Callable[[SentenceTransformer, GeometryLoss], torch.nn.Module]] = {
+    "matryoshka": lambda model, loss: losses.MatryoshkaLoss(model, loss, [48, 24, 12]),
+    "adaptive layers": lambda model, loss: losses.AdaptiveLayerLoss(model, loss, n_layers_per_step=-1),
+    "both": lambda model, loss: losses.Matryoshka2dLoss(model, loss, [48, 24]),
+}
+
+
+@pytest.mark.parametrize("wrapper", WRAPPERS)
+@pytest.mark.parametrize("rows", ["labels", "sentences", "tokens"])
+def test_wrapper_losses_work_around_it(
+    wrapper: str, rows: str, train: Train, student: SentenceTransformer, teacher: SentenceTransformer
+) -> None:
+    if rows == "labels":
+        inner, extra = GeometryLoss(student), {"label": teacher.encode(TEXTS).tolist()}
+    else:
+        inner, extra = GeometryLoss(student, teacher=teacher, rows=rows), {}
+    before = {name: value.clone() for name, value in teacher.state_dict().items()}
+    found = train(WRAPPERS[wrapper](student, inner), {"text": TEXTS, **extra})
+    assert len(found) == 8 and found[-1] < found[0]
+    assert all(torch.equal(value, before[name]) for name, value in teacher.state_dict().items())
+
+
+def test_a_wrapper_adds_the_losses_of_its_widths(student: SentenceTransformer, teacher: SentenceTransformer) -> None:
+    student.eval()
+    column = features(student, TEXTS)
+    targets = teacher.encode(TEXTS, convert_to_tensor=True)
+    wrapped = losses.MatryoshkaLoss(student, GeometryLoss(student, GramLoss(), teacher=teacher), [48, 12])(
+        [column], None
+    )
+    embeddings = student.encode(TEXTS, convert_to_tensor=True)
+    parts = [torch.nn.functional.normalize(embeddings[:, :width], dim=-1) for width in (48, 12)]
+    expected = sum(GramLoss()(part, targets) for part in parts)
+    torch.testing.assert_close(wrapped, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_the_layers_of_a_wrapper_are_those_of_the_student(
+    student: SentenceTransformer, teacher: SentenceTransformer
+) -> None:
+    """The teacher answers as it does without the wrapper, whatever the student left in the features."""
+    student.eval()
+    column = features(student, TEXTS)
+    seen: list[Tensor] = []
+
+    class Keep(GramLoss):
+        def forward(self, student: Tensor, teacher: Tensor, mask: Tensor | None = None) -> Tensor:
+            seen.extend([student, teacher])
+            return super().forward(student, teacher, mask)
+
+    wrapped = losses.AdaptiveLayerLoss(student, GeometryLoss(student, Keep(), teacher=teacher), n_layers_per_step=-1)
+    wrapped([column], None)
+    students, teachers = seen[::2], seen[1::2]
+    assert len(students) == 2 and not torch.allclose(*students)
+    torch.testing.assert_close(*teachers, rtol=0, atol=0)
+
+
+def test_any_number_but_zero_attends(student: SentenceTransformer, teacher: SentenceTransformer) -> None:
+    student.eval()
+    loss = GeometryLoss(student, teacher=teacher, rows="tokens")
+    output = student(features(student, TEXTS))
+    _, expected = loss._join([output])
+    _, mask = loss._join([{**output, "attention_mask": output["attention_mask"] * 3}])
+    assert mask is not None and torch.equal(mask, expected)
 
 
 def test_a_projection_is_trained(student: SentenceTransformer, teacher: SentenceTransformer, train: Train) -> None:

@@ -17,6 +17,8 @@ from geodistill.errors import GeodistillError, require_package, suggest
 from geodistill.losses import FeatureLoss, ProcrustesLoss
 
 ROWS = ("sentences", "tokens")
+OUTPUTS = ("token_embeddings", "all_layer_embeddings", "cls_token_embeddings", "sentence_embedding")
+"""What a SentenceTransformer's modules write into the features of a column."""
 
 
 class GeometryLoss(nn.Module):
@@ -31,6 +33,11 @@ class GeometryLoss(nn.Module):
         teacher: a SentenceTransformer with the student's tokenizer, run on the same tokens in eval mode and without
             gradient. Without one, the labels are its embeddings.
         rows: "sentences", or "tokens" for the token embeddings before pooling, padding left out; these need a teacher.
+
+    Wrapper losses work around it: `MatryoshkaLoss`, `AdaptiveLayerLoss`, `Matryoshka2dLoss`. They call it several times
+    a batch, and a teacher then runs as often; labels cost nothing.
+
+    The teacher is changed: it is put into eval mode, and its parameters ask for no gradient.
 
     Called with the features of each text column and with labels, either (b, d_t), the same for each column, or
     (b, columns, d_t), as `sentence_transformers.losses.MSELoss` takes them. Returns a scalar. The weights of a
@@ -66,19 +73,20 @@ class GeometryLoss(nn.Module):
 
     def forward(self, sentence_features: Iterable[dict[str, Tensor]], labels: Tensor | None = None) -> Tensor:
         columns = list(sentence_features)
-        # Copies, because a model writes its outputs into what it is given.
-        student, mask = self._join([self.model(dict(column)) for column in columns])
+        # The student writes its outputs into what it is given, where a wrapper such as AdaptiveLayerLoss reads them.
+        inputs = [{name: column[name] for name in column if name not in OUTPUTS} for column in columns]
+        student, mask = self._join([self.model(column) for column in columns])
         if self.teacher is None:
             return self.loss(student, self._embeddings(labels, len(columns)), mask)
         with torch.no_grad():
-            teacher, _ = self._join([self.teacher.eval()(dict(column)) for column in columns])
+            teacher, _ = self._join([self.teacher.eval()(column) for column in inputs])
         return self.loss(student, teacher, mask)
 
     def _join(self, outputs: Sequence[dict[str, Tensor]]) -> tuple[Tensor, Tensor | None]:
         if self.rows == "sentences":
             return torch.cat([output["sentence_embedding"] for output in outputs]), None
         rows = torch.cat([output["token_embeddings"].flatten(0, 1) for output in outputs])
-        return rows, torch.cat([output["attention_mask"].flatten() for output in outputs])
+        return rows, torch.cat([output["attention_mask"].flatten() != 0 for output in outputs])
 
     def _embeddings(self, labels: Tensor | None, columns: int) -> Tensor:
         if labels is None:
