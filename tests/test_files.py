@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import builtins
 import json
+import math
 import os
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from geodistill.files import (
     locked,
     model_files,
     sha256,
+    with_nan,
     write_json,
     write_text,
 )
@@ -134,3 +136,13 @@ def test_a_folder_is_free_after_an_error(tmp_path: Path) -> None:
         raise RuntimeError
     with locked(tmp_path):
         pass
+
+
+def test_json_stays_json_where_a_number_is_not_finite(tmp_path: Path) -> None:
+    content = {"loss": math.nan, "runs": [{"perplexity": math.inf, "steps": 3}], "pair": (-math.inf, 0.5), "name": "a"}
+    write_json(tmp_path / "results.json", content)
+    text = (tmp_path / "results.json").read_text()
+    assert "NaN" not in text and "Infinity" not in text
+    read = json.loads(text)
+    assert read == {"loss": None, "runs": [{"perplexity": None, "steps": 3}], "pair": [None, 0.5], "name": "a"}
+    assert math.isnan(with_nan(read["runs"][0])["perplexity"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -37,7 +38,28 @@ LOCK_SECONDS = 1.0  # workers of a comparison that was killed end a moment after
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write a JSON file whole or not at all."""
-    write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    write_text(path, json_text(content, indent=2) + "\n")
+
+
+def json_text(content: Any, *, indent: int | None = None) -> str:
+    """Return JSON that every reader accepts: a number that is not finite is null, since JSON has no NaN."""
+    return json.dumps(finite(content), indent=indent, ensure_ascii=False, allow_nan=False)
+
+
+def finite(content: Any) -> Any:
+    """Return JSON-able content with None in the place of each number that is not finite."""
+    if isinstance(content, Mapping):
+        return {name: finite(value) for name, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [finite(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content
+
+
+def with_nan(content: Any) -> Any:
+    """Return the numbers of a mapping, nested or not, with NaN where a file has null: what `finite` took away."""
+    if isinstance(content, Mapping):
+        return {name: with_nan(value) for name, value in content.items()}
+    return math.nan if content is None else content
 
 
 def write_text(path: Path, text: str) -> None:

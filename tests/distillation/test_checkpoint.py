@@ -3,10 +3,15 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors import SafetensorError
 from training import make_trainer
+from transformers import BertConfig, BertForSequenceClassification
 from transformers.trainer_callback import TrainerState
 
-from geodistill.distillation.checkpoint import StepCounts
+from geodistill.distillation.adapters import load_student
+from geodistill.distillation.checkpoint import StepCounts, reading_checkpoint
+from geodistill.errors import GeodistillError
 from geodistill.tasks.arguments import train_to_the_end
 
 
@@ -47,3 +52,35 @@ def test_a_checkpoint_without_counts_leaves_them(tmp_path: Path) -> None:
     assert counts.skipped_steps == 2
     counts.restore(TrainerState(stateful_callbacks=[counts]))
     assert counts.state()["attributes"] == {"skipped_steps": 2, "starved_terms": 0}
+
+
+def test_memory_that_runs_out_while_a_checkpoint_is_read_is_not_a_damaged_checkpoint(tmp_path: Path) -> None:
+    for error in (
+        torch.OutOfMemoryError("CUDA out of memory."),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory."),
+    ):
+        with pytest.raises(RuntimeError) as caught, reading_checkpoint(tmp_path):
+            raise error
+        assert caught.value is error
+
+
+def test_a_damaged_checkpoint_is_told(tmp_path: Path) -> None:
+    with pytest.raises(GeodistillError, match=r"cannot be read: header too large.*Delete that folder"):  # noqa: SIM117
+        with reading_checkpoint(tmp_path):
+            raise SafetensorError("header too large")
+
+
+@pytest.mark.parametrize("width", [8, 32])
+def test_a_checkpoint_of_another_model_is_told(tmp_path: Path, width: int) -> None:
+    """A student of another width or depth, in the place where the run would go on."""
+    other = BertForSequenceClassification(BertConfig(vocab_size=40, **sizes(width=width)))
+    other.save_pretrained(tmp_path)
+    student = BertForSequenceClassification(BertConfig(vocab_size=40, **sizes(width=16)))
+    with pytest.raises(GeodistillError) as caught, reading_checkpoint(tmp_path):
+        load_student(student, tmp_path)
+    assert "is of another model" in caught.value.problem and "size mismatch" in caught.value.problem
+    assert "--fresh" in caught.value.remedy and "Delete" not in caught.value.remedy
+
+
+def sizes(width: int) -> dict[str, int]:
+    return {"hidden_size": width, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}

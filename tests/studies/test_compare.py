@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,9 +17,10 @@ from transformers import AutoModelForSequenceClassification
 
 from geodistill.distillation.teacher import FeatureRequest
 from geodistill.errors import GeodistillError
-from geodistill.files import locked
+from geodistill.files import locked, write_json
 from geodistill.recipe import Recipe
 from geodistill.recipe_file import check_recipe, merge
+from geodistill.studies import compare as compare_module
 from geodistill.studies.compare import collect_requests, compare
 from geodistill.studies.conclude import conclude_comparison
 from geodistill.studies.plan import plan_jobs
@@ -233,3 +236,42 @@ def test_no_worker_outlives_its_comparison(tmp_path: Path) -> None:
         assert comparison.stdout.readline() == "at work\n"
         comparison.kill()
         comparison.communicate(timeout=30)  # the output that both write to ends with the last of them
+
+
+def test_a_killed_worker_is_told_with_what_to_lower(
+    base: dict[str, Any], copied: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that the system ends leaves no exception of its own, and takes the other runs along."""
+    name = sorted(stamps(copied))[0]
+    (copied / "runs" / name / RESULTS).unlink()
+    monkeypatch.setattr(compare_module, "_run_job", killed)
+    with pytest.raises(GeodistillError) as caught:
+        compare(check_recipe(base), copied, sweeps=SWEEP, progress=False)
+    first = read_json(copied / RESULTS)["runs"][0]
+    assert "killed while this run was under way" in caught.value.problem and "memory" in caught.value.problem
+    assert f"'{first['variant']}' with seed {first['seed']}" in caught.value.problem
+    assert "training.batch_size" in caught.value.remedy and "compare.jobs" not in caught.value.remedy
+    recipe = check_recipe(merge(base, {"compare": {"jobs": 2}}))
+    with pytest.raises(GeodistillError, match=r"one of these runs.*Lower compare\.jobs .*now 2"):
+        compare(recipe, copied, sweeps=SWEEP, progress=False)
+
+
+def killed(*_: Any) -> None:
+    raise BrokenProcessPool("A process in the process pool was terminated abruptly.")
+
+
+def test_a_run_that_diverged_is_read_and_shown(base: dict[str, Any], copied: Path) -> None:
+    """Its metrics are null in the file, since JSON has no NaN; table, report and plots go on without it."""
+    for place, path in enumerate(sorted(copied.glob(f"runs/kd-*/{RESULTS}"))):
+        results = read_json(path)
+        results["metrics"]["accuracy"] = None
+        if place:
+            results["geometry"][0]["procrustes"]["value"] = None
+        write_json(path, results)
+    recipe = check_recipe(base)
+    jobs, runs, teacher = compare(recipe, copied, sweeps=SWEEP, progress=False)
+    assert math.isnan(runs[0].metrics["accuracy"])
+    text = (copied / RESULTS).read_text()
+    assert "NaN" not in text
+    (jobs[0].folder / METRICS).write_text('{"stage": "task", "step": 1, "done": 1.0, "loss": null}\n')
+    assert "KD" in conclude_comparison(copied, recipe, jobs, runs, teacher)

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import importlib
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -27,3 +29,14 @@ def test_the_peak_is_of_what_came_after_the_reset() -> None:
     with_large, before, with_smaller = map(float, printed.split())
     assert before < with_large - 150
     assert 80 < with_smaller - before < 120
+
+
+def test_the_peak_is_unknown_where_the_system_does_not_tell(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Windows has no `resource`, and no /proc either."""
+    monkeypatch.setitem(sys.modules, "resource", None)
+    cost = importlib.reload(importlib.import_module("geodistill.tasks.cost"))
+    monkeypatch.setattr(cost.torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(cost, "CLEAR", Path("absent"))
+    monkeypatch.setattr(cost, "STATUS", Path("absent"))
+    cost.reset_peak_memory()
+    assert cost.peak_megabytes() is None

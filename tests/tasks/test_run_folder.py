@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -155,3 +156,19 @@ def test_what_a_resumed_stage_repeats_is_not_there_twice(tmp_path: Path) -> None
     log(task, tmp_path, 6, loss=66.0)
     entries = [(entry["stage"], entry["step"], entry["loss"]) for entry in read_metrics(tmp_path)]
     assert entries == [("warm", 2, 2), ("warm", 4, 4), ("warm", 6, 6), ("task", 2, 2), ("task", 4, 4), ("task", 6, 66)]
+
+
+def test_metrics_of_a_training_that_diverged_are_json(tmp_path: Path) -> None:
+    file, state = MetricsFile(tmp_path, "task"), TrainerState(global_step=2, max_steps=4, is_world_process_zero=True)
+    file.on_log(
+        TrainingArguments(str(tmp_path)), state, TrainerControl(), logs={"loss": math.nan, "grad_norm": math.inf}
+    )
+    line = (tmp_path / METRICS).read_text()
+    assert json.loads(line, parse_constant=pytest.fail) == {
+        "stage": "task",
+        "step": 2,
+        "done": 0.5,
+        "loss": None,
+        "grad_norm": None,
+    }
+    assert read_metrics(tmp_path)[0]["loss"] is None

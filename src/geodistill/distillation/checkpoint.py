@@ -7,6 +7,7 @@ import pickle
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 from safetensors import SafetensorError
@@ -16,6 +17,7 @@ from transformers.trainer_callback import ExportableState, TrainerCallback, Trai
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.training_args import TrainingArguments
 
+from geodistill.distillation.memory import is_out_of_memory
 from geodistill.errors import GeodistillError
 
 
@@ -44,14 +46,30 @@ class StepCounts(TrainerCallback, ExportableState):
 
 @contextmanager
 def reading_checkpoint(folder: Path | str | None) -> Iterator[None]:
-    """Turn whatever a damaged file raises into one clear error."""
+    """Turn whatever a damaged file, or one of another model, raises into one clear error.
+
+    Memory that ran out says nothing of the files, so that error passes as it is.
+    """
     try:
         yield
     except (OSError, EOFError, KeyError, RuntimeError, SafetensorError, ValueError, pickle.UnpicklingError) as error:
+        if is_out_of_memory(error):
+            raise
+        if is_another_model(error):
+            raise GeodistillError(
+                f"The checkpoint {folder} is of another model: {shorten(str(error), 300)}.",
+                "Give the run another --output, or start again with --fresh.",
+            ) from error
         raise GeodistillError(
             f"The checkpoint {folder} cannot be read: {error or type(error).__name__}.",
             "Delete that folder to resume from the one before it, or start again with --fresh.",
         ) from error
+
+
+def is_another_model(error: Exception) -> bool:
+    """Tell whether a state dict was refused since it has other weights or other shapes than the model."""
+    said = str(error)
+    return any(sign in said for sign in ("loading state_dict", "size mismatch", "ignore_mismatched_sizes"))
 
 
 def take_prefix(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -7,6 +7,7 @@ import os
 import shutil
 from collections.abc import Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from threading import Thread
@@ -17,10 +18,11 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
 from geodistill.distillation.cache_plan import Key
+from geodistill.distillation.memory import telling_of_memory
 from geodistill.distillation.objective import feature_requests
 from geodistill.distillation.student import build_student
 from geodistill.errors import GeodistillError
-from geodistill.files import write_json
+from geodistill.files import with_nan, write_json
 from geodistill.recipe import TASK_STAGE, Recipe
 from geodistill.studies.plan import Job, default_comparison, plan_jobs
 from geodistill.studies.table import RunResult, TeacherResult
@@ -38,6 +40,7 @@ BAR = "{desc}: {percentage:3.0f}%|{bar}| {n:.1f}/{total_fmt} [{elapsed}<{remaini
 MOST_JOBS = 4  # beyond, small students wait for memory bandwidth rather than cores
 
 
+@telling_of_memory()
 def compare(
     recipe: Recipe,
     folder: Path,
@@ -105,8 +108,8 @@ def run_jobs(
         ProcessPoolExecutor(workers, mp_context=context, initializer=start_worker, initargs=(threads,)) as pool,
         tqdm(total=len(jobs), desc="runs", disable=not progress, bar_format=BAR) as bar,
     ):
-        running: dict[Future[None], Job] = {pool.submit(_run_job, job, folder, requests): job for job in jobs}
         try:
+            running: dict[Future[None], Job] = {pool.submit(_run_job, job, folder, requests): job for job in jobs}
             finished = 0
             while running:
                 done, _ = wait(running, timeout=1.0, return_when=FIRST_COMPLETED)
@@ -117,9 +120,14 @@ def run_jobs(
                         failures.append((job, error))
                 bar.n = round(finished + sum(_share_done(job) for job in running.values()), 2)
                 bar.refresh()
+        except BrokenProcessPool as broken:  # a worker ended before all runs were handed out
+            raise killed_worker(jobs[:workers]) from broken
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
+    lost = [job for job, error in failures if isinstance(error, BrokenProcessPool)]
+    if lost:  # runs begin in the order of the jobs, so the first of them were under way
+        raise killed_worker(sorted(lost, key=jobs.index)[:workers])
     if failures:
         job, error = failures[0]
         if not isinstance(error, GeodistillError):
@@ -129,6 +137,18 @@ def run_jobs(
             f"{error.problem}",
             f"{error.remedy} The other runs are kept: mend the recipe and run the same command again.",
         )
+
+
+def killed_worker(jobs: Sequence[Job]) -> GeodistillError:
+    """Say which runs were under way when a worker process ended without a word, and what to lower."""
+    runs = "; ".join(f"'{job.variant}' with seed {job.seed}" for job in jobs)
+    under_way = f"this run was under way: {runs}" if len(jobs) == 1 else f"one of these runs was under way: {runs}"
+    side_by_side = f"compare.jobs (runs side by side, now {len(jobs)}), " if len(jobs) > 1 else ""
+    return GeodistillError(
+        f"A worker process was killed while {under_way}; most often the system does that because memory ran out.",
+        f"Lower {side_by_side}training.batch_size or data.max_length, and run the same command again: finished runs "
+        "are kept.",
+    )
 
 
 def start_worker(threads: int) -> None:
@@ -187,6 +207,7 @@ def collect_read(jobs: Sequence[Job]) -> dict[str, Any]:
 def read_run(job: Job, latency_ms: float) -> RunResult:
     """Read what a finished job wrote."""
     results = read_json(job.folder / RESULTS) | {"latency_ms": latency_ms}
+    results |= {"metrics": with_nan(results["metrics"]), "geometry": [with_nan(pair) for pair in results["geometry"]]}
     names = {field.name for field in fields(RunResult)} & results.keys() - {"seed"}
     return RunResult(variant=job.variant, seed=job.seed, sweep=job.sweep, **{name: results[name] for name in names})
 

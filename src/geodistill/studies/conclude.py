@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from geodistill.recipe import Recipe
+from geodistill.studies.formats import decimal
 from geodistill.studies.plan import Job, default_comparison
 from geodistill.studies.report import write_report, write_run_report
 from geodistill.studies.report_svg import write_figure_svg
@@ -64,7 +65,8 @@ def conclude_run(folder: Path, results: Mapping[str, Any]) -> str:
         lines.append(f"always {constant['answer']}: " + _scores(constant["metrics"]))
     for pair in results["geometry"]:
         values = ", ".join(
-            f"{label} {pair[key]['value']:.3f} (floor {pair[key]['floor']:.3f}, chance {pair[key]['chance']:.3f})"
+            f"{label} {decimal(pair[key]['value'])} (floor {decimal(pair[key]['floor'])}, "
+            f"chance {decimal(pair[key]['chance'])})"
             for key, label in (("procrustes", "D_P²"), ("gram", "D_FG²"), ("cka", "CKA"))
         )
         lines.append(f"layer {pair['student_layer']} ↔ teacher layer {pair['teacher_layer']}: {values}")
@@ -93,5 +95,5 @@ def _notes(results: Mapping[str, Any]) -> list[str]:
     return [f"note: {note}" for note in results.get("notes", [])]
 
 
-def _scores(metrics: Mapping[str, float]) -> str:
-    return ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())
+def _scores(metrics: Mapping[str, float | None]) -> str:
+    return ", ".join(f"{name} {decimal(value, 4)}" for name, value in metrics.items())

@@ -6,6 +6,12 @@ import math
 import unicodedata
 
 ABSENT = "–"
+NOT_FINITE = "not finite"
+
+
+def decimal(value: float | None, digits: int = 3) -> str:
+    """A number with so many digits after the point; one that is not finite, which is null in JSON, in words."""
+    return NOT_FINITE if value is None or not math.isfinite(value) else f"{value:.{digits}f}"
 
 
 def p_value(p: float | None) -> str:

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from geodistill.data.record import Record
-from geodistill.files import write_text
+from geodistill.files import with_nan, write_text
 from geodistill.recipe import TASK_STAGE
-from geodistill.studies.formats import duration, one_line
+from geodistill.studies.formats import NOT_FINITE, duration, one_line
 from geodistill.studies.report_page import Page, bullets, details, heading, scroll, table
 from geodistill.studies.report_plots import (
     Curve,
@@ -87,7 +87,7 @@ def write_run_report(
     `curves` are the entries of metrics.jsonl.
     """
     page = Page()
-    metrics = {name: _plain(value) for name, value in _flat(results.get("metrics") or {}).items()}
+    metrics = {name: _plain(value) for name, value in _flat(with_nan(results.get("metrics") or {})).items()}
     told = ("metrics", "geometry", "read", "notes")
     facts = _flat({name: value for name, value in results.items() if name not in told})
     notes = bullets(results["notes"]) if results.get("notes") else ""
@@ -227,4 +227,6 @@ def _plain(value: Any) -> str:
         return "–" if value is None else str(value)
     if isinstance(value, int):
         return f"{value:,}"
-    return f"{value:.4f}" if math.isfinite(value) and (value == 0 or 1e-3 <= abs(value) < 1e4) else f"{value:.4g}"
+    if not math.isfinite(value):
+        return NOT_FINITE
+    return f"{value:.4f}" if value == 0 or 1e-3 <= abs(value) < 1e4 else f"{value:.4g}"

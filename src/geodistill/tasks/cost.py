@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 import sys
 import time
 from contextlib import suppress
@@ -54,12 +53,19 @@ def reset_peak_memory() -> None:
             CLEAR.write_text("5")
 
 
-def peak_megabytes() -> float:
-    """Return the peak since the reset, in megabytes of 10⁶ bytes: of the accelerator's memory, else of this process."""
+def peak_megabytes() -> float | None:
+    """Return the peak since the reset, in megabytes of 10⁶ bytes: of the accelerator's memory, else of this process.
+
+    None where the system does not tell, as on Windows.
+    """
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 1e6
     if STATUS.exists():
         line = next(line for line in STATUS.read_text().splitlines() if line.startswith("VmHWM"))
         return int(line.split()[1]) * 1024 / 1e6
+    try:
+        import resource
+    except ImportError:  # Windows has no such module
+        return None
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6

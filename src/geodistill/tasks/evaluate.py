@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from geodistill.distillation.memory import telling_of_memory
 from geodistill.errors import GeodistillError, suggest
-from geodistill.files import write_text
+from geodistill.files import json_text, write_text
 from geodistill.recipe_file import load_recipe
 from geodistill.tasks.choose import task_of
 from geodistill.tasks.loading import load_tokenizer
@@ -18,6 +18,7 @@ from geodistill.tasks.task import ALL
 PREDICTIONS = "predictions.jsonl"
 
 
+@telling_of_memory()
 def evaluate(
     folder: Path, overrides: Sequence[str] = (), *, split: str | None = None, progress: bool = True
 ) -> dict[str, Any]:
@@ -46,7 +47,7 @@ def evaluate(
     if split not in (*encoded, ALL):
         raise GeodistillError(f"There is no split '{split}'.", suggest(split, [*encoded, ALL]))
     scores = task.score(student, tokenizer, encoded, split, progress=progress)
-    lines = [json.dumps(line, ensure_ascii=False) for line in scores.lines]
+    lines = [json_text(line) for line in scores.lines]
     write_text(folder / PREDICTIONS, "\n".join(lines) + "\n")
     return {
         "split": split,

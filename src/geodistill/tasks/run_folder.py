@@ -18,7 +18,7 @@ from transformers.trainer_callback import TrainerCallback, TrainerControl, Train
 from transformers.training_args import TrainingArguments
 
 from geodistill.errors import GeodistillError
-from geodistill.files import CHECKPOINTS, locked, write_json, write_text
+from geodistill.files import CHECKPOINTS, json_text, locked, write_json, write_text
 
 RECIPE, ENVIRONMENT, METRICS, RESULTS = "recipe.yaml", "environment.json", "metrics.jsonl", "results.json"
 PACKAGES = ("geodistill", "torch", "transformers", "accelerate", "datasets", "tokenizers", "numpy", "scipy")
@@ -141,7 +141,7 @@ class MetricsFile(TrainerCallback):
         if state.is_world_process_zero and (self.folder / METRICS).is_file():
             entries = read_metrics(self.folder)
             kept = [entry for entry in entries if entry["stage"] != self.stage or entry["step"] <= state.global_step]
-            write_text(self.folder / METRICS, "".join(json.dumps(entry) + "\n" for entry in kept))
+            write_text(self.folder / METRICS, "".join(json_text(entry) + "\n" for entry in kept))
 
     def on_log(
         self,
@@ -155,7 +155,7 @@ class MetricsFile(TrainerCallback):
             done = state.global_step / max(1, state.max_steps)
             entry = {"stage": self.stage, "step": state.global_step, "done": round(done, 4), **logs}
             with (self.folder / METRICS).open("a", encoding="utf-8") as file:
-                file.write(json.dumps(entry) + "\n")
+                file.write(json_text(entry) + "\n")
 
 
 def _version(package: str) -> str | None:

@@ -10,7 +10,7 @@ from typing import Any
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
 from geodistill.data.models import resolve_model
-from geodistill.files import fingerprint_of, write_json
+from geodistill.files import fingerprint_of, with_nan, write_json
 from geodistill.recipe import TeacherRecipe
 from geodistill.tasks.arguments import processes
 from geodistill.tasks.fine_tune import fine_tune
@@ -132,7 +132,7 @@ def kept_scores(side: str, task: Task, records: Sequence[Mapping[str, Any]]) -> 
     scoring = fingerprint_of(side, task.scoring)
     for record in records:
         if record.get("scoring") == scoring:
-            return Scores(metrics=record["metrics"], notes=record["notes"])
+            return Scores(metrics=with_nan(record["metrics"]), notes=record["notes"])
     return None
 
 

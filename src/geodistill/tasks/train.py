@@ -19,12 +19,13 @@ from geodistill.distillation.cache import prepare_cache
 from geodistill.distillation.cache_format import TopK
 from geodistill.distillation.cache_plan import Key
 from geodistill.distillation.export import export_student
+from geodistill.distillation.memory import telling_of_memory
 from geodistill.distillation.objective import Objective, feature_requests
 from geodistill.distillation.sharding import whole_model
 from geodistill.distillation.student import count_parameters, size_in_megabytes
 from geodistill.distillation.teacher import NoTeacher, SignalSource, Teacher, model_inputs, teacher_view
 from geodistill.distillation.trainer import DistillationTrainer
-from geodistill.files import write_json
+from geodistill.files import finite, write_json
 from geodistill.recipe import TASK_STAGE, LogitTerm, Recipe, StageRecipe, StudentRecipe
 from geodistill.tasks.arguments import StepBar, processes, train_to_the_end, training_arguments
 from geodistill.tasks.choose import stage_tasks, task_of
@@ -41,6 +42,7 @@ from geodistill.tasks.teacher import TaughtTask, prepare_teacher
 from geodistill.tasks.tell import Teller, records_of
 
 
+@telling_of_memory()
 def train(
     recipe: Recipe,
     folder: Path,
@@ -136,6 +138,7 @@ def _train(
             "starved_terms": starved,
         }
         results["onnx_difference"] = export_student(student, tokenizer, folder / "student", onnx=onnx)
+        results = finite(results)  # what is read from the file later is the same
         write_json(folder / RESULTS, results)
         if shared == folder:
             shutil.rmtree(folder / "cache", ignore_errors=True)
