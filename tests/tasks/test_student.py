@@ -9,7 +9,10 @@ import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
 
 from geodistill.distillation.student import build_student
+from geodistill.distillation.teacher import model_inputs
 from geodistill.errors import GeodistillError
+from geodistill.features import Capture
+from geodistill.geometry import procrustes_distance
 from geodistill.recipe import Recipe
 from geodistill.tasks.choose import task_of
 from geodistill.tasks.run_folder import read_json
@@ -99,3 +102,28 @@ def test_one_with_a_tokenizer_of_its_own_is_fine_tuned_on_its_own_tokens(
         assert AutoTokenizer.from_pretrained(folder).get_vocab() == tokenizer.get_vocab()
         assert AutoModelForSequenceClassification.from_pretrained(folder).config.pad_token_id == tokenizer.eos_token_id
     assert results["geometry"][0]["rows"] == "words"
+
+
+def test_a_new_students_embeddings_keep_the_directions_of_the_training_text(
+    make_recipe: MakeRecipe, tmp_path: Path
+) -> None:
+    recipe = make_recipe(student={"width": 64, "heads": 1})
+    taught = taught_by(recipe, tmp_path / "teacher")
+    distances = []
+    for student in (
+        start_student(recipe, taught, None, tmp_path / "students", progress=False),
+        build_student(recipe.student, taught.model, seed=recipe.training.seed),  # the word table alone
+    ):
+        held_out = taught.encoded["validation"]
+        collate = taught.task.collator(taught.tokenizer)
+        (own, theirs) = (_embeddings(model, held_out, collate) for model in (student, taught.model))
+        distances.append(float(procrustes_distance(own, theirs, squared=True)))
+    assert distances[0] < distances[1]
+
+
+def _embeddings(model: Any, examples: list[dict[str, Any]], collate: Any) -> torch.Tensor:
+    """The embedding layer's output for every attended token of some examples."""
+    batch = collate(examples)
+    with torch.no_grad():
+        _, hidden = Capture(model, [0])(**model_inputs(model, batch))
+    return hidden[0][batch["attention_mask"] != 0]

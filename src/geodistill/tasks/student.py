@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from torch import Tensor
 from transformers import PreTrainedTokenizerBase, set_seed
 
 from geodistill.distillation.adapters import Student, adapted_model
@@ -14,9 +16,11 @@ from geodistill.tasks.arguments import processes
 from geodistill.tasks.fine_tune import fine_tune
 from geodistill.tasks.identity import student_fingerprint
 from geodistill.tasks.run_folder import read_json
+from geodistill.tasks.task import batches, spread
 from geodistill.tasks.teacher import TaughtTask
 
 STUDENT_FILE = "student.json"
+SAMPLED_TEXTS = 1024  # training texts whose tokens decide the directions that a new student's embeddings keep
 
 
 def start_student(
@@ -80,7 +84,22 @@ def fine_tune_student(
 def _build(
     own: StudentRecipe, recipe: Recipe, taught: TaughtTask, tokenizer: PreTrainedTokenizerBase | None, seed: int
 ) -> Student:
-    student = build_student(own, taught.model, seed=seed, trust_remote_code=recipe.teacher.trust_remote_code)
+    student = build_student(
+        own,
+        taught.model,
+        seed=seed,
+        trust_remote_code=recipe.teacher.trust_remote_code,
+        sample=embedding_sample(taught),
+    )
     if tokenizer is not None:
         adapted_model(student).config.pad_token_id = tokenizer.pad_token_id
     return student
+
+
+def embedding_sample(taught: TaughtTask) -> Iterator[Mapping[str, Tensor]]:
+    """Yield batches of at most `SAMPLED_TEXTS` training texts, evenly spread over the split, as the teacher reads them.
+
+    The principal directions of the embeddings of a new student are taken from these tokens (`rotate_embeddings`).
+    """
+    texts = spread(taught.encoded["train"], SAMPLED_TEXTS)
+    return batches(texts, taught.task.collator(taught.tokenizer), batch_size=64)
