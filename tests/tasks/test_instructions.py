@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BertConfig, BertLMHeadModel, T5Config
 
 from geodistill.errors import GeodistillError
 from geodistill.recipe import Recipe
@@ -214,3 +214,38 @@ def test_labels_alone_ask_nothing_of_the_teacher(recipe: Callable[..., Recipe], 
     train(recipe(objective={"label": {}}), tmp_path / "run", progress=False, shared=tmp_path / "shared")
     assert not list((tmp_path / "shared").glob("cache/*/manifest*"))
     assert "label" in read_metrics(tmp_path / "run")[0]
+
+
+@pytest.mark.parametrize("settings", [{}, {"cache": False}, {"cache_top_k": None}])
+def test_vocabularies_padded_to_different_sizes_are_cut_to_the_tokenizer(
+    recipe: Callable[..., Recipe], decoder: Path, tmp_path: Path, settings: dict[str, Any]
+) -> None:
+    """A teacher with 16 and a student with 48 logits that stand for no token learn as they would without them."""
+    terms = []
+    for name, more in (("plain", (0, 0)), ("padded", (16, 48))):
+        folders = []
+        for side, extra in zip(("teacher", "student"), more, strict=True):
+            model, folder = AutoModelForCausalLM.from_pretrained(decoder), tmp_path / name / side
+            model.resize_token_embeddings(model.config.vocab_size + extra, mean_resizing=False)
+            with torch.no_grad():
+                model.get_output_embeddings().weight[len(load_tokenizer(str(decoder))) :] = 9.0  # never to be seen
+                model.get_output_embeddings().weight.mul_(1.0 if side == "teacher" else 0.5)
+            model.save_pretrained(folder)
+            load_tokenizer(str(decoder)).save_pretrained(folder)
+            folders.append(str(folder))
+        teacher = {"model": folders[0], "training": None, "precision": "float32", "cache_top_k": 16, **settings}
+        run = recipe(teacher=teacher, student={"model": folders[1]}, objective={"logits": {}}, generation={"limit": 2})
+        train(run, tmp_path / name / "run", progress=False)
+        terms.append([entry["logits"] for entry in read_metrics(tmp_path / name / "run") if "logits" in entry])
+    assert terms[0] == pytest.approx(terms[1], rel=1e-4) and all(value > 0 for value in terms[0])
+
+
+def test_models_that_cannot_speak_are_refused(recipe: Callable[..., Recipe], decoder: Path, tmp_path: Path) -> None:
+    config = BertConfig(vocab_size=320, hidden_size=16, num_hidden_layers=1, num_attention_heads=2)
+    BertLMHeadModel(config).save_pretrained(tmp_path / "bert")
+    T5Config(vocab_size=320).save_pretrained(tmp_path / "t5")
+    for name, said in (("bert", "sees later tokens"), ("t5", "is an encoder–decoder")):
+        load_tokenizer(str(decoder)).save_pretrained(tmp_path / name)
+        for changes in ({"teacher": {"model": str(tmp_path / name)}}, {"student": {"model": str(tmp_path / name)}}):
+            with pytest.raises(GeodistillError, match=f"'{tmp_path / name}' .*{said}"):
+                train(recipe(**changes), tmp_path / "run", progress=False, fresh=True)

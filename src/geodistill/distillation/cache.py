@@ -168,7 +168,9 @@ def prepare_cache(
                 return open_cache(folder, fingerprint=fingerprint, requests=teacher.requests)
             both = [*(key for key in held if key is not None), *teacher.requests]
             logits = teacher.logits or None in held
-            teacher = Teacher(teacher.model, both, precision=teacher.precision, logits=logits)
+            teacher = Teacher(
+                teacher.model, both, precision=teacher.precision, logits=logits, vocabulary=teacher.vocabulary
+            )
         if manifest is not None:
             say(f"The teacher cache in {folder} was made for something else and is written anew.", progress)
             discard(folder)

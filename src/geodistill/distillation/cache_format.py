@@ -90,6 +90,8 @@ def fingerprint_teacher(
     device = teacher.model.device
     bfloat16 = teacher.precision == "bfloat16" or (teacher.precision == "auto" and bfloat16_is_faster(device))
     settings = [FORMAT, sys.byteorder, type(teacher.model).__name__, config, bfloat16, data, dtype, variance, top_k]
+    if teacher.vocabulary is not None:
+        settings.append(teacher.vocabulary)
     digest.update(json.dumps(settings, sort_keys=True, default=str).encode())
     for name, tensor in teacher.model.state_dict().items():
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())

@@ -106,7 +106,8 @@ class Objective(nn.Module):
     `student_points` and `requests` say what has to be captured of the one and asked of the other. The models are read
     for their layers and widths, and are not kept. The teacher may be any module, whose layers then go by module path:
     only those of transformers models have numbers. `widths` are those of teacher rows that come narrower than the
-    teacher is, from a rotated cache (`TeacherCache.widths`).
+    teacher is, from a rotated cache (`TeacherCache.widths`). `vocabulary` is how many logits of a language model stand
+    for a token: the logit term leaves out those beyond, with which families pad their vocabularies to different sizes.
 
     Raises GeodistillError for a layer out of range, a module path that does not exist, or, with a logit term, models
     of different problem types.
@@ -119,6 +120,7 @@ class Objective(nn.Module):
         student: Student,
         teacher: nn.Module,
         widths: Mapping[FeatureRequest, int] | None = None,
+        vocabulary: int | None = None,
     ) -> None:
         super().__init__()
         inner: PreTrainedModel = adapted_model(student)
@@ -128,6 +130,7 @@ class Objective(nn.Module):
         self.problem_type = problem_type(inner, teacher) if recipe.logits else None
         self.logit_loss = make_logit_loss(recipe.logits, self.problem_type) if recipe.logits else None
         self.causal = is_causal(inner)
+        self.vocabulary = vocabulary
         self.reads_logits = recipe.label is not None or recipe.logits is not None
         self.features = nn.ModuleList(FeatureMatch(term, inner, teacher, widths or {}) for term in recipe.features)
         self.keys = unique_names(self._matches())
@@ -177,6 +180,9 @@ class Objective(nn.Module):
             logits, targets = scored_logits(student_logits, scored), signals.logits
             if isinstance(targets, Tensor):
                 targets = scored_logits(targets, scored)  # of all tokens where the teacher is a module of another kind
+            if self.vocabulary is not None:
+                logits = logits[..., : self.vocabulary]
+                targets = targets[..., : self.vocabulary] if isinstance(targets, Tensor) else targets
             value = self.logit_loss(logits, targets, labelled_tokens(logits, inputs))
             terms["logits"] = value if share is None else share * value
             loss = loss + self.logit_weight * terms["logits"]

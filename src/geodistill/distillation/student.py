@@ -28,6 +28,7 @@ from transformers import (
 
 from geodistill.data.models import resolve_model
 from geodistill.distillation.adapters import Student, add_adapters
+from geodistill.distillation.architecture import check_causal, refuse_encoder_decoder
 from geodistill.distillation.embeddings import rotate_embeddings
 from geodistill.distillation.head_labels import output_names, reorder_outputs
 from geodistill.errors import GeodistillError
@@ -176,9 +177,12 @@ def _load(name: str, revision: str | None, teacher: PreTrainedModel, trust_remot
     source = resolve_model(name)
     try:
         own = AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=trust_remote_code)
+        refuse_encoder_decoder(own, name)
         student = auto_class.from_pretrained(
             source, revision=revision, trust_remote_code=trust_remote_code, dtype=torch.float32, **head
         )
+    except GeodistillError:
+        raise
     except (OSError, ValueError, SafetensorError) as error:
         raise GeodistillError(
             f"The student '{name}' cannot be loaded: {str(error).splitlines()[0]}",
@@ -186,6 +190,8 @@ def _load(name: str, revision: str | None, teacher: PreTrainedModel, trust_remot
         ) from error
     if head:
         reorder_outputs(student, output_names(own), output_names(teacher.config))
+    if auto_class is AutoModelForCausalLM:
+        check_causal(student, name)
     student.config.problem_type = teacher.config.problem_type
     if student.config.pad_token_id is None:
         student.config.pad_token_id = teacher.config.pad_token_id

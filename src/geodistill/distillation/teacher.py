@@ -58,7 +58,8 @@ class Teacher:
     """A teacher that runs beside the student: in eval mode, without gradients, in bfloat16 where that is faster.
 
     It is no nn.Module on purpose: no trainer can move, wrap, save or train it by accident. With `logits=False` it is
-    asked for its rows alone, and a language model's head, as wide as the vocabulary, does nothing.
+    asked for its rows alone, and a language model's head, as wide as the vocabulary, does nothing. `vocabulary` is how
+    many of a language model's logits stand for a token; those beyond, which pad its size, are left out.
 
     `model`: a transformers model, a PeftModel around one, or any module that is called with the batch's tensors by
     name; the requests of such a module name paths within it, and its logits are the entry `logits` of what it returns.
@@ -73,11 +74,13 @@ class Teacher:
         *,
         precision: Literal["auto", "float32", "bfloat16"] = "auto",
         logits: bool = True,
+        vocabulary: int | None = None,
     ) -> None:
         self.model: Any = adapted_model(model).eval().requires_grad_(False)
         self.requests = list(dict.fromkeys(requests))
         self.precision = precision
         self.logits = logits
+        self.vocabulary = vocabulary
         self._capture = Capture(self.model, [request.point for request in self.requests])
 
     def to(self, device: torch.device) -> Teacher:
@@ -98,7 +101,7 @@ class Teacher:
             outputs, hidden = self._capture(**model_inputs(self.model, inputs))
         logits = logits_of(outputs) if self.logits else None
         rows = teacher_rows(hidden, self.requests, inputs)
-        return TeacherSignals(None if logits is None else scored_logits(logits, scored), rows)
+        return TeacherSignals(None if logits is None else scored_logits(logits, scored)[..., : self.vocabulary], rows)
 
 
 def teacher_rows(

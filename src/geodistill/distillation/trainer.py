@@ -26,6 +26,7 @@ from geodistill.distillation.model import OBJECTIVE_PREFIX, STUDENT_PREFIX, Dist
 from geodistill.distillation.objective import Objective
 from geodistill.distillation.overrides import overrides
 from geodistill.distillation.sampler import LengthGroupedTrainer
+from geodistill.distillation.separate import check_separate
 from geodistill.distillation.sharding import check_sharding
 from geodistill.distillation.teacher import TEACHER_PREFIX, SignalSource, Teacher, check_requests
 from geodistill.errors import GeodistillError
@@ -75,6 +76,9 @@ class DistillationTrainer(LengthGroupedTrainer):
                 "Leave both out, and say in the objective which terms there are.",
             )
         check_sharding(args)
+        taught_by = teacher if isinstance(teacher, nn.Module) else getattr(teacher, "model", None)
+        if taught_by is not None:
+            check_separate(model, taught_by, objective)
         inner = adapted_model(model)
         use_cache = getattr(inner.config, "use_cache", None)
         super().__init__(model=DistillationModel(inner, objective), args=args, **kwargs)
@@ -86,7 +90,11 @@ class DistillationTrainer(LengthGroupedTrainer):
                 "A student with adapters is not trained under FSDP or DeepSpeed here.",
                 "Train it on one device or with DDP.",
             )
-        source = Teacher(teacher, objective.requests) if isinstance(teacher, nn.Module) else teacher
+        source = (
+            Teacher(teacher, objective.requests, vocabulary=objective.vocabulary)
+            if isinstance(teacher, nn.Module)
+            else teacher
+        )
         check_requests(source, objective.requests)
         self.student = model
         self.inner: PreTrainedModel = inner

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from geodistill.distillation.objective import Objective
+from geodistill.distillation.separate import check_separate
 from geodistill.errors import GeodistillError
 from geodistill.losses.distributed import world_size
 from geodistill.recipe import FeatureTerm, ObjectiveRecipe
@@ -19,6 +20,7 @@ def bind_terms(features: list[FeatureTerm], student: PreTrainedModel, teacher: P
     """Return an objective of feature terms alone, its projections drawn from `seed` and the same on every rank."""
     if not features:
         raise GeodistillError("There are no feature terms to add.", "Give features=[FeatureTerm(…)].")
+    check_separate(student, teacher)
     devices = range(torch.cuda.device_count())
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed)

@@ -25,7 +25,7 @@ from geodistill.features import token_words
 from geodistill.recipe import WeightKind
 from geodistill.tasks.heads import PROBLEM_TYPES, head_settings, match_head
 from geodistill.tasks.held_out import MOST_EXAMPLES
-from geodistill.tasks.loading import load, weight_settings
+from geodistill.tasks.loading import load_model, weight_settings
 from geodistill.tasks.metrics import Constant, check_metrics, compute_metrics, constant_predictor
 from geodistill.tasks.positions import position_limit
 from geodistill.tasks.task import Collator, Encoded, EncodedExamples, Scores, batches, parts_of
@@ -159,20 +159,20 @@ def load_classifier(
     Raises GeodistillError when the model cannot be found, or, with `new_head=False`, when it has no trained head.
     """
     if new_head:
-        return load(
+        return load_model(
             AutoModelForSequenceClassification.from_pretrained,
             name,
             revision=revision,
-            trust_remote_code=trust,
+            trust=trust,
             **weight_settings(weights),
             ignore_mismatched_sizes=True,
             **head_settings(examples),
         )
-    model, info = load(
+    model, info = load_model(
         AutoModelForSequenceClassification.from_pretrained,
         name,
         revision=revision,
-        trust_remote_code=trust,
+        trust=trust,
         **weight_settings(weights),
         output_loading_info=True,
     )

@@ -12,13 +12,14 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokeni
 
 from geodistill.data.instructions import UNSEEN, Instructions
 from geodistill.data.record import Record
+from geodistill.distillation.architecture import check_causal
 from geodistill.errors import GeodistillError, suggest
 from geodistill.files import fingerprint_of
 from geodistill.recipe import DataRecipe, GenerationRecipe, WeightKind
 from geodistill.tasks.encode_instructions import collate_instructions, encode_instructions
 from geodistill.tasks.generation import Responses, generate
 from geodistill.tasks.held_out import MOST_EXAMPLES
-from geodistill.tasks.loading import load, weight_settings
+from geodistill.tasks.loading import load_model, weight_settings
 from geodistill.tasks.positions import position_limit
 from geodistill.tasks.responses import exact_match, perplexity, rouge_l
 from geodistill.tasks.task import Collator, Encoded, EncodedExamples, Scores, parts_of, spread
@@ -65,8 +66,10 @@ class InstructionFollowing:
         weights: WeightKind = "float32",
     ) -> PreTrainedModel:
         """Load a causal language model; its head is the vocabulary's, so there is never a new one."""
-        settings = {"revision": revision, "trust_remote_code": trust, **weight_settings(weights)}
-        return load(AutoModelForCausalLM.from_pretrained, name, **settings)
+        settings = {"revision": revision, "trust": trust, **weight_settings(weights)}
+        model: PreTrainedModel = load_model(AutoModelForCausalLM.from_pretrained, name, **settings)
+        check_causal(model, name)
+        return model
 
     def encode(
         self,

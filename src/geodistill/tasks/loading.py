@@ -10,6 +10,7 @@ import torch
 from transformers import AutoConfig, AutoTokenizer, BitsAndBytesConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from geodistill.data.models import resolve_model
+from geodistill.distillation.architecture import refuse_encoder_decoder
 from geodistill.errors import GeodistillError, require_package
 from geodistill.recipe import WeightKind
 
@@ -93,6 +94,15 @@ def load(from_pretrained: Callable[..., Any], name: str, *, what: str = "model",
         )
         said = (str(error) or type(error).__name__).splitlines()[0]
         raise GeodistillError(f"The {what} '{name}' cannot be loaded: {said}", remedy) from error
+
+
+def load_model(
+    from_pretrained: Callable[..., Any], name: str, *, revision: str | None, trust: bool, **more: Any
+) -> Any:
+    """Load a model by its auto class; raises GeodistillError where it cannot be loaded or is an encoder–decoder."""
+    settings = {"revision": revision, "trust_remote_code": trust}
+    refuse_encoder_decoder(load(AutoConfig.from_pretrained, name, **settings), name)
+    return load(from_pretrained, name, **settings, **more)
 
 
 def same_vocabulary(student: PreTrainedTokenizerBase, teacher: PreTrainedTokenizerBase) -> bool:

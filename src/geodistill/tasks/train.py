@@ -15,6 +15,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
 from geodistill.distillation.adapters import Student, adapted_model, merge_adapters
+from geodistill.distillation.architecture import check_logits_of_tokens, tokenizer_length
 from geodistill.distillation.cache import prepare_cache
 from geodistill.distillation.cache_format import TopK
 from geodistill.distillation.cache_plan import Key
@@ -25,6 +26,7 @@ from geodistill.distillation.sharding import whole_model
 from geodistill.distillation.student import count_parameters, size_in_megabytes
 from geodistill.distillation.teacher import NoTeacher, SignalSource, Teacher, model_inputs, teacher_view
 from geodistill.distillation.trainer import DistillationTrainer
+from geodistill.features import is_causal
 from geodistill.files import finite, write_json
 from geodistill.recipe import TASK_STAGE, LogitTerm, Recipe, StageRecipe, StudentRecipe
 from geodistill.tasks.arguments import StepBar, processes, train_to_the_end, training_arguments
@@ -190,7 +192,10 @@ def train_stage(
     wanted = feature_requests(stage.objective, student, taught.model)
     rows = {*wanted, *(request for request in requests if request is not None)}
     logits = stage.objective.logits is not None or None in requests
-    online = Teacher(taught.model, sorted(rows, key=str), precision=recipe.teacher.precision, logits=logits)
+    vocabulary = None if paired else vocabulary_of(adapted_model(student), taught)
+    online = Teacher(
+        taught.model, sorted(rows, key=str), precision=recipe.teacher.precision, logits=logits, vocabulary=vocabulary
+    )
     teacher: SignalSource = online.to(arguments.device)
     with processes().main_process_first():
         learnt = task.learnt(
@@ -223,7 +228,7 @@ def train_stage(
             widths = teacher.widths
     # A projection's first weights are drawn here; they must not depend on what ran just now and what was read.
     set_seed(recipe.training.seed)
-    objective = Objective(stage.objective, student=student, teacher=taught.model, widths=widths)
+    objective = Objective(stage.objective, student=student, teacher=taught.model, widths=widths, vocabulary=vocabulary)
     trainer = DistillationTrainer(
         model=student,
         teacher=teacher,
@@ -238,6 +243,15 @@ def train_stage(
     )
     train_to_the_end(trainer, checkpoints)
     return trainer
+
+
+def vocabulary_of(student: PreTrainedModel, taught: TaughtTask) -> int | None:
+    """Return how many logits of two language models stand for a token of their tokenizer; None for other models."""
+    if not is_causal(taught.model):
+        return None
+    check_logits_of_tokens(student, taught.tokenizer, "student")
+    check_logits_of_tokens(taught.model, taught.tokenizer, "teacher")
+    return tokenizer_length(taught.tokenizer)
 
 
 def kept_logits(stage: StageRecipe, k: int | None) -> TopK | None:
