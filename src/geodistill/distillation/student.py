@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -29,6 +28,7 @@ from transformers import (
 from geodistill.data.models import resolve_model
 from geodistill.distillation.adapters import Student, add_adapters
 from geodistill.distillation.architecture import check_causal, refuse_encoder_decoder
+from geodistill.distillation.cut_layers import choose_entries, keep_layers, per_layer_lists
 from geodistill.distillation.embeddings import rotate_embeddings
 from geodistill.distillation.head_labels import output_names, reorder_outputs
 from geodistill.errors import GeodistillError
@@ -75,7 +75,7 @@ def build_student(
         elif recipe.teacher_layers is not None:
             student = keep_layers(teacher, recipe.teacher_layers)
         else:
-            student = type(teacher)(shrink_config(recipe, teacher.config))
+            student = _new(recipe, teacher)
             if recipe.initialization == "pca":
                 rotate_embeddings(student, teacher, sample)
         student = student.float().eval()
@@ -94,40 +94,32 @@ def size_in_megabytes(model: nn.Module) -> float:
     return sum(parameter.numel() * parameter.element_size() for parameter in model.parameters()) / 1e6
 
 
-def keep_layers(teacher: PreTrainedModel, layers: int | Sequence[int]) -> PreTrainedModel:
-    """Return a copy of the teacher with the first `layers` of its blocks, or with the blocks listed, in that order.
-
-    Blocks are numbered as everywhere: 1 is the first, -1 the last, and 0, the embedding layer, is always kept, as is
-    whatever follows the blocks. The numbers that blocks carry within themselves are those of their new places.
-    """
-    if getattr(teacher, "is_quantized", False):
-        raise GeodistillError(
-            "A student's weights cannot be cut out of a teacher whose weights are quantised.",
-            "Set teacher.weights=bfloat16, or give student.model.",
-        )
-    path, blocks = _find_blocks(teacher)
-    kept = _resolve_blocks(layers, len(blocks))
-    config = copy.deepcopy(teacher.config)
-    for name in _per_layer_lists(config):
-        setattr(config, name, [getattr(config, name)[block] for block in kept])
-    config.num_hidden_layers = len(kept)
-    student = type(teacher)(config)
-    weights = teacher.state_dict()
-    state = {name: weight for name, weight in weights.items() if not name.startswith(f"{path}.")}
-    for new, old in enumerate(kept):
-        prefix = f"{path}.{old}."
-        for name, weight in weights.items():
-            if name.startswith(prefix):
-                state[f"{path}.{new}.{name.removeprefix(prefix)}"] = weight
-    student.load_state_dict(state)
-    return student
+def _new(recipe: StudentRecipe, teacher: PreTrainedModel) -> PreTrainedModel:
+    reasons: list[str] = []
+    state = torch.get_rng_state()
+    for every in (False, True):
+        torch.set_rng_state(state)
+        try:
+            return type(teacher)(shrink_config(recipe, teacher.config, every=every))
+        except GeodistillError:
+            raise
+        except (ValueError, TypeError, KeyError, IndexError, AssertionError, RuntimeError) as error:
+            reasons.append(str(error).splitlines()[0].rstrip(".:"))
+    raise GeodistillError(
+        f"A new student of the family '{teacher.config.model_type}' cannot be built with this width and these layers: "
+        f"{reasons[0]}.",
+        "Set student.model or student.teacher_layers instead, or choose another width, heads or number of layers.",
+    )
 
 
-def shrink_config(recipe: StudentRecipe, config: PretrainedConfig) -> PretrainedConfig:
+def shrink_config(recipe: StudentRecipe, config: PretrainedConfig, *, every: bool = False) -> PretrainedConfig:
     """Return the teacher's config with the recipe's width, layers, heads and intermediate width, all else as it is.
 
     Grouped key-value heads keep the size of their groups where it divides the number of heads. A factorised embedding
     keeps its width unless the student is narrower; one as wide as the teacher becomes as wide as the student.
+
+    Lists of one entry a layer are left to the family, which makes them from its other settings; with `every`, those
+    whose name does not tell what they are have the entries of layers that lie evenly over the teacher's.
     """
     width, layers = recipe.width, recipe.layers
     assert width is not None and layers is not None  # the recipe has both or neither
@@ -145,9 +137,13 @@ def shrink_config(recipe: StudentRecipe, config: PretrainedConfig) -> Pretrained
     if intermediate is None or not isinstance(old_heads, int) or config.is_encoder_decoder:
         raise GeodistillError(
             f"A new student of the family '{config.model_type}' cannot be built from a width and layers.",
-            "Give 'model' or 'teacher_layers' instead.",
+            "Set student.model or student.teacher_layers instead.",
         )
-    for name in [*_per_layer_lists(config), "quantization_config", "_name_or_path"]:
+    named = per_layer_lists(config)
+    others = [name for name in per_layer_lists(config, every=every) if name not in named]
+    even = [layer * layer_count(config) // layers for layer in range(layers)]
+    values |= choose_entries(values, others, even)
+    for name in [*named, "quantization_config", "_name_or_path"]:
         values.pop(name, None)
     values[_native(config, "hidden_size")] = width
     values[_native(config, "num_hidden_layers")] = layers
@@ -206,46 +202,6 @@ def _auto_class(teacher: PreTrainedModel) -> Any:
         f"A pretrained student with the head of {type(teacher).__name__} cannot be loaded by name.",
         "Use a teacher for classification or language modelling, or give 'teacher_layers' or 'width' with 'layers'.",
     )
-
-
-def _find_blocks(model: PreTrainedModel) -> tuple[str, nn.ModuleList]:
-    count = layer_count(model.config)
-    lists = [
-        (path, module)
-        for path, module in model.named_modules()
-        if isinstance(module, nn.ModuleList) and len(module) == count
-    ]
-    outermost = [entry for entry in lists if not any(entry[0].startswith(f"{path}.") for path, _ in lists)]
-    if len(outermost) != 1:
-        raise GeodistillError(
-            f"The blocks of a '{model.config.model_type}' model cannot be told apart.",
-            "Give 'model', or 'width' with 'layers', instead of 'teacher_layers'.",
-        )
-    return outermost[0]
-
-
-def _resolve_blocks(layers: int | Sequence[int], count: int) -> list[int]:
-    """Turn layer numbers (1 … count, or negative) into places in the list of blocks."""
-    numbers = list(range(1, layers + 1)) if isinstance(layers, int) else list(layers)
-    wrong = [number for number in numbers if not (1 <= number <= count or -count <= number <= -1)]
-    if not numbers or wrong:
-        problem = f"The teacher has no layer {wrong[0]} to copy." if wrong else "There is no teacher layer to copy."
-        raise GeodistillError(
-            problem,
-            f"It has layers 1 to {count}, where -1 is the last; 0, the embedding layer, is always copied.",
-        )
-    return [number - 1 if number > 0 else number + count for number in numbers]
-
-
-def _per_layer_lists(config: PretrainedConfig) -> list[str]:
-    """Name the entries of a config that hold one value for each block, such as `layer_types`."""
-    count = layer_count(config)
-    return [
-        name
-        for name, value in config.to_dict().items()
-        if "layer" in name and isinstance(value, list | tuple)
-        if len(value) == count
-    ]
 
 
 def _native(config: PretrainedConfig, name: str) -> str:
