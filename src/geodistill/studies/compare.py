@@ -30,6 +30,7 @@ from geodistill.tasks.choose import stage_tasks, task_of
 from geodistill.tasks.identity import comparison_fingerprint
 from geodistill.tasks.reading import student_tokenizer
 from geodistill.tasks.run_folder import RESULTS, claimed, read_json, read_metrics
+from geodistill.tasks.settings import check_settings
 from geodistill.tasks.student import start_student
 from geodistill.tasks.task import Task
 from geodistill.tasks.teacher import TaughtTask, as_given, prepare_teacher
@@ -60,7 +61,9 @@ def compare(
     jobs = plan_jobs(recipe, folder, sweeps)
     for job in jobs:
         if job.seed == jobs[0].seed:
-            student_tokenizer(job.recipe)  # refuses what its run would, before the teacher is fine-tuned
+            # These refuse what its run would, before the teacher is fine-tuned.
+            check_settings(job.recipe)
+            student_tokenizer(job.recipe)
     task = task_of(recipe)
     with claimed(folder, recipe.model_dump(mode="json"), comparison_fingerprint(recipe, task), fresh=fresh):
         return _compare(recipe, folder, jobs, task, progress=progress)

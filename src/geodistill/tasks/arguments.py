@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import fields
 from datetime import timedelta
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import torch
@@ -77,15 +80,25 @@ def training_arguments(training: TrainingRecipe, folder: Path) -> TrainingArgume
         "report_to": "none",
         "disable_tqdm": True,  # StepBar below shows the progress
     }
-    try:
+    with refusing_settings():
         arguments = TrainingArguments(**{**settings, **training.arguments})
-    except (ValueError, TypeError, ImportError) as error:
-        message = str(error).splitlines()[0].rstrip(".")
-        raise GeodistillError(
-            f"The training settings are refused: {message}.", "Mend the 'training' section."
-        ) from error
     check_sharding(arguments)
     return arguments
+
+
+@contextmanager
+def refusing_settings() -> Iterator[None]:
+    """Within it an error is taken for one of the training settings, and said so: for where a trainer is made."""
+    try:
+        yield
+    except GeodistillError:
+        raise
+    except (ValueError, TypeError, ImportError, KeyError, AttributeError, AssertionError, RuntimeError) as error:
+        said = shorten(str(error) or type(error).__name__, 300, placeholder=" …").rstrip(".")
+        remedy = "Install what it asks for, or change" if isinstance(error, ImportError) else "Change"
+        raise GeodistillError(
+            f"The training settings are refused: {said}.", f"{remedy} the 'training' section of the recipe."
+        ) from error
 
 
 def quiet(trainer: Trainer) -> Trainer:

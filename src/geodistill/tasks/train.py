@@ -38,6 +38,7 @@ from geodistill.tasks.loading import load_tokenizer
 from geodistill.tasks.positions import shared_position_limit
 from geodistill.tasks.reading import Reading, read, student_tokenizer
 from geodistill.tasks.run_folder import RESULTS, MetricsFile, claimed, read_json
+from geodistill.tasks.settings import check_settings
 from geodistill.tasks.student import start_student
 from geodistill.tasks.task import Encoded, Scores, Task
 from geodistill.tasks.teacher import TaughtTask, prepare_teacher
@@ -67,6 +68,7 @@ def train(
     whatever the user can mend.
     """
     shared = shared or folder
+    check_settings(recipe)
     own_tokenizer = student_tokenizer(recipe)
     tasks = stage_tasks(recipe, task_of(recipe))
     fingerprint = run_fingerprint(recipe, tasks)
