@@ -31,7 +31,7 @@ class Job:
     @classmethod
     def make(cls, folder: Path, epochs: int, limit: int | None) -> Job:
         """As in the demo's recipe."""
-        fine_tuning = TrainingRecipe(epochs=3, batch_size=32, learning_rate=5e-5, bf16=True)
+        fine_tuning = TrainingRecipe(epochs=3, batch_size=32, learning_rate=5e-5, bf16="auto")
         task = Classification(load_examples(DataRecipe(limit=limit)))
         taught = prepare_teacher(TeacherRecipe(training=fine_tuning), task, folder / "teacher", progress=False)
         start = build_student(StudentRecipe(width=128, layers=2), taught.model, seed=0)

@@ -47,7 +47,7 @@ def content(encoder: Path) -> dict[str, Any]:
     """A recipe of a few seconds: 64 questions a split, the cut teacher fine-tuned for two steps, one student layer."""
     return {
         "data": {"source": "bundled:trec", "limit": 64, "max_length": 16},
-        "teacher": {"model": str(encoder), "training": {"max_steps": 2, "batch_size": 16}},
+        "teacher": {"model": str(encoder), "training": {"max_steps": 2, "batch_size": 16, "bf16": False}},
         "student": {"width": 32, "layers": 1},
         "objective": {"label": {}, "logits": {}, "features": [{"loss": "procrustes"}]},
         "training": {"epochs": 1, "batch_size": 16, "learning_rate": 1e-3, "logging_steps": 2},

@@ -6,6 +6,7 @@ A recipe is a YAML file; every field here is a key of it, and may be overridden 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -83,12 +84,23 @@ class TrainingRecipe(Section):
     warmup: float = Field(0.1, ge=0, lt=1, description="share of the steps over which the rate rises")
     schedule: str = Field("linear", description="a transformers learning-rate schedule: linear, cosine, constant, …")
     max_gradient_norm: float = Field(1.0, ge=0)
-    bf16: bool = False
+    bf16: bool | Literal["auto"] = Field(
+        False, description="train in bfloat16; auto: where it is multiplied in hardware. A teacher's default is auto"
+    )
+    fp16: bool | Literal["auto"] = Field(
+        False, description="train in float16; auto: on a CUDA device, unless bf16 is chosen"
+    )
     seed: int = 0
     logging_steps: int = Field(20, ge=1)
     evaluate_each_epoch: bool = Field(False, description="score the validation split after each epoch as well")
     save_steps: int | None = Field(None, ge=1, description="write a checkpoint every so many steps; none when absent")
     arguments: dict[str, Any] = Field(default_factory=dict, description="other transformers.TrainingArguments fields")
+
+    @model_validator(mode="after")
+    def one_precision(self) -> TrainingRecipe:
+        if self.bf16 is True and self.fp16 is True:
+            raise ValueError("'bf16' and 'fp16' are both true: keep one of them, or set both to auto")
+        return self
 
     @field_validator("arguments")
     @classmethod
@@ -122,6 +134,11 @@ class TeacherRecipe(Section):
     )
     cache_limit_gb: float = Field(8.0, gt=0, description="refuse to write a larger cache")
     cache_top_k: int | None = Field(None, ge=1, description="of a token's logits keep the largest and the rest's mass")
+
+    @field_validator("training", mode="before")
+    @classmethod
+    def in_bfloat16_where_that_is_faster(cls, training: Any) -> Any:
+        return {"bf16": "auto", **training} if isinstance(training, Mapping) else training
 
 
 class LoraRecipe(Section):

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from geodistill.distillation.teacher import FeatureRequest, Teacher, bfloat16_is_faster
+from geodistill.distillation.teacher import FeatureRequest, Teacher, runs_in_bfloat16
 from geodistill.errors import GeodistillError
 from geodistill.files import fingerprint_of, sha256, write_json
 
@@ -88,7 +88,7 @@ def fingerprint_teacher(
         if name not in ("_name_or_path", "transformers_version")  # where it was loaded from and by what
     }
     device = teacher.model.device
-    bfloat16 = teacher.precision == "bfloat16" or (teacher.precision == "auto" and bfloat16_is_faster(device))
+    bfloat16 = runs_in_bfloat16(teacher.precision, device)
     settings = [FORMAT, sys.byteorder, type(teacher.model).__name__, config, bfloat16, data, dtype, variance, top_k]
     if teacher.vocabulary is not None:
         settings.append(teacher.vocabulary)

@@ -93,7 +93,7 @@ class Teacher:
         if self.model.training:  # a module that holds it was told to train
             self.model.eval()
         device = inputs["input_ids"].device
-        bfloat16 = self.precision == "bfloat16" or (self.precision == "auto" and bfloat16_is_faster(device))
+        bfloat16 = runs_in_bfloat16(self.precision, device)
         # An enclosing autocast of the student's must not decide the teacher's precision, so it is set either way.
         autocast = torch.autocast(device.type, dtype=torch.bfloat16, enabled=bfloat16)
         scored = scored_tokens(self.model, inputs, wanted=self.logits)
@@ -173,6 +173,11 @@ def model_inputs(model: nn.Module, inputs: Mapping[str, Tensor], *, labels: bool
         if (name not in NO_INPUTS if accepted is None else name in accepted) and (labels or not is_label(name))
     }
     return {**kept, "use_cache": False} if accepted is not None and "use_cache" in accepted else kept
+
+
+def runs_in_bfloat16(precision: str, device: torch.device) -> bool:
+    """Tell whether a teacher of this `precision` (auto, float32, bfloat16) answers in bfloat16 on a device."""
+    return precision == "bfloat16" or (precision == "auto" and bfloat16_is_faster(device))
 
 
 def bfloat16_is_faster(device: torch.device) -> bool:

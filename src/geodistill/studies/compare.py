@@ -26,8 +26,10 @@ from geodistill.files import with_nan, write_json
 from geodistill.recipe import TASK_STAGE, Recipe
 from geodistill.studies.plan import Job, default_comparison, plan_jobs
 from geodistill.studies.table import RunResult, TeacherResult
+from geodistill.tasks.arguments import run_device
 from geodistill.tasks.choose import stage_tasks, task_of
 from geodistill.tasks.identity import comparison_fingerprint
+from geodistill.tasks.precision import describe_precision, warn_of_slow_settings
 from geodistill.tasks.reading import student_tokenizer
 from geodistill.tasks.run_folder import RESULTS, claimed, read_json, read_metrics
 from geodistill.tasks.settings import check_settings
@@ -65,7 +67,8 @@ def compare(
             check_settings(job.recipe)
             student_tokenizer(job.recipe)
     task = task_of(recipe)
-    with claimed(folder, recipe.model_dump(mode="json"), comparison_fingerprint(recipe, task), fresh=fresh):
+    content, precision = recipe.model_dump(mode="json"), describe_precision(recipe, run_device())
+    with claimed(folder, content, comparison_fingerprint(recipe, task), fresh=fresh, precision=precision):
         return _compare(recipe, folder, jobs, task, progress=progress)
 
 
@@ -73,6 +76,7 @@ def _compare(
     recipe: Recipe, folder: Path, jobs: list[Job], task: Task, *, progress: bool
 ) -> tuple[list[Job], list[RunResult], TeacherResult]:
     teller = Teller(progress)
+    warn_of_slow_settings(recipe, run_device())
     teller.tell(records_of(comparison_tasks(jobs, task)))
     taught = prepare_teacher(recipe.teacher, task, folder / "teacher", progress=progress)
     teller.tell({TASK_STAGE: task.record}, " with the teacher")

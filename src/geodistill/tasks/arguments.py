@@ -23,6 +23,7 @@ from geodistill.distillation.checkpoint import StepCounts, last_checkpoint
 from geodistill.distillation.sharding import check_sharding
 from geodistill.errors import GeodistillError, suggest
 from geodistill.recipe import TrainingRecipe
+from geodistill.tasks.precision import training_precision
 
 
 def processes() -> PartialState:
@@ -33,6 +34,11 @@ def processes() -> PartialState:
     to wait as long as the main one runs the teacher over the data.
     """
     return PartialState(cpu=not torch.accelerator.is_available(), timeout=timedelta(hours=12))
+
+
+def run_device() -> torch.device:
+    """Return where this process runs its models: its accelerator, else the CPU. A latency alone is taken on the CPU."""
+    return processes().device
 
 
 def part_processes() -> None:
@@ -54,6 +60,7 @@ def training_arguments(training: TrainingRecipe, folder: Path) -> TrainingArgume
             nearest, _, _ = suggest(name, known).partition("Valid:")  # all hundred of them would bury it
             remedy = nearest.strip() or "Look its fields up in the documentation of transformers."
             raise GeodistillError(f"transformers.TrainingArguments has no field '{name}'.", remedy)
+    precision = training_precision(training, run_device())
     settings: dict[str, Any] = {
         "output_dir": str(folder),
         "num_train_epochs": training.epochs,
@@ -66,7 +73,8 @@ def training_arguments(training: TrainingRecipe, folder: Path) -> TrainingArgume
         "warmup_steps": training.warmup,  # below 1 it is the share of all steps
         "lr_scheduler_type": training.schedule,
         "max_grad_norm": training.max_gradient_norm,
-        "bf16": training.bf16,
+        "bf16": precision == "bfloat16",
+        "fp16": precision == "float16",
         "seed": training.seed,
         "logging_steps": training.logging_steps,
         "eval_strategy": "epoch" if training.evaluate_each_epoch else "no",

@@ -31,12 +31,20 @@ WRITTEN_FOLDERS = ("student", "students", CHECKPOINTS, "teacher", "cache", "runs
 
 @contextmanager
 def claimed(
-    folder: Path, recipe: Mapping[str, Any], fingerprint: str, *, fresh: bool = False, replace: bool = False
+    folder: Path,
+    recipe: Mapping[str, Any],
+    fingerprint: str,
+    *,
+    fresh: bool = False,
+    replace: bool = False,
+    precision: Mapping[str, str] | None = None,
 ) -> Iterator[bool]:
     """Hold a folder for one run, and tell whether it already holds this very run, begun or finished.
 
     No other process writes the folder meanwhile. `fresh` clears what any run wrote there, `replace` what another run
-    did. Raises GeodistillError when the folder holds another run or other files, cannot be written, or is held by
+    did. `precision`, what `describe_precision` says of the run, is noted with the environment.
+
+    Raises GeodistillError when the folder holds another run or other files, cannot be written, or is held by
     another process.
     """
     if folder.exists() and not folder.is_dir():
@@ -54,10 +62,12 @@ def claimed(
             f"The folder '{folder}' cannot be made: {error.strerror}.", "Choose another --output."
         ) from error
     with locked(folder):
-        yield _claim(folder, recipe, fingerprint, fresh=fresh, replace=replace)
+        yield _claim(folder, recipe, fingerprint, fresh=fresh, replace=replace, precision=dict(precision or {}))
 
 
-def _claim(folder: Path, recipe: Mapping[str, Any], fingerprint: str, *, fresh: bool, replace: bool) -> bool:
+def _claim(
+    folder: Path, recipe: Mapping[str, Any], fingerprint: str, *, fresh: bool, replace: bool, precision: dict[str, str]
+) -> bool:
     marker = folder / ENVIRONMENT
     known = False
     if marker.is_file():
@@ -72,7 +82,7 @@ def _claim(folder: Path, recipe: Mapping[str, Any], fingerprint: str, *, fresh: 
     # A known run gets its recipe anew: what changes no result may have changed, such as where the data lies.
     write_text(folder / RECIPE, yaml.safe_dump(dict(recipe), sort_keys=False, allow_unicode=True))
     if not known:
-        write_json(marker, {"fingerprint": fingerprint, **describe_environment()})
+        write_json(marker, {"fingerprint": fingerprint, **describe_environment(), "precision": precision})
     return known
 
 

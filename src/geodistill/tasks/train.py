@@ -29,13 +29,14 @@ from geodistill.distillation.trainer import DistillationTrainer
 from geodistill.features import is_causal
 from geodistill.files import finite, write_json
 from geodistill.recipe import TASK_STAGE, LogitTerm, Recipe, StageRecipe, StudentRecipe
-from geodistill.tasks.arguments import StepBar, processes, train_to_the_end, training_arguments
+from geodistill.tasks.arguments import StepBar, processes, run_device, train_to_the_end, training_arguments
 from geodistill.tasks.choose import stage_tasks, task_of
 from geodistill.tasks.cost import Cost, peak_megabytes, reset_peak_memory
 from geodistill.tasks.held_out import measure_geometry
 from geodistill.tasks.identity import run_fingerprint, student_side
 from geodistill.tasks.loading import load_tokenizer
 from geodistill.tasks.positions import shared_position_limit
+from geodistill.tasks.precision import describe_precision, slow_settings, warn_of_slow_settings
 from geodistill.tasks.reading import Reading, read, student_tokenizer
 from geodistill.tasks.run_folder import RESULTS, MetricsFile, claimed, read_json
 from geodistill.tasks.settings import check_settings
@@ -73,10 +74,13 @@ def train(
     tasks = stage_tasks(recipe, task_of(recipe))
     fingerprint = run_fingerprint(recipe, tasks)
     content = recipe.model_dump(mode="json", exclude={"compare"})
+    precision = describe_precision(recipe, run_device())  # refuses what this machine cannot do
     with ExitStack() as held:
         with processes().main_process_first():
             if processes().is_main_process:  # it holds the folder for the others
-                held.enter_context(claimed(folder, content, fingerprint, fresh=fresh, replace=replace))
+                held.enter_context(
+                    claimed(folder, content, fingerprint, fresh=fresh, replace=replace, precision=precision)
+                )
         if (folder / RESULTS).is_file():
             return finished_run(folder, tasks[TASK_STAGE], onnx=onnx) if processes().is_main_process else {}
         return _train(recipe, folder, tasks, own_tokenizer, fingerprint, shared, requests, onnx=onnx, progress=progress)
@@ -97,6 +101,8 @@ def _train(
     """Train, measure and write a run that is not finished, in a folder that is ours: see `train`."""
     task = tasks[TASK_STAGE]
     teller = Teller(progress)
+    if progress:
+        warn_of_slow_settings(recipe, run_device())
     teller.tell(records_of(tasks))
     taught = prepare_teacher(recipe.teacher, task, shared / "teacher", progress=progress)
     teller.tell({TASK_STAGE: task.record}, " with the teacher")
@@ -129,10 +135,11 @@ def _train(
             "fingerprint": fingerprint,
             "seed": recipe.training.seed,
             "epoch": "last",
+            "precision": describe_precision(recipe, run_device()),
             "split": "test" if task.labelled else "validation",
             **measured,
             "read": {name: record.to_dict() for name, record in records_of(tasks).items()},
-            "notes": [*data_notes(tasks), *measured["notes"]],
+            "notes": [*data_notes(tasks), *slow_settings(recipe, run_device()), *measured["notes"]],
             "teacher": describe_teacher(taught, timed=alone),
             "training_seconds": cost.seconds,
             "tokens_per_second": cost.tokens_per_second,
