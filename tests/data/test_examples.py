@@ -177,6 +177,17 @@ def test_class_names_as_text_meet_class_numbers(tmp_path: Path) -> None:
     assert list(load(tmp_path).splits["test"]["label"]) == [1, 0, 1]
 
 
+def test_each_split_numbers_its_classes_by_itself(tmp_path: Path) -> None:
+    numbering = {"train": ["no", "yes"], "validation": ["yes", "no"], "test": ["maybe", "yes", "no"]}
+    for name, names in numbering.items():
+        content = [{"text": f"{name} {i}", "label": names.index(["no", "yes"][i % 2])} for i in range(20)]
+        features = datasets.Features({"text": datasets.Value("string"), "label": datasets.ClassLabel(names=names)})
+        datasets.Dataset.from_list(content, features=features).to_parquet(tmp_path / f"{name}.parquet")
+    examples = load(tmp_path)
+    assert examples.label_names == ["no", "yes"]
+    assert all(list(split["label"]) == [0, 1] * 10 for split in examples.splits.values())
+
+
 def test_a_number_that_no_class_has_is_refused(tmp_path: Path) -> None:
     numbered_and_named(tmp_path, "validation")
     (tmp_path / "train.csv").write_text("text,label\na,0\nb,1\nc,7\n")

@@ -42,6 +42,10 @@ def test_one_response_and_several() -> None:
     assert notes == []
 
 
+def test_an_input_of_white_space_is_no_input() -> None:
+    assert clean([{"instruction": "a", "input": " \n", "output": "b"}])[0].rows[0].input == ""
+
+
 def test_code_keeps_its_indentation() -> None:
     rows, _ = clean([{"instruction": "Go on:\n", "input": "    a = 1", "output": "    b = 2\n", "task": " code "}])
     assert rows.rows == [Instruction("Go on:\n", "    a = 1", ["    b = 2\n"], "code")]

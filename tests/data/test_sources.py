@@ -94,6 +94,7 @@ def test_offline_hub(monkeypatch: pytest.MonkeyPatch) -> None:
         ("bundled:trek", "Did you mean 'bundled:trec'"),
         ("glue/colla", "Did you mean 'glue/cola'"),
         ("missing.csv", "no file or folder"),
+        ("missing.csv.gz", "no file or folder"),
         ("./missing", "no file or folder"),
         ("a/b/c", "no file or folder"),
     ],
@@ -106,6 +107,11 @@ def test_unknown_sources(source: str, message: str) -> None:
 def test_folder_without_data(tmp_path: Path) -> None:
     with pytest.raises(GeodistillError, match="holds no data files"):
         open_source(DataRecipe(source=str(folder_with(tmp_path, "readme.md"))))
+
+
+def test_a_compressed_file_in_a_folder_is_not_passed_over(tmp_path: Path) -> None:
+    with pytest.raises(GeodistillError, match=r"holds test.csv.gz, and compressed files are not read\. Unpack"):
+        open_source(DataRecipe(source=str(folder_with(tmp_path, "train.csv", "test.csv.gz", "photos.zip"))))
 
 
 def test_two_files_of_one_split(tmp_path: Path) -> None:

@@ -129,17 +129,18 @@ def _read(
     columns = find_columns(tables["train"].columns, recipe)
     for part, table in tables.items():
         check_split(columns, table.columns, part, recipe)
-    class_names = None
+    named: dict[str, list[str]] = {}
     if columns.label and recipe.problem != "regression":
-        named = [table.class_names[columns.label] for table in tables.values() if columns.label in table.class_names]
-        class_names = next(iter(named), None)
+        known_names = {part: table.class_names.get(columns.label) for part, table in tables.items()}
+        named = {part: found for part, found in known_names.items() if found}
+    class_names = next(iter(named.values()), None)
     rows = {}
     known: set[str] = set()
     for part, table in tables.items():
         if columns.label and part == "test" and not has_labels(table, columns.label, known=known):
             notes.append("The test split has no labels and is not used.")
             continue
-        rows[part] = clean(table, columns, part, notes, class_names or [])
+        rows[part] = clean(table, columns, part, notes, named.get(part, class_names) or [])
         if part == "train":
             known = set(map(label_name, rows[part].labels or []))
     return rows, columns, class_names

@@ -87,7 +87,7 @@ def _instructions(table: Table, columns: InstructionColumns, part: str) -> list[
     assert columns.instruction is not None and columns.output is not None
     instructions = _texts(table, columns.instruction, part)
     outputs = column(table, columns.output, part)
-    inputs = _texts(table, columns.input, part) if columns.input else [""] * len(outputs)
+    inputs = _inputs(table, columns, part, len(outputs))
     references = [_references(value, columns.output, part) for value in outputs]
     tasks = _tasks(table, columns, part, len(outputs))
     return [Instruction(*row) for row in zip(instructions, inputs, references, tasks, strict=True)]
@@ -109,6 +109,12 @@ def _conversations(table: Table, columns: InstructionColumns, part: str) -> list
 
 def _texts(table: Table, name: str, part: str) -> list[str]:
     return [as_text(value) for value in plain_column(table, name, part)]
+
+
+def _inputs(table: Table, columns: InstructionColumns, part: str, count: int) -> list[str]:
+    if columns.input is None:
+        return [""] * count
+    return ["" if is_blank(text) else text for text in _texts(table, columns.input, part)]
 
 
 def _tasks(table: Table, columns: InstructionColumns, part: str, count: int) -> list[str]:

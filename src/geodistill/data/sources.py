@@ -10,7 +10,7 @@ from pathlib import Path
 from datasets import load_dataset
 
 from geodistill.data.bundled import bundled_splits
-from geodistill.data.tables import READERS, Table, from_dataset, read_table
+from geodistill.data.tables import COMPRESSED, READERS, Table, from_dataset, read_table
 from geodistill.errors import GeodistillError, suggest
 from geodistill.recipe import DataRecipe
 
@@ -61,7 +61,7 @@ def open_source(recipe: DataRecipe) -> Source:
         return _folder(path)
     if path.is_file():
         return Source({"train": partial(read_table, path)})
-    if path.suffix.lower() in READERS or name.startswith((".", "/", "~")) or name.count("/") > 1:
+    if path.suffix.lower() in (*READERS, *COMPRESSED) or name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise GeodistillError(
             f"There is no file or folder '{name}'.", "Give data.source an existing path or a hub name."
         )
@@ -81,7 +81,13 @@ def _glue(name: str) -> Source:
 
 
 def _folder(folder: Path) -> Source:
-    files = sorted(path for path in folder.iterdir() if path.is_file() and path.suffix.lower() in READERS)
+    present = sorted(path for path in folder.iterdir() if path.is_file())
+    files = [path for path in present if path.suffix.lower() in READERS]
+    for path in present:
+        if path.suffix.lower() in COMPRESSED and Path(path.stem).suffix.lower() in READERS:
+            raise GeodistillError(
+                f"The folder {folder} holds {path.name}, and compressed files are not read.", "Unpack or remove it."
+            )
     if not files:
         raise GeodistillError(
             f"The folder {folder} holds no data files.",
