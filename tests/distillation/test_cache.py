@@ -226,7 +226,7 @@ def test_a_damaged_cache_is_refused(lesson, cache, tmp_path, name, damage):
         content[len(content) // 2] ^= 4
     path.unlink()
     if damage != "removed":
-        path.write_bytes({"flipped": content, "cut": content[:-1], "emptied": b""}[damage])
+        path.write_bytes({"flipped": content, "cut": content[:-2], "emptied": b""}[damage])
     if (name, damage) == (MANIFEST, "removed"):
         with pytest.raises(GeodistillError, match="no finished teacher cache"):
             reopen(lesson, tmp_path / "cache")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import json
 from dataclasses import asdict
 
@@ -16,6 +17,7 @@ from geodistill.distillation.cache_format import (
     verify_files,
     write_manifest,
 )
+from geodistill.distillation.teacher import FeatureRequest, Teacher
 from geodistill.errors import GeodistillError
 
 
@@ -50,9 +52,9 @@ def test_the_fingerprint_stays_the_same_for_the_same(lesson):
     for parameter in lesson.model.parameters():
         parameter.requires_grad_(True)
     assert fingerprint(lesson) == before
-    copy = RobertaForSequenceClassification(lesson.model.config)
-    copy.load_state_dict(lesson.model.state_dict())
-    lesson.model = copy
+    twin = RobertaForSequenceClassification(lesson.model.config)
+    twin.load_state_dict(lesson.model.state_dict())
+    lesson.model = twin
     assert fingerprint(lesson) == before
 
 
@@ -100,3 +102,29 @@ def test_a_manifest_that_is_none_is_refused(tmp_path, content):
     (tmp_path / "manifest.json").write_text(content, encoding="latin-1")
     with pytest.raises(GeodistillError, match="is damaged"):
         read_manifest(tmp_path)
+
+
+def test_a_module_of_ones_own_is_known_by_its_weights(lesson):
+    settings = {"data": "data", "dtype": "float32", "variance": None, "top_k": None}
+    torch.manual_seed(0)
+    teachers = [Teacher(torch.nn.Sequential(torch.nn.Embedding(4, 2)), [FeatureRequest("0", "tokens")]) for _ in "ab"]
+    one, other = (fingerprint_teacher(teacher, lesson.tokenizer, **settings) for teacher in teachers)
+    assert one != other == fingerprint_teacher(teachers[1], lesson.tokenizer, **settings)
+
+
+def test_the_scale_of_adapters_is_part_of_the_fingerprint(lesson):
+    from peft import LoraConfig, get_peft_model
+
+    found = set()
+    for alpha in (8, 16):
+        model = copy.deepcopy(lesson.model)
+        torch.manual_seed(1)
+        adapted = get_peft_model(
+            model, LoraConfig(lora_alpha=alpha, target_modules=["query"], init_lora_weights="gaussian")
+        )
+        source = Teacher(adapted, lesson.requests, precision="float32")
+        settings = {"data": "data", "dtype": "float32", "variance": None, "top_k": None}
+        found.add(fingerprint_teacher(source, lesson.tokenizer, **settings))
+        again = Teacher(adapted, lesson.requests, precision="float32")
+        assert fingerprint_teacher(again, lesson.tokenizer, **settings) in found
+    assert len(found) == 2

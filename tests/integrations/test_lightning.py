@@ -17,10 +17,18 @@ import torch
 from lightning.pytorch.plugins.environments import LightningEnvironment
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from transformers import BertConfig, BertForSequenceClassification
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    DistilBertConfig,
+    DistilBertForSequenceClassification,
+)
 
 from geodistill import FeatureTerm, GeodistillError, ProcrustesLoss
-from geodistill.integrations.lightning import GeometryCallback
+from geodistill.distillation.teacher import Teacher
+from geodistill.features import Capture
+from geodistill.integrations.learned import bind_terms
+from geodistill.integrations.lightning import GeometryCallback, with_terms
 
 TERM = FeatureTerm(loss="procrustes", layers="uniform", weight=2.0)
 PROJECTION = FeatureTerm(loss="projection", rows="mean", layers=[(-1, -1)])
@@ -131,6 +139,35 @@ def exact_teacher(monkeypatch: pytest.MonkeyPatch) -> None:
 def keep_exact(patch: pytest.MonkeyPatch) -> None:
     """Keep the teacher in float32 on machines that would run it in bfloat16."""
     patch.setattr("geodistill.distillation.teacher.bfloat16_is_faster", lambda device: False)
+
+
+class WithoutTypes(Module):
+    """A student that takes no types of tokens, whose batch has them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        config = DistilBertConfig(
+            vocab_size=50, dim=16, n_layers=2, n_heads=2, hidden_dim=32, max_position_embeddings=16
+        )
+        self.model = DistilBertForSequenceClassification(config)
+
+
+@pytest.mark.usefixtures("exact_teacher")
+def test_what_the_batch_says_of_the_tokens_reaches_the_teacher() -> None:
+    batch = next(iter(DataLoader(examples(), batch_size=BATCH)))
+    batch |= {"token_type_ids": batch["attention_mask"].clone(), "weights": torch.ones(BATCH)}
+    module, teacher = WithoutTypes(), classifier(4, 32, seed=1)
+    nn.init.normal_(teacher.bert.embeddings.token_type_embeddings.weight)
+    given: list[Any] = []
+    teacher.register_forward_pre_hook(lambda model, args, inputs: given.append(set(inputs)), with_kwargs=True)
+    objective = bind_terms([TERM], module.model, teacher, 0)
+    source = Teacher(teacher, objective.requests)
+    given.clear()
+    module.log_dict = lambda terms: None
+    capture = Capture(module.model, objective.student_points)
+    with_terms(module, module.model, capture, source, objective)(batch, 0)
+    (names,) = given
+    assert {"input_ids", "attention_mask", "token_type_ids"} <= names and not {"labels", "weights"} & names
 
 
 def test_steps_are_those_of_a_loop_by_hand(tmp_path: Path, exact_teacher: None) -> None:

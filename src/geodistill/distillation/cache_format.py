@@ -82,22 +82,36 @@ def fingerprint_teacher(
 ) -> str:
     """SHA-256 over all that decides what a cache holds, but for the requests it answers: the manifest lists these."""
     digest = hashlib.sha256()
-    config = {
-        name: value
-        for name, value in teacher.model.config.to_dict().items()
-        if name not in ("_name_or_path", "transformers_version")  # where it was loaded from and by what
-    }
-    device = teacher.model.device
-    bfloat16 = runs_in_bfloat16(teacher.precision, device)
+    config = _config_of(teacher.model)
+    bfloat16 = runs_in_bfloat16(teacher.precision, teacher.device)
     settings = [FORMAT, sys.byteorder, type(teacher.model).__name__, config, bfloat16, data, dtype, variance, top_k]
     if teacher.vocabulary is not None:
         settings.append(teacher.vocabulary)
-    digest.update(json.dumps(settings, sort_keys=True, default=str).encode())
+    digest.update(json.dumps(settings, sort_keys=True, default=_as_json).encode())
     for name, tensor in teacher.model.state_dict().items():
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
         digest.update(tensor_bytes(tensor))
     digest.update(_tokenizer_json(tokenizer).encode())
     return digest.hexdigest()
+
+
+def _config_of(model: Any) -> dict[str, Any]:
+    """A model's config with those of its adapters, whose scale is in no weight. A module of the user's own has none: it
+    is known by its class and its weights."""
+    configs = {"": getattr(model, "config", None), **getattr(model, "peft_config", {})}
+    return {
+        f"{adapter}.{name}" if adapter else name: value
+        for adapter, config in configs.items()
+        if hasattr(config, "to_dict")
+        for name, value in config.to_dict().items()
+        # where it was loaded from and by what
+        if name not in ("_name_or_path", "transformers_version", "base_model_name_or_path")
+    }
+
+
+def _as_json(value: Any) -> Any:
+    # A set's order depends on the process.
+    return sorted(value) if isinstance(value, set) else str(value)
 
 
 def _tokenizer_json(tokenizer: PreTrainedTokenizerBase) -> str:

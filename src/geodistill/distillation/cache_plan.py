@@ -170,7 +170,7 @@ def _logits_per(teacher: Teacher, logits: Tensor, inputs: Mapping[str, Tensor]) 
 def make_batch(teacher: Teacher, dataset: Examples, collate: Collate, positions: Tensor) -> dict[str, Tensor]:
     """Collate the examples at these positions, on the teacher's device."""
     batch = collate([dataset[position] for position in positions.tolist()])
-    return {name: value.to(teacher.model.device) for name, value in batch.items() if isinstance(value, Tensor)}
+    return {name: value.to(teacher.device) for name, value in batch.items() if isinstance(value, Tensor)}
 
 
 def say(message: str, progress: bool) -> None:

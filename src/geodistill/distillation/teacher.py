@@ -87,6 +87,10 @@ class Teacher:
         self.model.to(device)
         return self
 
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
     @torch.no_grad()
     def __call__(self, inputs: Mapping[str, Tensor]) -> TeacherSignals:
         inputs = teacher_view(inputs)

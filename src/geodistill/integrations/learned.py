@@ -16,7 +16,7 @@ from geodistill.losses.distributed import world_size
 from geodistill.recipe import FeatureTerm, ObjectiveRecipe
 
 
-def bind_terms(features: list[FeatureTerm], student: PreTrainedModel, teacher: PreTrainedModel, seed: int) -> Objective:
+def bind_terms(features: list[FeatureTerm], student: PreTrainedModel, teacher: nn.Module, seed: int) -> Objective:
     """Return an objective of feature terms alone, its projections drawn from `seed` and the same on every rank."""
     if not features:
         raise GeodistillError("There are no feature terms to add.", "Give features=[FeatureTerm(…)].")

@@ -31,13 +31,15 @@ class GeometryCallback(Callback):
     """Adds Σ weight · feature loss to what `training_step` returns, and logs each term under its name.
 
     The student's hidden states are taken from the pass that `training_step` makes, and the teacher is run on what the
-    student was given there: in eval mode, without gradient, and on the module's device. It is no part of the module, so
+    student was given there, with what else the batch says of the same tokens (`token_type_ids`, which a DistilBERT does
+    not take): in eval mode, without gradient, and on the module's device. It is no part of the module, so
     no checkpoint holds it. With DDP the terms are of the whole batch over all ranks where they have `global_batch`.
     Learned projections are in the module's first optimiser and in the callback's own part of a checkpoint.
 
     Args:
-        teacher: a transformers model that takes the student's inputs.
-        features: the terms. The rows `response` need `labels` among the student's inputs.
+        teacher: a transformers model, a PeftModel or any module that takes the student's inputs, changed as `Teacher`
+            says. A module of another kind has no layers with numbers: name module paths in the terms.
+        features: the terms. The rows `response` need `labels` among the student's inputs or in the batch.
         student: the path of the transformers model within the LightningModule, such as "model".
         seed: decides the first weights of learned projections.
 
@@ -46,7 +48,7 @@ class GeometryCallback(Callback):
     """
 
     def __init__(
-        self, teacher: PreTrainedModel, features: Sequence[FeatureTerm], *, student: str = "model", seed: int = 0
+        self, teacher: nn.Module, features: Sequence[FeatureTerm], *, student: str = "model", seed: int = 0
     ) -> None:
         self.teacher_model, self.features, self.student, self.seed = teacher, list(features), student, seed
         self.objective: Objective | None = None
@@ -101,13 +103,26 @@ def with_terms(
             result = original(*args, **kwargs)
         if result is None:  # the step is skipped
             return None
-        output = objective(None, capture.complete(found), teacher(inputs), inputs)
+        batch = {**others_of(args, inputs), **inputs}
+        output = objective(None, capture.complete(found), teacher(batch), batch)
         module.log_dict(dict(output.terms))
         if isinstance(result, Mapping):
             return {**result, "loss": result["loss"] + output.loss}
         return result + output.loss
 
     return training_step
+
+
+def others_of(args: Sequence[Any], inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What a training step's batch, where it is a mapping, says of the tokens (b, t) that the student was given."""
+    batch, tokens = args[0] if args else None, inputs.get("input_ids")
+    if not isinstance(batch, Mapping) or tokens is None:
+        return {}
+    return {
+        name: value
+        for name, value in batch.items()
+        if isinstance(value, Tensor) and value.shape == tokens.shape and value.device == tokens.device
+    }
 
 
 @contextmanager

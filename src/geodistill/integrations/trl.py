@@ -29,7 +29,6 @@ from transformers import Trainer, TrainerCallback
 from geodistill.distillation.adapters import adapted_model
 from geodistill.distillation.objective import Objective, ObjectiveOutput
 from geodistill.distillation.overrides import overrides
-from geodistill.distillation.sharding import check_one_device
 from geodistill.distillation.teacher import Teacher, TeacherSignals, teacher_rows
 from geodistill.errors import GeodistillError
 from geodistill.features import IGNORED_LABEL, Capture
@@ -66,15 +65,14 @@ class GeometryMixin(Trainer):
     `eval_loss` the trainer's own. Learned projections are in the trainer's optimiser, though not in its gradient norm,
     and in a file of their own beside each checkpoint; they never reach the saved model.
 
-    Raises GeodistillError for a missing teacher, a batch whose models the trainer does not run, several GPUs in one
-    process, and for projections under FSDP or DeepSpeed.
+    Raises GeodistillError for a missing teacher, a batch whose models the trainer does not run, and for projections
+    under FSDP or DeepSpeed.
     """
 
     def __init__(self, *args: Any, features: Sequence[FeatureTerm], **kwargs: Any) -> None:
         takes_teacher = "teacher_model" in inspect.signature(super().__init__).parameters
         own_teacher = None if takes_teacher else kwargs.pop("teacher_model", None)
         super().__init__(*args, **kwargs)
-        check_one_device(self.args)
         teacher = own_teacher if own_teacher is not None else getattr(self, "teacher_model", None)
         if not isinstance(teacher, nn.Module):
             raise GeodistillError(
