@@ -7,11 +7,12 @@ A recipe is a YAML file; every field here is a key of it, and may be overridden 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from geodistill.aliases import OWN_FIELDS, TRAINER_NAMES
+from geodistill.applies import Rule, only_with, refuse_what_does_not_apply
 from geodistill.errors import GeodistillError
 
 RowKind = Literal["cls", "mean", "tokens", "last", "response", "words"]
@@ -28,10 +29,24 @@ ModulePair = tuple[str, str]
 
 class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", validate_default=True, frozen=True)
+    rules: ClassVar[tuple[Rule, ...]] = ()
+
+    @model_validator(mode="after")
+    def nothing_in_vain(self) -> Section:
+        refuse_what_does_not_apply(self, self.rules)
+        return self
 
 
 class DataRecipe(Section):
     """Where the examples come from: a bundled set, a hub name, GLUE, a local file or a folder of files."""
+
+    rules = (
+        Rule(
+            ("configuration",),
+            lambda data: not data.source.startswith(("bundled:", "glue/")),
+            only_with("the hub name of a data set"),
+        ),
+    )
 
     source: str = Field("bundled:trec", description="bundled:NAME, a hub name, glue/TASK, a file or a folder")
     configuration: str | None = Field(None, description="configuration name of a hub data set")
@@ -70,6 +85,14 @@ class TrainingRecipe(Section):
 
     `arguments` passes fields of transformers.TrainingArguments through: those that have no key of their own here.
     """
+
+    rules = (
+        Rule(
+            ("warmup",),
+            lambda training: training.schedule != "constant" or training.warmup == 0,
+            only_with("another schedule, such as constant_with_warmup"),
+        ),
+    )
 
     epochs: float = Field(3.0, gt=0)
     max_steps: int = Field(-1, description="stops early after so many steps when positive")
@@ -119,6 +142,15 @@ class TrainingRecipe(Section):
 class TeacherRecipe(Section):
     """The teacher: given fine-tuned, or fine-tuned first when `training` is there."""
 
+    rules = (
+        Rule(("revision",), lambda teacher: not teacher.model.startswith("bundled:"), only_with("a hub name as model")),
+        Rule(
+            ("cache_dtype", "cache_variance", "cache_limit_gb", "cache_top_k"),
+            lambda teacher: teacher.cache,
+            only_with("teacher.cache=true"),
+        ),
+    )
+
     model: str = Field("bundled:minilm-l6", description="bundled:NAME, a folder, or a hub name")
     revision: str | None = None
     trust_remote_code: bool = False
@@ -153,6 +185,19 @@ class LoraRecipe(Section):
 class StudentRecipe(Section):
     """The student: exactly one of `model`, `teacher_layers` or (`width` and `layers`)."""
 
+    rules = (
+        Rule(
+            ("revision",),
+            lambda student: student.model is not None and not student.model.startswith("bundled:"),
+            only_with("a hub name as student.model"),
+        ),
+        Rule(
+            ("heads", "intermediate", "initialization"),
+            lambda student: student.width is not None or student.layers is not None,
+            only_with("a new student, of student.width and student.layers"),
+        ),
+    )
+
     model: str | None = Field(None, description="a pretrained student: bundled:NAME, a folder, or a hub name")
     revision: str | None = None
     teacher_layers: int | list[int] | None = Field(None, description="copy the first so many, or these, teacher layers")
@@ -184,6 +229,15 @@ class LabelTerm(Section):
 class LogitTerm(Section):
     """T² · divergence(teacher, student) at temperature T (Hinton et al. 2015); mean squared error for a regression."""
 
+    rules = (
+        Rule(("beta",), lambda term: term.divergence == "jensen_shannon", only_with("divergence: jensen_shannon")),
+        Rule(
+            ("skew",),
+            lambda term: term.divergence.startswith("skewed_"),
+            only_with("divergence: skewed_forward_kl or skewed_reverse_kl"),
+        ),
+    )
+
     weight: float = Field(1.0, ge=0)
     temperature: float = Field(2.0, gt=0)
     divergence: DivergenceName = "forward_kl"
@@ -193,6 +247,18 @@ class LogitTerm(Section):
 
 class FeatureTerm(Section):
     """One feature loss between rows of paired layers."""
+
+    rules = (
+        Rule(("orthogonal",), lambda term: term.loss == "projection", only_with("loss: projection")),
+        Rule(
+            ("normalize",),
+            lambda term: term.loss != "cka" or term.normalize == "rows",
+            "Leave it out, or set it to rows: CKA is blind to scale.",
+        ),
+        Rule(
+            ("special_tokens",), lambda term: term.rows in ("tokens", "mean"), only_with("rows: tokens or rows: mean")
+        ),
+    )
 
     loss: FeatureLossName
     weight: float = Field(1.0, ge=0)
@@ -225,6 +291,14 @@ class ObjectiveRecipe(Section):
 class GenerationRecipe(Section):
     """How responses are drawn when a model that follows instructions is scored; the defaults are MiniLLM's protocol."""
 
+    rules = (
+        Rule(
+            ("temperature", "top_p", "top_k"),
+            lambda generation: generation.sample,
+            only_with("generation.sample=true"),
+        ),
+    )
+
     max_new_tokens: int = Field(256, ge=1)
     sample: bool = Field(True, description="draw tokens; else the likeliest is taken, and one seed is enough")
     temperature: float = Field(1.0, gt=0)
@@ -253,7 +327,33 @@ class CompareRecipe(Section):
     jobs: int | None = Field(None, ge=1, description="runs side by side; by default one for each core, at most 4")
 
 
+CLASSIFICATION_DATA = ("text", "text_pair", "label", "problem")
+INSTRUCTION_DATA = ("instruction", "input", "output", "messages", "prompt", "responses", "max_prompt_length")
+
+
 class Recipe(Section):
+    rules = (
+        Rule(
+            tuple(f"{section}.{key}" for section in ("data", "stages.data") for key in CLASSIFICATION_DATA),
+            lambda recipe: recipe.task == "classification",
+            only_with("task: classification"),
+        ),
+        Rule(
+            (
+                *(f"{section}.{key}" for section in ("data", "stages.data") for key in INSTRUCTION_DATA),
+                *(f"generation.{key}" for key in GenerationRecipe.model_fields),
+                "teacher.cache_top_k",
+            ),
+            lambda recipe: recipe.task == "instructions",
+            only_with("task: instructions"),
+        ),
+        Rule(
+            ("stages.training.seed",),
+            lambda recipe: False,
+            "Leave it out: training.seed counts for all stages of a run.",
+        ),
+    )
+
     task: Literal["classification", "instructions"] = "classification"
     data: DataRecipe = Field(default_factory=DataRecipe)
     teacher: TeacherRecipe = Field(default_factory=TeacherRecipe)

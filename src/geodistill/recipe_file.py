@@ -16,10 +16,12 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from geodistill.aliases import known_elsewhere
+from geodistill.applies import DoesNotApply
 from geodistill.errors import GeodistillError, suggest
 from geodistill.recipe import Recipe
 
-STUDENT_WAYS = (("model", "revision"), ("teacher_layers",), ("width", "layers", "heads", "intermediate"))
+NEW_STUDENT = ("width", "layers", "heads", "intermediate", "initialization")
+STUDENT_WAYS = (("model", "revision"), ("teacher_layers",), NEW_STUDENT)
 
 
 def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -131,6 +133,9 @@ def explain(error: ValidationError, source: str) -> GeodistillError:
     if first["type"] == "missing":
         return GeodistillError(f"The key '{dotted}' is missing in {source}.", "Add it.")
     raised = first.get("ctx", {}).get("error")
+    if isinstance(raised, DoesNotApply):
+        key = ".".join([*map(str, location), raised.key])
+        return GeodistillError(f"'{key}' in {source} would change nothing.", raised.remedy)
     if isinstance(raised, GeodistillError):
         return GeodistillError(f"'{dotted}' in {source} is not valid: {raised.problem}", raised.remedy)
     message = first["msg"].removeprefix("Value error, ").rstrip(".")

@@ -24,6 +24,13 @@ def test_file_is_a_train_split(tmp_path: Path) -> None:
     assert source.splits["train"]().columns == {"text": ["a"], "label": ["1"]}
 
 
+@pytest.mark.parametrize("name", ["mine.csv", ""])
+def test_a_configuration_is_of_hub_data(tmp_path: Path, name: str) -> None:
+    folder_with(tmp_path, "mine.csv")
+    with pytest.raises(GeodistillError, match=r"data\.configuration is of a data set on the hub"):
+        open_source(DataRecipe(source=str(tmp_path / name), configuration="main"))
+
+
 @pytest.mark.parametrize("name", ["validation", "dev", "val", "valid"])
 def test_names_of_the_validation_file(tmp_path: Path, name: str) -> None:
     source = open_source(DataRecipe(source=str(folder_with(tmp_path, "train.csv", f"{name}.csv", "readme.md"))))

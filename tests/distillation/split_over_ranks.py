@@ -24,7 +24,7 @@ from geodistill.distillation.sharding import whole_model
 
 FEATURES = [
     {"loss": "procrustes", "weight": 2.0, "layers": "uniform"},
-    {"loss": "procrustes", "rows": "cls", "special_tokens": False},
+    {"loss": "procrustes", "rows": "cls"},
     {"loss": "gram", "special_tokens": False},
     {"loss": "cka", "rows": "mean"},
     {"loss": "projection", "rows": "mean", "normalize": False, "center": False},

@@ -284,12 +284,13 @@ def test_several_floats_as_labels_need_a_problem_type(student: Any, teacher: Any
 
 def test_options_reach_the_losses(attend: Attend) -> None:
     options = {"center": False, "normalize": "rows", "squared": False, "global_batch": False}
-    features = [{"loss": loss, **options, "orthogonal": True} for loss in ("procrustes", "gram", "cka", "projection")]
+    features = [{"loss": loss, **options} for loss in ("procrustes", "gram", "cka")]
+    features.append({"loss": "projection", **options, "orthogonal": True})
     losses = [match.losses[0] for match in attend(features=features).objective.features]
     assert [type(loss) for loss in losses] == [ProcrustesLoss, GramLoss, CKALoss, ProjectionLoss]
     for loss in losses:
-        assert (loss.center, loss.normalize, loss.global_batch) == (False, "rows", False)
-    assert not losses[0].squared and not losses[1].squared and losses[3].orthogonal
+        assert (loss.center, loss.normalize, loss.squared, loss.global_batch) == (False, "rows", False, False)
+    assert losses[3].orthogonal
     assert all(match.losses[0].global_batch for match in attend(features=[{"loss": "gram"}]).objective.features)
 
 

@@ -80,7 +80,7 @@ def test_the_cache_of_the_largest_logits_and_the_teacher_online_agree(
     """Float32 rows and whole logits say what the teacher says; the largest logits and the rest's mass say less."""
     logs = []
     for name, teacher in (
-        ("online", {"cache": False}),
+        ("online", {"cache": False, "cache_top_k": None}),
         ("largest", {"cache_top_k": 100, "cache_dtype": "float32"}),
         ("whole", {"cache_top_k": None, "cache_dtype": "float32"}),
     ):

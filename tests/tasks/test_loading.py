@@ -25,6 +25,11 @@ def test_what_cannot_be_loaded_is_named_with_the_way_out(tmp_path: Path) -> None
     assert "hub" in raised.value.remedy and "second line" not in str(raised.value)
 
 
+def test_a_revision_is_of_a_hub_model(tmp_path: Path) -> None:
+    with pytest.raises(GeodistillError, match=r"A revision is of a model on the hub, .* Leave the revision out"):
+        load_tokenizer(str(tmp_path), revision="v2")
+
+
 def test_a_revision_is_passed_on_only_if_there_is_one() -> None:
     assert load(lambda path, **settings: settings, "some/model", revision=None, dtype=torch.float32) == {
         "dtype": torch.float32

@@ -137,19 +137,12 @@ def test_a_damaged_checkpoint_is_named(
 
 def test_the_cache_changes_nothing_but_the_time(make_recipe: MakeRecipe, tmp_path: Path) -> None:
     cached = make_recipe(teacher={"cache_dtype": "float32", "precision": "float32"})
-    online = make_recipe(teacher={"cache_dtype": "float32", "precision": "float32", "cache": False})
+    online = make_recipe(teacher={"precision": "float32", "cache": False})
     run(cached, tmp_path / "cached")
     run(online, tmp_path / "online")
     assert not (tmp_path / "cached" / "cache").exists()
     one, two = weights(tmp_path / "cached"), weights(tmp_path / "online")
     assert all(torch.allclose(one[name], two[name], atol=1e-3) for name in one)
-
-
-def test_only_logits_of_tokens_are_cut(make_recipe: MakeRecipe, tmp_path: Path) -> None:
-    with pytest.raises(
-        GeodistillError, match=r"only those of tokens are cut to the largest\. Leave teacher\.cache_top_k"
-    ):
-        run(make_recipe(teacher={"cache_top_k": 64}), tmp_path / "run")
 
 
 def test_caches_of_other_cuts_lie_side_by_side(make_recipe: MakeRecipe) -> None:

@@ -57,6 +57,11 @@ def open_source(recipe: DataRecipe) -> Source:
     if name.startswith("glue/"):
         return _glue(name)
     path = Path(name).expanduser()
+    if path.exists() and recipe.configuration is not None:
+        raise GeodistillError(
+            f"data.configuration is of a data set on the hub, and '{name}' is on this machine.",
+            "Set data.configuration=null.",
+        )
     if path.is_dir():
         return _folder(path)
     if path.is_file():

@@ -272,13 +272,14 @@ def make_loss(term: FeatureTerm, student_width: int, teacher_width: int) -> nn.M
     shared: dict[str, Any] = {
         "center": term.center,
         "normalize": term.normalize,
+        "squared": term.squared,
         "global_batch": term.global_batch,
     }
     match term.loss:
         case "procrustes":
-            return ProcrustesLoss(squared=term.squared, **shared)
+            return ProcrustesLoss(**shared)
         case "gram":
-            return GramLoss(squared=term.squared, **shared)
+            return GramLoss(**shared)
         case "cka":
             return CKALoss(**shared)
         case "projection":

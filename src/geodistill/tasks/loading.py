@@ -82,6 +82,10 @@ def load(from_pretrained: Callable[..., Any], name: str, *, what: str = "model",
     path = resolve_model(name)
     if settings.get("revision") is None:
         settings.pop("revision", None)
+    elif Path(path).is_dir():
+        raise GeodistillError(
+            f"A revision is of a model on the hub, and '{name}' is a folder on this machine.", "Leave the revision out."
+        )
     try:
         return from_pretrained(path, **settings)
     except (MemoryError, torch.OutOfMemoryError):
