@@ -153,7 +153,7 @@ class TeacherRecipe(Section):
 
     model: str = Field("bundled:minilm-l6", description="bundled:NAME, a folder, or a hub name")
     revision: str | None = None
-    trust_remote_code: bool = False
+    trust_remote_code: bool = Field(False, description="run the code that comes with `model`; of no other side")
     training: TrainingRecipe | None = Field(None, description="fine-tune the teacher on the data first, so")
     weights: WeightKind = Field(
         "float32", description="how the teacher is held in memory; 8bit and 4bit through bitsandbytes"
@@ -196,10 +196,17 @@ class StudentRecipe(Section):
             lambda student: student.width is not None or student.layers is not None,
             only_with("a new student, of student.width and student.layers"),
         ),
+        Rule(
+            ("trust_remote_code",),
+            lambda student: student.model is not None,
+            "Leave it out: a student that is made out of its teacher has the teacher's code, for which there is "
+            "teacher.trust_remote_code.",
+        ),
     )
 
     model: str | None = Field(None, description="a pretrained student: bundled:NAME, a folder, or a hub name")
     revision: str | None = None
+    trust_remote_code: bool = Field(False, description="run the code that comes with `model`; of no other side")
     teacher_layers: int | list[int] | None = Field(None, description="copy the first so many, or these, teacher layers")
     width: int | None = Field(None, ge=1, description="hidden size of a new student of the teacher's family")
     layers: int | None = Field(None, ge=1)
@@ -363,6 +370,11 @@ class Recipe(Section):
     training: TrainingRecipe = Field(default_factory=TrainingRecipe)
     generation: GenerationRecipe = Field(default_factory=GenerationRecipe)
     compare: CompareRecipe | None = None
+
+    @property
+    def trusts_student(self) -> bool:
+        """Whether the student's own code may be run: one that is made out of its teacher has the teacher's code."""
+        return (self.teacher if self.student.model is None else self.student).trust_remote_code
 
     @field_validator("stages")
     @classmethod

@@ -21,7 +21,7 @@ from geodistill.errors import GeodistillError, suggest
 from geodistill.recipe import Recipe
 
 NEW_STUDENT = ("width", "layers", "heads", "intermediate", "initialization")
-STUDENT_WAYS = (("model", "revision"), ("teacher_layers",), NEW_STUDENT)
+STUDENT_WAYS = (("model", "revision", "trust_remote_code"), ("teacher_layers",), NEW_STUDENT)
 
 
 def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:

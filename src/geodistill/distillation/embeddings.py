@@ -132,7 +132,7 @@ def _cut(source: EmbeddingLayer, target: EmbeddingLayer, moment: Tensor) -> None
     if source.norm is not None and target.norm is not None:
         target.norm.weight.fill_((moment.trace() / width).sqrt().item())
         if target.norm.bias is not None and source.norm.bias is not None:
-            target.norm.bias.copy_(source.norm.bias.double().cpu() @ rotation)
+            target.norm.bias.copy_(source.norm.bias.cpu().double() @ rotation)
 
 
 def _pad(source: EmbeddingLayer, target: EmbeddingLayer) -> None:
@@ -158,16 +158,16 @@ def _shared(source: EmbeddingLayer, target: EmbeddingLayer) -> list[tuple[nn.Emb
 
 def _before_rotation(table: Tensor, layer: EmbeddingLayer) -> Tensor:
     """X A for a LayerNorm, X otherwise; float64 on the CPU, where eigenvectors are exact enough."""
-    rows = table.double().cpu()
+    rows = table.cpu().double()
     if layer.norm is None:
         return rows
-    weight = layer.norm.weight.double().cpu()
+    weight = layer.norm.weight.cpu().double()
     return (rows - rows.mean(dim=1, keepdim=True)) * (weight / weight.square().mean().sqrt())
 
 
 def _without_bias(rows: Tensor, layer: EmbeddingLayer) -> Tensor:
-    rows = rows.double().cpu()
-    return rows if layer.norm is None or layer.norm.bias is None else rows - layer.norm.bias.double().cpu()
+    rows = rows.cpu().double()
+    return rows if layer.norm is None or layer.norm.bias is None else rows - layer.norm.bias.cpu().double()
 
 
 def _zero_sum_basis(width: int) -> Tensor:

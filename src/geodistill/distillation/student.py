@@ -53,7 +53,6 @@ def build_student(
     teacher: PreTrainedModel,
     *,
     seed: int,
-    trust_remote_code: bool = False,
     sample: Iterable[Mapping[str, Tensor]] = (),
 ) -> Student:
     """Return a student with the teacher's kind of head, its labels and its problem type, in float32 and eval mode.
@@ -71,7 +70,7 @@ def build_student(
     """
     with _seeded(seed):
         if recipe.model is not None:
-            student = _load(recipe.model, recipe.revision, teacher, trust_remote_code)
+            student = _load(recipe.model, recipe.revision, teacher, recipe.trust_remote_code)
         elif recipe.teacher_layers is not None:
             student = keep_layers(teacher, recipe.teacher_layers)
         else:
@@ -180,6 +179,11 @@ def _load(name: str, revision: str | None, teacher: PreTrainedModel, trust_remot
     except GeodistillError:
         raise
     except (OSError, ValueError, SafetensorError) as error:
+        if "trust_remote_code" in str(error) and not trust_remote_code:
+            raise GeodistillError(
+                f"The student '{name}' comes with code of its own, which is not run unless you say so.",
+                "If you trust that code, set student.trust_remote_code=true.",
+            ) from error
         raise GeodistillError(
             f"The student '{name}' cannot be loaded: {str(error).splitlines()[0]}",
             "Give a folder that save_pretrained wrote, a bundled model, or a hub name that can be reached.",

@@ -234,7 +234,9 @@ def time_students(jobs: Sequence[Job], taught: TaughtTask) -> dict[str, float]:
     latencies: dict[str, float] = {}
     for job in jobs:
         if _shape(job) not in latencies:
-            student = taught.task.load_model(str(job.folder / "student"), new_head=False)
+            student = taught.task.load_model(
+                str(job.folder / "student"), new_head=False, trust=job.recipe.trusts_student
+            )
             tokenizer, encoded = taught.as_read_by(student, student_tokenizer(job.recipe))
             latencies[_shape(job)] = measure_latency(student, taught.task, tokenizer, encoded)
     return latencies

@@ -13,8 +13,9 @@ from typing import Any
 
 import torch
 from accelerate import PartialState
+from torch import nn
 from tqdm.auto import tqdm
-from transformers import Trainer
+from transformers import PreTrainedModel, Trainer
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import PrinterCallback, TrainerCallback, TrainerControl, TrainerState
 from transformers.training_args import TrainingArguments
@@ -39,6 +40,24 @@ def processes() -> PartialState:
 def run_device() -> torch.device:
     """Return where this process runs its models: its accelerator, else the CPU. A latency alone is taken on the CPU."""
     return processes().device
+
+
+def send(model: PreTrainedModel, device: torch.device) -> PreTrainedModel:
+    """Move a model to a device, and return it."""
+    module: nn.Module = model
+    module.to(device)
+    return model
+
+
+@contextmanager
+def placed(model: PreTrainedModel, device: torch.device) -> Iterator[None]:
+    """Hold a model on a device for a while, then move it back to where it was."""
+    origin = model.device
+    send(model, device)
+    try:
+        yield
+    finally:
+        send(model, origin)
 
 
 def part_processes() -> None:

@@ -10,6 +10,7 @@ from geodistill.distillation.memory import telling_of_memory
 from geodistill.errors import GeodistillError, suggest
 from geodistill.files import json_text, write_text
 from geodistill.recipe_file import load_recipe
+from geodistill.tasks.arguments import run_device, send
 from geodistill.tasks.choose import task_of
 from geodistill.tasks.loading import load_tokenizer
 from geodistill.tasks.run_folder import RECIPE, RESULTS
@@ -38,8 +39,9 @@ def evaluate(
         )
     recipe = load_recipe(folder / RECIPE, overrides)
     task = task_of(recipe)
-    student = task.load_model(str(folder / "student"), new_head=False)
-    tokenizer = load_tokenizer(str(folder / "student"))
+    trust = recipe.trusts_student
+    student = send(task.load_model(str(folder / "student"), new_head=False, trust=trust), run_device())
+    tokenizer = load_tokenizer(str(folder / "student"), trust=trust)
     encoded = task.encode(student, tokenizer)
     if split is None:
         other = any(override.startswith("data.source=") for override in overrides)

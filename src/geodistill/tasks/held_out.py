@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 from geodistill.distillation.teacher import FeatureRequest, Teacher, model_inputs
 from geodistill.features import Capture, layer_count, map_layers, only_scored, scored_tokens, select_rows
 from geodistill.geometry import chance_level, cka, floor, gram_distance, procrustes_distance
+from geodistill.tasks.arguments import send
 from geodistill.tasks.task import Collator, EncodedExamples, batches, spread
 
 # Their token rows are many times any width, so more would cost time and move no digit that is shown.
@@ -30,6 +31,7 @@ def measure_geometry(
     """Return D_P², D_FG² and CKA of the uniformly paired layers, each beside its floor and its chance level.
 
     All rows of this kind of `most` examples at most, spread over all, centred, of unit Frobenius norm, in float32.
+    Both models run where the student is; a teacher that is elsewhere is moved there.
     Floor: the best that a student of this width can reach on these rows (for CKA the highest); chance is what unpaired
     rows give.
     """
@@ -38,7 +40,9 @@ def measure_geometry(
     requests = [FeatureRequest(t, rows) for _, t in pairs]
     ask = Teacher(teacher, requests, precision="float32")
     capture = Capture(student, [s for s, _ in pairs])
-    device = next(student.parameters()).device
+    device = student.device
+    if teacher.device != device:
+        send(teacher, device)
     student_rows: list[list[Tensor]] = [[] for _ in pairs]
     teacher_rows: list[list[Tensor]] = [[] for _ in pairs]
     for batch in batches(spread(encoded, most), collate, 16):
@@ -55,11 +59,16 @@ def measure_geometry(
                 word_ids=inputs.get("word_ids"),
             )
             assert mask is not None
-            student_rows[place].append(found[mask])
-            teacher_rows[place].append(signals.features[request][mask])
+            student_rows[place].append(found[mask].cpu())
+            teacher_rows[place].append(signals.features[request][mask].cpu())
+    # The rows of all layers together may be too many for an accelerator, so there is one pair of layers at a time.
+    compared = [
+        compare_rows(torch.cat(s_rows).to(device), torch.cat(t_rows).to(device))
+        for s_rows, t_rows in zip(student_rows, teacher_rows, strict=True)
+    ]
     return [
-        {"student_layer": s, "teacher_layer": t, "rows": rows, **compare_rows(torch.cat(s_rows), torch.cat(t_rows))}
-        for (s, t), s_rows, t_rows in zip(pairs, student_rows, teacher_rows, strict=True)
+        {"student_layer": s, "teacher_layer": t, "rows": rows, **values}
+        for (s, t), values in zip(pairs, compared, strict=True)
     ]
 
 

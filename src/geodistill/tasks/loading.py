@@ -97,6 +97,9 @@ def load(from_pretrained: Callable[..., Any], name: str, *, what: str = "model",
             else "Give a folder or the hub name of a model, and look whether the hub can be reached."
         )
         said = (str(error) or type(error).__name__).splitlines()[0]
+        if "trust_remote_code" in str(error) and not settings.get("trust_remote_code"):
+            said = "it comes with code of its own, which is not run unless you say so."
+            remedy = "If you trust that code, set trust_remote_code in the section of this model: teacher or student."
         raise GeodistillError(f"The {what} '{name}' cannot be loaded: {said}", remedy) from error
 
 

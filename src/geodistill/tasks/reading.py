@@ -49,9 +49,8 @@ def student_tokenizer(recipe: Recipe) -> PreTrainedTokenizerBase | None:
     student, teacher = recipe.student, recipe.teacher
     if student.model is None:
         return None
-    trust = teacher.trust_remote_code
-    own = load_tokenizer(student.model, revision=student.revision, trust=trust)
-    if same_vocabulary(own, load_tokenizer(teacher.model, revision=teacher.revision, trust=trust)):
+    own = load_tokenizer(student.model, revision=student.revision, trust=student.trust_remote_code)
+    if same_vocabulary(own, load_tokenizer(teacher.model, revision=teacher.revision, trust=teacher.trust_remote_code)):
         return None
     for objective in [*(stage.objective for stage in recipe.stages), recipe.objective]:
         compared = [f"the rows '{term.rows}'" for term in objective.features if term.rows in ROWS_OF_TOKENS]

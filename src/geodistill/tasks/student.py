@@ -45,7 +45,7 @@ def start_student(
             found = record.get("fingerprint") == fingerprint
         if not found:
             fine_tune_student(recipe, taught, tokenizer, folder, fingerprint, progress=progress)
-        own = StudentRecipe(model=str(folder), lora=own.lora)
+        own = StudentRecipe(model=str(folder), lora=own.lora, trust_remote_code=recipe.trusts_student)
     return _build(own, recipe, taught, tokenizer, recipe.training.seed)
 
 
@@ -88,7 +88,6 @@ def _build(
         own,
         taught.model,
         seed=seed,
-        trust_remote_code=recipe.teacher.trust_remote_code,
         sample=embedding_sample(taught),
     )
     if tokenizer is not None:

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 from geodistill.data.models import resolve_model
 from geodistill.files import fingerprint_of, with_nan, write_json
 from geodistill.recipe import TeacherRecipe
-from geodistill.tasks.arguments import processes
+from geodistill.tasks.arguments import placed, processes, run_device
 from geodistill.tasks.fine_tune import fine_tune
 from geodistill.tasks.identity import teacher_fingerprint, teacher_side
 from geodistill.tasks.loading import load_tokenizer, pad_as
@@ -82,7 +82,8 @@ def prepare_teacher(recipe: TeacherRecipe, task: Task, folder: Path, *, progress
     with processes().main_process_first():
         scores = kept_scores(side, task, [record, read_record(folder)])
         if scores is None:
-            scores = score_teacher(model, tokenizer, task, encoded, progress)
+            with placed(model, run_device()):
+                scores = score_teacher(model, tokenizer, task, encoded, progress)
             if processes().is_main_process:
                 keep_scores(folder, side, task, scores)
     origin = record.get("model", recipe.model)

@@ -29,7 +29,15 @@ from geodistill.distillation.trainer import DistillationTrainer
 from geodistill.features import is_causal
 from geodistill.files import finite, write_json
 from geodistill.recipe import TASK_STAGE, LogitTerm, Recipe, StageRecipe, StudentRecipe
-from geodistill.tasks.arguments import StepBar, processes, run_device, train_to_the_end, training_arguments
+from geodistill.tasks.arguments import (
+    StepBar,
+    placed,
+    processes,
+    run_device,
+    send,
+    train_to_the_end,
+    training_arguments,
+)
 from geodistill.tasks.choose import stage_tasks, task_of
 from geodistill.tasks.cost import Cost, peak_megabytes, reset_peak_memory
 from geodistill.tasks.held_out import measure_geometry
@@ -82,7 +90,11 @@ def train(
                     claimed(folder, content, fingerprint, fresh=fresh, replace=replace, precision=precision)
                 )
         if (folder / RESULTS).is_file():
-            return finished_run(folder, tasks[TASK_STAGE], onnx=onnx) if processes().is_main_process else {}
+            return (
+                finished_run(folder, tasks[TASK_STAGE], onnx=onnx, trust=recipe.trusts_student)
+                if processes().is_main_process
+                else {}
+            )
         return _train(recipe, folder, tasks, own_tokenizer, fingerprint, shared, requests, onnx=onnx, progress=progress)
 
 
@@ -129,7 +141,8 @@ def _train(
     alone = requests is None  # beside other runs a latency would tell of them too
     results: dict[str, Any] = {}
     if processes().is_main_process:
-        student.cpu().eval()
+        send(student, run_device()).eval()
+        send(taught.model, run_device())
         measured = measure_student(student, taught, reading, progress, timed=alone)  # the task is the last stage
         results = {
             "fingerprint": fingerprint,
@@ -157,12 +170,12 @@ def _train(
     return results
 
 
-def finished_run(folder: Path, task: Task, *, onnx: bool) -> dict[str, Any]:
+def finished_run(folder: Path, task: Task, *, onnx: bool, trust: bool) -> dict[str, Any]:
     """Read the results of a finished run, adding the ONNX file when it is asked for only now."""
     results = read_json(folder / RESULTS)
     if onnx and results.get("onnx_difference") is None:
-        student = task.load_model(str(folder / "student"), new_head=False)
-        tokenizer = load_tokenizer(str(folder / "student"))
+        student = task.load_model(str(folder / "student"), new_head=False, trust=trust)
+        tokenizer = load_tokenizer(str(folder / "student"), trust=trust)
         results["onnx_difference"] = export_student(student, tokenizer, folder / "student", onnx=True)
         write_json(folder / RESULTS, results)
     return results
@@ -295,7 +308,7 @@ def measure_student(
         "notes": [f"The student {note}." for note in found.notes],
         "geometry": measure_geometry(
             student,
-            taught.model.cpu(),
+            taught.model,
             reading.examples[split],
             reading.collate,
             rows=reading.rows,
@@ -328,9 +341,10 @@ def measure_latency(
     model.eval()
     examples, collate = encoded["validation"][:repeats], task.collator(tokenizer)
     times = []
-    for example in [*examples[:5], *examples]:  # the first five warm up
-        inputs = model_inputs(model, collate([example]))
-        started = time.perf_counter()
-        model(**inputs)
-        times.append((time.perf_counter() - started) * 1000)
+    with placed(model, torch.device("cpu")):
+        for example in [*examples[:5], *examples]:  # the first five warm up
+            inputs = model_inputs(model, collate([example]))
+            started = time.perf_counter()
+            model(**inputs)
+            times.append((time.perf_counter() - started) * 1000)
     return statistics.median(times[5:] or times)
