@@ -69,9 +69,11 @@ def test_a_recipe_that_is_written_in_full_is_read_again() -> None:
 
 
 def test_a_variant_of_another_student_leaves_nothing_of_the_first() -> None:
-    new = {**SMALLEST, "student": {"width": 64, "layers": 2, "heads": 2, "initialization": "random"}}
-    base = check_recipe(new).model_dump(mode="json")
-    assert check_recipe(merge(base, {"student": {"teacher_layers": 1}})).student.teacher_layers == 1
+    new = {"width": 64, "layers": 2, "heads": 2, "initialization": "random"}
+    given = {"model": "a/b", "revision": "v2", "trust_remote_code": True}
+    for first in (new, given):
+        base = check_recipe({**SMALLEST, "student": first}).model_dump(mode="json")
+        assert check_recipe(merge(base, {"student": {"teacher_layers": 1}})).student.teacher_layers == 1
 
 
 def test_the_refusal_can_be_sent_between_processes() -> None:

@@ -84,7 +84,7 @@ def test_train_then_evaluate(cli: Cli, content: dict[str, Any], tmp_path: Path) 
     assert "student on test: accuracy" in said.out and "teacher: accuracy" in said.out
     folder = tmp_path / "runs" / "mine"
     expected = {"recipe.yaml", "environment.json", "metrics.jsonl", "results.json", "student", "report.html"}
-    expected.add("checkpoints")
+    expected |= {"checkpoints", ".lock"}
     assert files(folder) == expected | {"teacher"}
 
     assert yaml.safe_load((folder / "recipe.yaml").read_text())["training"]["epochs"] == 2
@@ -204,7 +204,7 @@ def test_a_defect_of_ours_is_not_hidden(
         (["train", "recipe.yaml", "data.source=bundled:trek"], "Did you mean 'bundled:trec'"),
         (["train", "recipe.yaml", "data.source=none.csv"], "There is no file or folder 'none.csv'"),
         (["train", "recipe.yaml", "data.source=empty.csv"], "empty.csv is empty"),
-        (["train", "recipe.yaml", "data.source=two.csv"], "has 6 labels, the data 2"),
+        (["train", "recipe.yaml", "data.source=two.csv"], "the data has 2 ('a', 'b')"),
         (["train", "recipe.yaml", "data.source=odd"], "validation split has labels that training lacks: 'c'"),
         (["train", "recipe.yaml", "data.source=two.csv", "data.label=stars"], "the columns are 'text', 'label'"),
         (["train", "recipe.yaml", "data.source=two.csv", "data.text=words"], "There is no column 'words'"),
@@ -219,7 +219,7 @@ def test_a_defect_of_ours_is_not_hidden(
         (["evaluate", "mine"], "is not the folder of a finished run"),
         (["compare", "recipe.yaml", "objective.label.wieght=1,2"], "Did you mean 'weight'"),
         (["compare", "recipe.yaml", "objective.features.7.weight=1,2"], "No variant has the swept field"),
-        (["compare", "recipe.yaml", "data.limit=5,6"], "one teacher and one data set"),
+        (["compare", "recipe.yaml", "data.limit=5,6"], "scored alike, on one task, data set and teacher"),
         (["compare", "recipe.yaml", "compare={baseline: KB, variants: {KD: {}}}"], "Did you mean 'KD'"),
         (["demo", "training.epoch=1"], "Did you mean 'epochs'"),
         (["demo", "--task", "trek"], "trek"),

@@ -102,7 +102,11 @@ def teacher_side(recipe: TeacherRecipe, folder: str) -> str:
 def student_side(recipe: StudentRecipe) -> str | None:
     """Identify the pretrained model that a student begins with; None for a student that is cut from its teacher or
     new."""
-    return None if recipe.model is None else fingerprint_of_side(resolve_model(recipe.model), revision=recipe.revision)
+    if recipe.model is None:
+        return None
+    return fingerprint_of_side(
+        resolve_model(recipe.model), revision=recipe.revision, trust_remote_code=recipe.trust_remote_code
+    )
 
 
 def student_fingerprint(recipe: Recipe, task: Task) -> str:
