@@ -68,7 +68,7 @@ def test_help_as_a_module(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
         runpy.run_module("geodistill", run_name="__main__")
     assert leaving.value.code == 0
     shown = capsys.readouterr().out
-    assert all(command in shown for command in ("demo", "train", "compare", "evaluate"))
+    assert all(command in shown for command in ("demo", "train", "compare", "evaluate", "predict"))
 
 
 def test_train_then_evaluate(cli: Cli, content: dict[str, Any], tmp_path: Path) -> None:
@@ -122,8 +122,27 @@ def test_train_then_evaluate(cli: Cli, content: dict[str, Any], tmp_path: Path) 
 
     said = cli("evaluate", "runs/mine")
     assert said.code == 0 and f"accuracy {results['metrics']['accuracy']:.4f}" in said.out
+    assert "Predictions: runs/mine/predictions.jsonl" in said.out and "replaced" not in said.out
     lines = [json.loads(line) for line in (folder / "predictions.jsonl").read_text().splitlines()]
     assert len(lines) == 64
+    (tmp_path / "one.csv").write_text("text,label\nWho wrote it ?,HUM\n")
+    said = cli("evaluate", "runs/mine", "data.source=one.csv", "--output", "one.jsonl")
+    assert said.code == 0 and "student on one.csv (1 example): accuracy" in said.out, said.err
+    assert len((folder / "predictions.jsonl").read_text().splitlines()) == 64
+    assert json.loads((tmp_path / "one.jsonl").read_text())["row"] == 0
+    (tmp_path / "one.jsonl").unlink()
+
+    (tmp_path / "lines.txt").write_text("Who wrote it ?\n\nWhere is it ?\n")
+    said = cli("predict", "runs/mine", "lines.txt")
+    answers = [json.loads(line) for line in said.out.splitlines()]
+    assert said.code == 0 and [answer["row"] for answer in answers] == [0, 1, 2], said.err
+    assert answers[0]["prediction"] in answers[0]["probabilities"] and answers[1]["prediction"] is None
+    assert "1 of the 3 rows is answered by null: the text is empty." in said.err
+    said = cli("predict", "runs/mine", "lines.txt", "--output", "answers.jsonl")
+    assert said.code == 0 and said.out == ""
+    assert [json.loads(line) for line in (tmp_path / "answers.jsonl").read_text().splitlines()] == answers
+    refused = cli("predict", "runs/mine", "none.txt")
+    assert refused.code == 2 and "There is no file 'none.txt'. Give the path" in refused.err
 
     stamp = (folder / "results.json").stat().st_mtime_ns
     again = cli("train", "mine.yaml", "training.epochs=2")
@@ -217,6 +236,7 @@ def test_a_defect_of_ours_is_not_hidden(
         (["train", "recipe.yaml", "--output", "mine"], "is not empty and not a run"),
         (["train", "recipe.yaml", "--output", "recipe.yaml"], "is a file, not a folder"),
         (["evaluate", "mine"], "is not the folder of a finished run"),
+        (["predict", "mine", "two.csv"], "is not the folder of a finished run"),
         (["compare", "recipe.yaml", "objective.label.wieght=1,2"], "Did you mean 'weight'"),
         (["compare", "recipe.yaml", "objective.features.7.weight=1,2"], "No variant has the swept field"),
         (["compare", "recipe.yaml", "data.limit=5,6"], "scored alike, on one task, data set and teacher"),

@@ -89,17 +89,45 @@ def compare(recipe: RecipePath, overrides: Overrides = None, output: Output = No
 @app.command()
 def evaluate(
     run: Annotated[Path, typer.Argument(help="The folder of a finished run.", show_default=False)],
-    overrides: Overrides = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(help="data.source=FILE for other data; its columns: data.text=COLUMN, …", show_default=False),
+    ] = None,
     split: Annotated[
         str | None,
-        typer.Option(help="train, validation, test or all. [default: test; all of a file given as data.source]"),
+        typer.Option(help="train, validation, test or all. [default: test; a file has no splits]"),
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="File of the predictions. [default: RUN/predictions.jsonl]")
     ] = None,
 ) -> None:
-    """Score a run's student on a split, or on other data (data.source=FILE), and write predictions.jsonl."""
+    """Score a run's student on its own test split, or on every row of a file (data.source=FILE)."""
     from geodistill.studies.conclude import conclude_evaluation
     from geodistill.tasks.evaluate import evaluate as score
 
-    typer.echo(conclude_evaluation(score(run, overrides or [], split=split)))
+    typer.echo(conclude_evaluation(score(run, overrides or [], split=split, output=output)))
+
+
+@app.command()
+def predict(
+    run: Annotated[Path, typer.Argument(help="The folder of a finished run.", show_default=False)],
+    source: Annotated[
+        str,
+        typer.Argument(metavar="FILE", help="CSV, TSV, JSONL, JSON, parquet or .txt lines; - for standard input."),
+    ],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(help="Columns of the file, such as data.text=COLUMN.", show_default=False),
+    ] = None,
+    output: Annotated[Path | None, typer.Option(help="File of the predictions. [default: standard output]")] = None,
+) -> None:
+    """Let a run's student answer to rows without labels: a JSON object a line, in the order of the rows."""
+    from geodistill.tasks.predict import predict as answer
+    from geodistill.tasks.predict import write_predictions
+
+    predictions = answer(run, source, overrides or [], progress=True)
+    for note in write_predictions(predictions, output, source):
+        typer.echo(f"note: {note}", err=True)
 
 
 def _compare(recipe: Path, overrides: list[str], folder: Path, fresh: bool) -> None:

@@ -66,7 +66,7 @@ def test_a_student_is_trained_scored_and_evaluated(recipe: Callable[..., Recipe]
     scores = evaluate(tmp_path / "run")
     assert scores["metrics"] == pytest.approx(results["metrics"], rel=1e-5)
     lines = [json.loads(line) for line in Path(scores["predictions"]).read_text().splitlines()]
-    assert set(lines[0]) == {"split", "prompt", "responses", "references"}
+    assert set(lines[0]) == {"split", "row", "prompt", "responses", "references"}
     assert len(lines[0]["responses"]) == 2 and lines[0]["prompt"].startswith(("Repeat", "Say"))
     assert evaluate(tmp_path / "run", ["generation.sample=false"], split="validation")["details"]["validation"][
         "seeds"

@@ -61,7 +61,10 @@ class Columns:
 
 @dataclass(frozen=True)
 class InstructionColumns:
-    """Either `messages` or both `instruction` and `output` are there. `named` are the fields that the recipe names."""
+    """Either `messages` or both `instruction` and `output` are there; `output` is not where none was looked for.
+
+    `named` are the fields that the recipe names.
+    """
 
     instruction: str | None = None
     input: str | None = None
@@ -111,31 +114,37 @@ def _look(names: Sequence[str], recipe: DataRecipe) -> dict[str, str | None]:
     return {"text": text, "text_pair": text_pair, "label": label}
 
 
-def find_instruction_columns(present: Iterable[str], recipe: DataRecipe) -> InstructionColumns:
+def find_instruction_columns(
+    present: Iterable[str], recipe: DataRecipe, *, responses: bool = True
+) -> InstructionColumns:
     """Find the columns of instructions and responses, or of conversations, as `find_columns` does.
 
-    A conversation is looked for where the recipe names one, or where no instruction with a response is found.
+    A conversation is looked for where the recipe names one, or where no instruction with a response is found. Without
+    `responses` the column of the responses is not looked for.
     Raises GeodistillError, listing the columns present, for one that is missing.
     """
     names = list(present)
-    _check_named(names, recipe, ("instruction", "input", "output", "messages"))
-    found = _look_for_instructions(names, recipe)
+    fields = ("instruction", "input", *(("output",) if responses else ()), "messages")
+    _check_named(names, recipe, fields)
+    found = _look_for_instructions(names, recipe, responses=responses)
     if found["messages"] is None:
-        for name in ("instruction", "output"):
+        for name in ("instruction", "output") if responses else ("instruction",):
             if found[name] is None:
                 remedy = f"Name it with data.{name}, or a column of conversations with data.messages."
                 raise _not_found(MEANINGS[name], names, remedy)
         _check_distinct({name: found[name] for name in ("instruction", "input", "output")})
-    return InstructionColumns(**found, named=_named(recipe, ("instruction", "input", "output", "messages")))
+    return InstructionColumns(**found, named=_named(recipe, fields))
 
 
-def _look_for_instructions(names: Sequence[str], recipe: DataRecipe) -> dict[str, str | None]:
+def _look_for_instructions(
+    names: Sequence[str], recipe: DataRecipe, *, responses: bool = True
+) -> dict[str, str | None]:
     """The column of each field, or None; with a conversation no other but the task."""
     task = _first(TASKS, names)
     instruction = recipe.instruction or _first(INSTRUCTIONS, names)
-    output = recipe.output or _first(OUTPUTS, names)
+    output = (recipe.output or _first(OUTPUTS, names)) if responses else None
     messages = recipe.messages
-    if messages is None and (instruction is None or output is None):
+    if messages is None and (instruction is None or (responses and output is None)):
         messages = _first(MESSAGES, names)
     if messages is not None:
         return {"instruction": None, "input": None, "output": None, "messages": messages, "task": task}

@@ -94,7 +94,7 @@ def load_examples(recipe: DataRecipe, task: HeldOut | None = None) -> Examples:
     )
     max_length = recipe.max_length or MAX_LENGTH
     return Examples(
-        splits=DatasetDict({name: _dataset(part, labels.problem) for name, part in rows.items()}),
+        splits=DatasetDict({name: split_dataset(part, labels.problem) for name, part in rows.items()}),
         problem=labels.problem,
         label_names=labels.names,
         metrics=list(metrics),
@@ -176,7 +176,8 @@ def _check_labels(before: Rows, after: Rows, labels: Labels) -> None:
         )
 
 
-def _dataset(rows: Rows, problem: Problem) -> Dataset:
+def split_dataset(rows: Rows, problem: Problem) -> Dataset:
+    """Return the rows of a split with the columns that `Examples` describes."""
     columns: dict[str, list[Any]] = {"example_id": rows.ids, "text": rows.texts}
     features = {"example_id": Value("int64"), "text": Value("string")}
     if rows.pairs is not None:

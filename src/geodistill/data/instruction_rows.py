@@ -107,6 +107,27 @@ def _conversations(table: Table, columns: InstructionColumns, part: str) -> list
     return rows
 
 
+def prompts_of(table: Table, columns: InstructionColumns, part: str) -> list[Instruction]:
+    """Every row of a part as it waits for a response, without references; a missing instruction is empty.
+
+    The prompt of a conversation is all its turns, but for an answer at its end, which training takes for the response.
+    Raises GeodistillError for a column that is of another form.
+    """
+    if columns.messages is None:
+        assert columns.instruction is not None
+        instructions = _texts(table, columns.instruction, part)
+        inputs = _texts(table, columns.input, part) if columns.input else [""] * len(instructions)
+        return [Instruction(*row, []) for row in zip(instructions, inputs, strict=True)]
+    rows = []
+    for value in column(table, columns.messages, part):
+        turns = [_message(turn, columns.messages, part) for turn in _turns(value, columns.messages, part)]
+        if turns and turns[-1]["role"] == "assistant":
+            turns.pop()
+        asked = [turn["content"] for turn in turns if turn["role"] == "user"]
+        rows.append(Instruction(asked[-1] if asked else "", "", [], messages=turns))
+    return rows
+
+
 def _texts(table: Table, name: str, part: str) -> list[str]:
     return [as_text(value) for value in plain_column(table, name, part)]
 

@@ -80,7 +80,7 @@ def load_instructions(recipe: DataRecipe, task: HeldOut | None = None) -> Instru
     parts = limited(separated, recipe)
     max_length = recipe.max_length or MAX_LENGTH
     return Instructions(
-        splits=DatasetDict({name: _dataset(part) for name, part in parts.items()}),
+        splits=DatasetDict({name: instruction_dataset(part) for name, part in parts.items()}),
         max_length=max_length,
         fingerprint=_fingerprint(parts, [recipe.prompt, recipe.max_prompt_length, max_length]),
         notes=notes,
@@ -99,7 +99,8 @@ def load_instructions(recipe: DataRecipe, task: HeldOut | None = None) -> Instru
     )
 
 
-def _dataset(part: InstructionRows) -> Dataset:
+def instruction_dataset(part: InstructionRows) -> Dataset:
+    """Return the rows of a split with the columns that `Instructions` describes."""
     fields = [name for name in Instruction._fields if getattr(part.rows[0], name) is not None]
     values = {name: [getattr(row, name) for row in part.rows] for name in fields}
     return Dataset.from_dict({"example_id": part.ids, **values})

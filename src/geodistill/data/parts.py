@@ -11,6 +11,7 @@ from geodistill.errors import GeodistillError
 from geodistill.recipe import DataRecipe
 
 PARTS = ("train", "validation", "test")
+ALL = "all"  # stands for every split of a source, and for a file, which has none
 
 
 class Part(Protocol):

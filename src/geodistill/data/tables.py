@@ -87,21 +87,30 @@ def read_table(path: Path) -> Table:
     Raises GeodistillError for another suffix and for a file that is empty, damaged, compressed or not UTF-8, or whose
     fields are separated by something else than its suffix says.
     """
+    try:
+        _check_format(path)
+        return READERS[path.suffix.lower()](path)
+    except (UnicodeDecodeError, OSError) as error:
+        raise _unreadable(path, error) from error
+
+
+def _check_format(path: Path) -> None:
+    """Raise GeodistillError for another suffix than those of `READERS`, and a file that cannot be of its suffix."""
     if path.suffix.lower() not in READERS:
         remedy = f"Name it by what it holds: {', '.join(READERS)}."
         if path.suffix.lower() in COMPRESSED:
             remedy = f"Unpack it first; the formats that are read are {', '.join(READERS)}."
         raise GeodistillError(f"The format of {path} is not known by its suffix '{path.suffix}'.", remedy)
-    try:
-        if path.stat().st_size == 0:
-            raise GeodistillError(f"{path} is empty.", "Give a file that holds examples.")
-        if path.suffix.lower() != ".parquet":
-            _check_text(path)
-        return READERS[path.suffix.lower()](path)
-    except UnicodeDecodeError as error:
-        raise GeodistillError(f"{path} is not UTF-8 text.", "Save it as UTF-8.") from error
-    except OSError as error:
-        raise GeodistillError(f"{path} cannot be read: {error}.", "Check the file and its permissions.") from error
+    if path.stat().st_size == 0:
+        raise GeodistillError(f"{path} is empty.", "Give a file that holds examples.")
+    if path.suffix.lower() != ".parquet":
+        _check_text(path)
+
+
+def _unreadable(path: Path, error: UnicodeDecodeError | OSError) -> GeodistillError:
+    if isinstance(error, UnicodeDecodeError):
+        return GeodistillError(f"{path} is not UTF-8 text.", "Save it as UTF-8.")
+    return GeodistillError(f"{path} cannot be read: {error}.", "Check the file and its permissions.")
 
 
 def _check_text(path: Path) -> None:
@@ -128,38 +137,85 @@ MISTAKEN = (
 )
 
 
-def _read_csv(path: Path) -> Table:
-    return _read_separated(path, delimiter=",", quoting=csv.QUOTE_MINIMAL)
+def stream_table(path: Path, size: int) -> Iterator[Table]:
+    """Read a file as `read_table` does, in tables of `size` rows at most, so that memory does not grow with the file.
+
+    A .json file is one value, and is read as a whole.
+    """
+    try:
+        _check_format(path)
+        match path.suffix.lower():
+            case ".csv" | ".tsv":
+                yield from _stream_separated(path, size)
+            case ".jsonl":
+                yield from _stream_objects(path, size)
+            case ".parquet":
+                yield from _stream_parquet(path, size)
+            case _:
+                yield from _slices(READERS[path.suffix.lower()](path), size)
+    except (UnicodeDecodeError, OSError) as error:
+        raise _unreadable(path, error) from error
 
 
-def _read_tsv(path: Path) -> Table:
-    # Tab-separated text is written with and without quoting. Where every line has the tabs of the header, a quotation
-    # mark is a character of the text; a reader that takes it for quoting would swallow the lines up to the next one.
-    with path.open(encoding="utf-8-sig") as file:
-        unquoted = len({line.count("\t") for line in file if line.strip()}) == 1
-    return _read_separated(path, delimiter="\t", quoting=csv.QUOTE_NONE if unquoted else csv.QUOTE_MINIMAL)
+def _slices(table: Table, size: int) -> Iterator[Table]:
+    count = max(map(len, table.columns.values()))
+    for start in range(0, count, size):
+        yield Table({name: values[start : start + size] for name, values in table.columns.items()}, table.class_names)
 
 
-def _read_separated(path: Path, delimiter: str, quoting: int) -> Table:
+def _read_separated(path: Path) -> Table:
+    header, *rows = _separated(path)
+    _check_rows(path, len(rows))
+    return _by_column(header, rows)
+
+
+def _stream_separated(path: Path, size: int) -> Iterator[Table]:
+    lines = _separated(path)
+    header = next(lines)
+    count = 0
+    while rows := list(islice(lines, size)):
+        count += len(rows)
+        yield _by_column(header, rows)
+    _check_rows(path, count)
+
+
+def _by_column(header: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    # A column without a name, such as the index that pandas writes, cannot be asked for.
+    return Table({name: [row[i] for row in rows] for i, name in enumerate(header) if name})
+
+
+def _separated(path: Path) -> Iterator[list[str]]:
+    """The header of a file with separators, and its rows."""
+    delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
     _check_separator(path, delimiter)
-    rows: list[list[str]] = []
-    with path.open(encoding="utf-8-sig", newline="") as file, _fields_of_any_length():
+    quoting = csv.QUOTE_NONE if delimiter == "\t" and _is_unquoted(path) else csv.QUOTE_MINIMAL
+    with path.open(encoding="utf-8-sig", newline="") as file:
         # strict: an unbalanced quotation mark is an error, not a field that swallows the rest of the file
         reader = csv.reader(file, delimiter=delimiter, quoting=quoting, strict=True)  # type: ignore[arg-type]
         try:
-            header = [name.strip() for name in next((row for row in reader if row), [])]
-            # A column without a name, such as the index that pandas writes, cannot be asked for.
+            header = [name.strip() for name in _next_row(reader) or []]
             if repeated := {name for name in header if name and header.count(name) > 1}:
                 raise csv.Error(f"several columns are named '{min(repeated)}'")
-            for row in reader:
-                if row and len(row) != len(header):
+            yield header
+            while (row := _next_row(reader)) is not None:
+                if len(row) != len(header):
                     raise csv.Error(f"{len(row)} fields where the header has {len(header)}")
-                if row:
-                    rows.append(row)
+                yield row
         except csv.Error as error:
             raise _damaged(path, f"line {reader.line_num}: {error}") from error
-    _check_rows(path, len(rows))
-    return Table({name: [row[i] for row in rows] for i, name in enumerate(header) if name})
+
+
+def _is_unquoted(path: Path) -> bool:
+    """Tab-separated text is written with and without quoting. Where every line has the tabs of the header, a quotation
+    mark is a character of the text; a reader that takes it for quoting would swallow the lines up to the next one."""
+    with path.open(encoding="utf-8-sig") as file:
+        return len({line.count("\t") for line in file if line.strip()}) == 1
+
+
+def _next_row(reader: Iterator[list[str]]) -> list[str] | None:
+    """The next row that is not an empty line; None at the end."""
+    with _fields_of_any_length():
+        return next((row for row in reader if row), None)
 
 
 _FIELD_LIMIT = threading.RLock()
@@ -204,15 +260,26 @@ def _fields(line: str, separator: str) -> list[str]:
 
 
 def _read_jsonl(path: Path) -> Table:
-    rows = []
+    return _from_objects(path, list(_json_lines(path)))
+
+
+def _stream_objects(path: Path, size: int) -> Iterator[Table]:
+    lines = _json_lines(path)
+    count = 0
+    while rows := list(islice(lines, size)):
+        count += len(rows)
+        yield _from_objects(path, rows)
+    _check_rows(path, count)
+
+
+def _json_lines(path: Path) -> Iterator[Any]:
     with path.open(encoding="utf-8-sig") as file:
         for number, line in enumerate(file, start=1):
             try:
                 if line.strip():
-                    rows.append(json.loads(line))
+                    yield json.loads(line)
             except json.JSONDecodeError as error:
                 raise _damaged(path, f"line {number}: {error}") from error
-    return _from_objects(path, rows)
 
 
 def _read_json(path: Path) -> Table:
@@ -260,6 +327,19 @@ def _read_parquet(path: Path) -> Table:
     return Table(ColumnsOnDemand(schema.names, read), class_names)
 
 
+def _stream_parquet(path: Path, size: int) -> Iterator[Table]:
+    import pyarrow
+    import pyarrow.parquet
+
+    table = _read_parquet(path)  # of which no column is read yet
+    try:
+        with pyarrow.parquet.ParquetFile(path) as file:
+            for batch in file.iter_batches(batch_size=size):
+                yield Table(ColumnsOnDemand(list(table.columns), batch.column), table.class_names)
+    except pyarrow.ArrowException as error:
+        raise _damaged(path, str(error)) from error
+
+
 def _is_class_label(kind: Any) -> bool:
     return isinstance(kind, dict) and kind.get("_type") == "ClassLabel" and bool(kind.get("names"))
 
@@ -276,8 +356,8 @@ def _damaged(path: Path, reason: str) -> GeodistillError:
 
 
 READERS: dict[str, Callable[[Path], Table]] = {
-    ".csv": _read_csv,
-    ".tsv": _read_tsv,
+    ".csv": _read_separated,
+    ".tsv": _read_separated,
     ".jsonl": _read_jsonl,
     ".json": _read_json,
     ".parquet": _read_parquet,

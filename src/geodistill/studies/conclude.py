@@ -76,13 +76,17 @@ def conclude_run(folder: Path, results: Mapping[str, Any]) -> str:
 
 def conclude_evaluation(results: Mapping[str, Any]) -> str:
     """Return the scores of a student on other data, or another split, for the screen."""
-    return "\n".join([describe_scores(results), *_notes(results)])
+    replaced = " (the file that was there is replaced)" if results["replaced"] else ""
+    predictions = f"Predictions: {results['predictions']}{replaced}"
+    return "\n".join([describe_scores(results), *_notes(results), predictions])
 
 
 def describe_scores(results: Mapping[str, Any]) -> str:
     """Return the metrics of a student on a split, in one line."""
-    counted = f" ({results['examples']} examples)" if "examples" in results else ""
-    text = f"student on {results['split']}{counted}: {_scores(results['metrics']) or 'no labels, no score'}"
+    count = results.get("examples")
+    counted = f" ({count} {'example' if count == 1 else 'examples'})" if count is not None else ""
+    place = results["split"] or results["source"]
+    text = f"student on {place}{counted}: {_scores(results['metrics']) or 'no labels, no score'}"
     for part, detail in (results.get("details") or {}).items():
         deviations = ", ".join(f"{k} ± {v:.4f}" for k, v in detail["deviation"].items() if v is not None)
         text += f"\n{part}: {detail['prompts']} prompts, {len(detail['seeds'])} seeds"

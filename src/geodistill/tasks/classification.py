@@ -112,8 +112,8 @@ class Classification:
         *,
         progress: bool = False,
     ) -> Scores:
-        """Score the model; a line holds the text, the label that it predicts with its probability, or the value, and
-        the reference."""
+        """Score the model; a line holds the split, the row (the example's place in it, from 0), the text, the label
+        that the model predicts with its probability, or the value, and the reference."""
         if not self.labelled:
             raise GeodistillError("Data without labels cannot be scored.", "Name the label column: data.label=COLUMN.")
         parts = parts_of(encoded, split)
@@ -121,8 +121,11 @@ class Classification:
         chosen = [{**example, "example_id": place} for place, example in enumerate(chosen)]
         logits = predict(model, chosen, collator(tokenizer))
         labels = model.config.id2label if self.examples.problem == "classification" else None
-        given = [row for part in parts for row in self.examples.splits[part].to_list()]
-        lines = [prediction(*row, labels) for row in zip(given, chosen, logits, strict=True)]
+        given = [(part, row) for part in parts for row in self.examples.splits[part].to_list()]
+        lines = [
+            {"split": part, "row": row["example_id"], **prediction(row, example, outputs, labels)}
+            for (part, row), example, outputs in zip(given, chosen, logits, strict=True)
+        ]
         return Scores(score(logits, chosen, self.examples), lines=lines, notes=never_predicted(lines) if labels else [])
 
     def constant(self, split: str) -> Constant | None:

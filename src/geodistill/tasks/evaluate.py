@@ -1,4 +1,4 @@
-"""`geodistill evaluate`: a finished run's student on a split of its data, or on other data of the same task."""
+"""`geodistill evaluate`: a finished run's student on a split of its own data, or on other data of the same task."""
 
 from __future__ import annotations
 
@@ -6,56 +6,131 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from geodistill.data.scoring import COLUMN_FIELDS, instructions_to_score, is_file, rows_to_score
 from geodistill.distillation.memory import telling_of_memory
 from geodistill.errors import GeodistillError, suggest
 from geodistill.files import json_text, write_text
-from geodistill.recipe_file import load_recipe
+from geodistill.recipe import GenerationRecipe
 from geodistill.tasks.arguments import run_device, send
 from geodistill.tasks.choose import task_of
+from geodistill.tasks.classification import Classification
+from geodistill.tasks.finished import FinishedRun, open_run, refuse_others, student_head
+from geodistill.tasks.instructions import InstructionFollowing
 from geodistill.tasks.loading import load_tokenizer
-from geodistill.tasks.run_folder import RECIPE, RESULTS
-from geodistill.tasks.task import ALL
+from geodistill.tasks.task import ALL, Task
 
 PREDICTIONS = "predictions.jsonl"
+
+OTHER_DATA = ("data.source", "data.configuration", "data.limit", "data.max_length")
+TEXTS = ("data.text", "data.text_pair", "data.label")
+INSTRUCTIONS = ("data.instruction", "data.input", "data.output", "data.messages")
+PROMPTS = ("data.prompt", "data.max_prompt_length", "generation.*")
+SPLIT_KEYS = ("seed", "validation_share", "test_share")
+SPLIT_NAMES = ("train_split", "validation_split", "test_split")
 
 
 @telling_of_memory()
 def evaluate(
-    folder: Path, overrides: Sequence[str] = (), *, split: str | None = None, progress: bool = True
+    folder: Path,
+    overrides: Sequence[str] = (),
+    *,
+    split: str | None = None,
+    output: Path | None = None,
+    progress: bool = True,
 ) -> dict[str, Any]:
-    """Score the student on a split, write a line for each example to predictions.jsonl, and return the scores.
+    """Score the student on a split, write a line for each example to a file, and return the scores.
 
-    `split` is `train`, `validation`, `test` or `all`; by default `test`, and `all` of another file
-    (`data.source=FILE`). What a line holds is the task's: see its `score`. The labels of other data are matched to
-    the student's by name.
+    Without `data.source` among the overrides the run's own data is read, and `split` is `train`, `validation`, `test`
+    (the default) or `all`: the test split has the metrics that the run reported. With it, other data is read, and
+    nothing is cut from it: every row of a file, or the named split of a folder, a hub name or a bundled set (`test` by
+    default). Labels of other data are matched to the student's by name.
 
-    Raises GeodistillError when the folder is no finished run of a single student, or there is no such split.
+    output: where the lines are written, by default predictions.jsonl in the run folder. What a line holds is the
+        task's: see its `score`. `row` is the place of the example in its file or split, from 0
+
+    Raises GeodistillError when the folder is no finished run of a single student, when there is no such split, for a
+    label that the student does not know, and for an override that has no effect on the scores.
     """
-    if not (folder / RESULTS).is_file() or not (folder / "student").is_dir():
-        raise GeodistillError(
-            f"'{folder}' is not the folder of a finished run.",
-            f"Give a folder with {RESULTS} and student/, as 'geodistill train' writes it; a comparison has one for "
-            "each run under runs/.",
-        )
-    recipe = load_recipe(folder / RECIPE, overrides)
-    task = task_of(recipe)
-    trust = recipe.trusts_student
-    student = send(task.load_model(str(folder / "student"), new_head=False, trust=trust), run_device())
-    tokenizer = load_tokenizer(str(folder / "student"), trust=trust)
+    run = open_run(folder, overrides)
+    other = "data.source" in run.given
+    refuse_others(run, *_useful(run, other))
+    task = _other_data(run, split) if other else task_of(run.recipe)
+    student = send(task.load_model(run.student, new_head=False, trust=run.trusts_student), run_device())
+    tokenizer = load_tokenizer(run.student, trust=run.trusts_student)
     encoded = task.encode(student, tokenizer)
-    if split is None:
-        other = any(override.startswith("data.source=") for override in overrides)
-        split = ALL if other and Path(recipe.data.source).expanduser().is_file() else "test"
+    if other:
+        split = next(iter(encoded)) if len(encoded) == 1 else ALL
+    split = split or "test"
     if split not in (*encoded, ALL):
         raise GeodistillError(f"There is no split '{split}'.", suggest(split, [*encoded, ALL]))
     scores = task.score(student, tokenizer, encoded, split, progress=progress)
-    lines = [json_text(line) for line in scores.lines]
-    write_text(folder / PREDICTIONS, "\n".join(lines) + "\n")
+    lines = scores.lines
+    if whole := other and is_file(run.recipe.data.source):
+        lines = [{name: value for name, value in line.items() if name != "split"} for line in lines]
+    place = output or folder / PREDICTIONS
+    replaced = place.is_file()
+    _write_lines(place, lines)
     return {
-        "split": split,
+        "source": run.recipe.data.source,
+        "split": None if whole else split,
         "examples": len(lines),
         "metrics": scores.metrics,
         "details": scores.details,
-        "notes": [f"The student {note}." for note in scores.notes],
-        "predictions": str(folder / PREDICTIONS),
+        "notes": [*task.notes, *(f"The student {note}." for note in scores.notes)],
+        "predictions": str(place),
+        "replaced": replaced,
     }
+
+
+def _useful(run: FinishedRun, other: bool) -> tuple[list[str], dict[str, str]]:
+    """Return the overrides that have an effect on the scores, and for some others why they are refused."""
+    instructions = run.recipe.task == "instructions"
+    if not other:
+        useful = ["data.limit", "data.max_length", *(PROMPTS if instructions else ["data.metrics"])]
+        cut = "it would cut other splits, and the student was trained on some of their rows"
+        columns = "it chooses a column of other data, which data.source names"
+        why = {f"data.{key}": cut for key in (*SPLIT_KEYS, *SPLIT_NAMES, "problem")}
+        why |= {f"data.{key}": columns for key in (*COLUMN_FIELDS, "configuration")}
+        return ["data.source", *useful], why
+    useful = [*OTHER_DATA, *((*INSTRUCTIONS, *PROMPTS) if instructions else ("data.metrics", *TEXTS))]
+    why = {f"data.{key}": "nothing is cut from other data" for key in SPLIT_KEYS}
+    why |= {f"data.{key}": "a split of other data is chosen with --split" for key in SPLIT_NAMES}
+    why["data.problem"] = "the student's head says what its problem is"
+    if _is_local(run.recipe.data.source):
+        useful.remove("data.configuration")
+        why["data.configuration"] = "only a data set of the hub has configurations"
+    return useful, why
+
+
+def _is_local(source: str) -> bool:
+    return source.startswith(("bundled:", "glue/")) or Path(source).expanduser().exists()
+
+
+def _other_data(run: FinishedRun, split: str | None) -> Task:
+    """Return the task on other data than the run's own, without the run's choice of rows from its own."""
+    named = run.named
+    own = {key: None for key in ("configuration", "limit") if key not in named}
+    data = run.recipe.data.model_copy(update=own)
+    if run.recipe.task == "instructions":
+        generation: GenerationRecipe = run.recipe.generation
+        if "generation.limit" not in run.given:
+            generation = generation.model_copy(update={"limit": None})
+        return InstructionFollowing(instructions_to_score(data, split=split, named=named), data, generation)
+    problem, names = student_head(run)
+    rows = rows_to_score(
+        data,
+        problem=problem,
+        label_names=names,
+        split=split,
+        named=named,
+        pairs=run.reads_pairs,
+        metrics=list(run.results["metrics"]),
+    )
+    return Classification(rows)
+
+
+def _write_lines(path: Path, lines: Sequence[dict[str, Any]]) -> None:
+    if path.is_dir():
+        raise GeodistillError(f"'{path}' is a folder, not a file.", "Give --output the name of a file.")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text(path, "".join(f"{json_text(line)}\n" for line in lines))

@@ -14,6 +14,7 @@ from geodistill.data.instructions import UNSEEN, Instructions
 from geodistill.data.record import Record
 from geodistill.distillation.architecture import check_causal
 from geodistill.errors import GeodistillError, suggest
+from geodistill.features import IGNORED_LABEL
 from geodistill.files import fingerprint_of
 from geodistill.recipe import DataRecipe, GenerationRecipe, WeightKind
 from geodistill.tasks.encode_instructions import collate_instructions, encode_instructions
@@ -66,10 +67,7 @@ class InstructionFollowing:
         weights: WeightKind = "float32",
     ) -> PreTrainedModel:
         """Load a causal language model; its head is the vocabulary's, so there is never a new one."""
-        settings = {"revision": revision, "trust": trust, **weight_settings(weights)}
-        model: PreTrainedModel = load_model(AutoModelForCausalLM.from_pretrained, name, **settings)
-        check_causal(model, name)
-        return model
+        return load_language_model(name, revision=revision, trust=trust, weights=weights)
 
     def encode(
         self,
@@ -132,7 +130,8 @@ class InstructionFollowing:
     ) -> Scores:
         """Score the model's responses, sampled with each seed, against the references.
 
-        `test` brings the split with unseen instructions along. ROUGE-L and exact match are means over prompts and
+        `test` brings the split with unseen instructions along. A line holds the split, the row (the example's place in
+        it, from 0), the prompt, the responses and the references. ROUGE-L and exact match are means over prompts and
         seeds; the details have the deviation over seeds, the speed, and how many responses did not end.
         """
         metrics: dict[str, float] = {}
@@ -140,7 +139,7 @@ class InstructionFollowing:
         lines: list[dict[str, Any]] = []
         for part in [split, UNSEEN] if split == "test" and UNSEEN in encoded else [split]:
             prefix = f"{UNSEEN}_" if part == UNSEEN and split == "test" else ""
-            examples = [example for each in parts_of(encoded, part) for example in encoded[each]]
+            examples = [self._asked(example, each) for each in parts_of(encoded, part) for example in encoded[each]]
             examples = spread(examples, self.generation.limit)
             runs = self._respond(model, tokenizer, examples, part, progress)
             references = [example["references"] for example in examples]
@@ -164,11 +163,29 @@ class InstructionFollowing:
             for place, example in enumerate(examples):
                 texts = [run.texts[place] for run in runs]
                 prompt = tokenizer.decode(example["prompt_ids"], skip_special_tokens=True)
-                lines.append({"split": part, "prompt": prompt, "responses": texts, "references": example["references"]})
+                lines.append(
+                    {
+                        "split": example["split"],
+                        "row": example["row"],
+                        "prompt": prompt,
+                        "responses": texts,
+                        "references": example["references"],
+                    }
+                )
         return Scores(metrics, details, lines)
 
     def constant(self, split: str) -> None:
         return None  # there is no response that every prompt could share
+
+    def _asked(self, example: dict[str, Any], part: str) -> dict[str, Any]:
+        """Return an example with its split, and with what an example of the train split lacks: prompt and references.
+
+        Its `row` is then its place in the split as it was read.
+        """
+        row = self.instructions.splits[part][example.get("row", example["example_id"])]
+        prompt = sum(label == IGNORED_LABEL for label in example["labels"])
+        found = {"prompt_ids": example["input_ids"][:prompt], "references": row["references"]}
+        return {**found, **example, "split": part, "row": row["example_id"]}
 
     def compute_metrics(self, encoded: EncodedExamples) -> Callable[[Any], dict[str, float]] | None:
         return None  # the Trainer would keep every logit of the vocabulary
@@ -195,3 +212,13 @@ class InstructionFollowing:
             )
             for seed in self._seeds()
         ]
+
+
+def load_language_model(
+    name: str, *, revision: str | None = None, trust: bool = False, weights: WeightKind = "float32"
+) -> PreTrainedModel:
+    """Load a causal language model by a bundled name, a folder or a hub name."""
+    settings = {"revision": revision, "trust": trust, **weight_settings(weights)}
+    model: PreTrainedModel = load_model(AutoModelForCausalLM.from_pretrained, name, **settings)
+    check_causal(model, name)
+    return model

@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from geodistill.data.overlap import HeldOut
+from geodistill.data.parts import ALL
 from geodistill.data.record import Record
 from geodistill.recipe import WeightKind
 from geodistill.tasks.metrics import Constant
@@ -18,7 +19,6 @@ from geodistill.tasks.metrics import Constant
 EncodedExamples = list[dict[str, Any]]
 Encoded = dict[str, EncodedExamples]
 Collator = Callable[[list[Any]], dict[str, Any]]
-ALL = "all"
 
 
 @dataclass(frozen=True)

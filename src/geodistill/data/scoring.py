@@ -1,0 +1,212 @@
+"""Rows that are scored as they are: nothing is cut from them, their order stays, and no label is learnt from them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from datasets import DatasetDict
+
+from geodistill.data.columns import Columns, InstructionColumns, find_columns, find_instruction_columns, listed
+from geodistill.data.examples import DEFAULT_METRICS, MAX_LENGTH, Examples, split_dataset
+from geodistill.data.instruction_rows import clean_instructions
+from geodistill.data.instructions import MAX_LENGTH as INSTRUCTIONS_MAX_LENGTH
+from geodistill.data.instructions import Instructions, instruction_dataset
+from geodistill.data.labels import Labels, Problem, label_name
+from geodistill.data.parts import ALL, Part
+from geodistill.data.rows import Rows, clean
+from geodistill.data.sources import Source, open_source
+from geodistill.data.splits import sample
+from geodistill.data.tables import Table
+from geodistill.errors import GeodistillError, suggest
+from geodistill.recipe import DataRecipe
+
+COLUMN_FIELDS = ("text", "text_pair", "label", "instruction", "input", "output", "messages")
+MOST_NAMED = 10
+
+P = TypeVar("P", bound=Part)
+
+
+def rows_to_score(
+    recipe: DataRecipe,
+    *,
+    problem: Problem,
+    label_names: Sequence[str],
+    split: str | None = None,
+    named: Collection[str] = (),
+    pairs: bool | None = None,
+    metrics: Sequence[str] = (),
+) -> Examples:
+    """Read labelled rows for a student whose head solves `problem` with the labels `label_names`, in their order.
+
+    A file is one split named `all`. Of other sources the named split is read, `test` by default, and `all` reads every
+    split that there is. Rows keep their order; `example_id` is a row's place in its file or split, from 0. Rows with an
+    empty text or without a label are left out and counted in `notes`. At most `recipe.limit` rows are read, chosen by
+    the hash of their text; without a limit, every row.
+
+    named: the column fields of `recipe` that were chosen for this data. Any other is the run's own: it is taken where
+        the data has such a column, else the column is found by its usual name
+    pairs: whether the student reads pairs of texts; None where that is not known
+    metrics: the names of the metrics where neither `recipe` nor the source has any
+
+    Raises GeodistillError for a source, split or column that is missing, and for a label that the student does not
+    know.
+    """
+    notes: list[str] = []
+    source, tables = _tables(recipe, split)
+    parts = {}
+    for name, table in tables.items():
+        shown = _shown(recipe, name)
+        columns = text_columns(table.columns, recipe, named=named, pairs=pairs, labels=True, notes=notes)
+        rows = clean(table, columns, shown, notes)
+        assert rows.labels is not None
+        numbers = match_labels(rows.labels, problem, label_names, shown)
+        parts[name] = _limited(Rows(rows.ids, rows.texts, rows.pairs, numbers), recipe)
+    chosen = recipe.metrics or source.metrics or list(metrics) or DEFAULT_METRICS[problem]
+    return Examples(
+        splits=DatasetDict({name: split_dataset(rows, problem) for name, rows in parts.items()}),
+        problem=problem,
+        label_names=list(label_names),
+        metrics=list(chosen),
+        max_length=recipe.max_length or MAX_LENGTH,
+        fingerprint="",
+        notes=notes,
+    )
+
+
+def instructions_to_score(recipe: DataRecipe, *, split: str | None = None, named: Collection[str] = ()) -> Instructions:
+    """Read instructions with their responses, as `rows_to_score` reads rows with their labels."""
+    notes: list[str] = []
+    _, tables = _tables(recipe, split)
+    parts = {}
+    for name, table in tables.items():
+        own = own_columns(recipe, named, table.columns, notes)
+        columns = find_instruction_columns(table.columns, own)
+        notes += [line for line in columns.described() if line not in notes]
+        parts[name] = _limited(clean_instructions(table, columns, _shown(recipe, name), notes), recipe)
+    return Instructions(
+        splits=DatasetDict({name: instruction_dataset(part) for name, part in parts.items()}),
+        max_length=recipe.max_length or INSTRUCTIONS_MAX_LENGTH,
+        fingerprint="",
+        notes=notes,
+    )
+
+
+def is_file(source: str) -> bool:
+    """Tell whether `data.source` names a file, which has no splits."""
+    return not source.startswith(("bundled:", "glue/")) and Path(source).expanduser().is_file()
+
+
+def own_columns(recipe: DataRecipe, named: Collection[str], present: Collection[str], notes: list[str]) -> DataRecipe:
+    """Return the recipe without the columns that were chosen for the run's own data and that this data lacks."""
+    lacking = {
+        field: getattr(recipe, field)
+        for field in COLUMN_FIELDS
+        if field not in named and getattr(recipe, field) not in (None, *present)
+    }
+    for field, column in lacking.items():
+        note = f"There is no column '{column}', which is data.{field} of the run; usual names are looked for."
+        if note not in notes:
+            notes.append(note)
+    return recipe.model_copy(update=dict.fromkeys(lacking))
+
+
+def text_columns(
+    present: Collection[str],
+    recipe: DataRecipe,
+    *,
+    named: Collection[str],
+    pairs: bool | None,
+    labels: bool,
+    notes: list[str],
+) -> Columns:
+    """Find the column of the text, of the second text for a student that reads pairs, and of the label with `labels`.
+
+    Raises GeodistillError for one that is not found, or where the texts do not fit the student.
+    """
+    problem = "auto" if labels else "unlabelled"
+    own = own_columns(recipe, named, present, notes).model_copy(update={"problem": problem, "metrics": None})
+    columns = find_columns(present, own)
+    if pairs and columns.text_pair is None:
+        raise GeodistillError(
+            f"The student reads pairs of texts, and the second text is not found; the columns are {listed(present)}.",
+            "Name both columns with data.text and data.text_pair.",
+        )
+    if pairs is False and columns.text_pair is not None:
+        raise GeodistillError(
+            f"The student reads single texts, and the columns '{columns.text}' and '{columns.text_pair}' are a pair.",
+            "Name the one to read with data.text.",
+        )
+    if labels and columns.label is None:
+        raise GeodistillError(
+            f"No label column is found by its usual names; the columns are {listed(present)}.",
+            "Name it with data.label, or use 'geodistill predict', which needs no labels.",
+        )
+    notes += [line for line in columns.described() if line not in notes]
+    return columns
+
+
+def prompt_columns(
+    present: Collection[str], recipe: DataRecipe, named: Collection[str], notes: list[str]
+) -> InstructionColumns:
+    """Find the columns of the instruction and its input, or of the conversation. No response is looked for."""
+    columns = find_instruction_columns(present, own_columns(recipe, named, present, notes), responses=False)
+    notes += columns.described()
+    return columns
+
+
+def match_labels(values: Sequence[Any], problem: Problem, names: Sequence[str], part: str) -> list[Any]:
+    """Return the student's number of each label, or each value as a float for a regression.
+
+    A label is matched to the student's name for it exactly, or else without regard to case where the student's names
+    stay distinct so. Raises GeodistillError for a label that the student does not know.
+    """
+    if problem == "regression":
+        return list(Labels("regression").encode(values, part))
+    exact = {name: number for number, name in enumerate(names)}
+    folded = {name.casefold(): number for name, number in exact.items()}
+    if len(folded) < len(exact):
+        folded = {}
+    given = [label_name(value) for value in values]
+    unknown = Counter(name for name in given if name not in exact and name.casefold() not in folded)
+    if unknown:
+        counts = [f"'{name}' ({count} {'row' if count == 1 else 'rows'})" for name, count in unknown.most_common()]
+        shown = ", ".join(counts[:MOST_NAMED])
+        raise GeodistillError(
+            f"The student does not know labels of {part}: {shown}{', …' if len(unknown) > MOST_NAMED else ''}.",
+            f"Rename them to the student's, or remove their rows; it knows {_few(names)}.",
+        )
+    return [exact[name] if name in exact else folded[name.casefold()] for name in given]
+
+
+def _tables(recipe: DataRecipe, split: str | None) -> tuple[Source, Mapping[str, Table]]:
+    source = open_source(recipe)
+    if is_file(recipe.source):
+        if split not in (None, ALL):
+            raise GeodistillError(f"'{recipe.source}' is one file, which has no split '{split}'.", "Leave --split out.")
+        return source, {ALL: next(iter(source.splits.values()))()}
+    if split == ALL:
+        return source, {name: read() for name, read in source.splits.items()}
+    found = source.find(split or "test", required=False)
+    if found is None:
+        raise GeodistillError(
+            f"'{recipe.source}' has no split '{split or 'test'}'.",
+            f"Choose one with --split. {suggest(split or 'test', [*source.splits, ALL])}",
+        )
+    return source, {found: source.splits[found]()}
+
+
+def _limited(part: P, recipe: DataRecipe) -> P:
+    if recipe.limit is None:
+        return part
+    return part.take(sample(part.text_keys(), recipe.limit, recipe.seed))
+
+
+def _shown(recipe: DataRecipe, split: str) -> str:
+    return Path(recipe.source).name if split == ALL else split
+
+
+def _few(names: Sequence[str]) -> str:
+    return listed(names) if len(names) <= MOST_NAMED else f"{listed(names[:MOST_NAMED])}, … ({len(names)} in all)"
