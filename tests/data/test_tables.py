@@ -11,7 +11,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from geodistill.data.tables import ColumnsOnDemand, from_dataset, read_table
+from geodistill.data.tables import ColumnsOnDemand, from_dataset, read_table, stream_table
 from geodistill.errors import GeodistillError
 
 
@@ -33,6 +33,42 @@ def test_tsv_without_quoting(tmp_path: Path) -> None:
 def test_tsv_with_quoting(tmp_path: Path) -> None:
     path = written(tmp_path / "a.tsv", 'text\tlabel\n"with\ttab, and\na ""line"""\t1\nplain\t0\n"another\nline"\t1\n')
     assert read_table(path).columns["text"] == ['with\ttab, and\na "line"', "plain", "another\nline"]
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv", "a.jsonl", "a.json", "a.parquet"])
+def test_a_stream_is_the_table_in_pieces(tmp_path: Path, name: str) -> None:
+    rows = [{"text": f"text {place}", "id": str(place)} for place in range(7)]
+    path = tmp_path / name
+    separator = "\t" if name == "a.tsv" else ","
+    lines = "\n".join([separator.join(rows[0]), *(separator.join(row.values()) for row in rows)])
+    match path.suffix:
+        case ".parquet":
+            pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+        case ".json":
+            written(path, json.dumps(rows))
+        case ".jsonl":
+            written(path, "\n".join(map(json.dumps, rows)))
+        case _:
+            written(path, lines)
+    pieces = [{key: list(values) for key, values in each.columns.items()} for each in stream_table(path, 3)]
+    assert [len(piece["text"]) for piece in pieces] == [3, 3, 1]
+    whole = read_table(path).columns
+    assert {key: [value for piece in pieces for value in piece[key]] for key in pieces[0]} == dict(whole)
+
+
+def test_a_stream_reads_no_further_than_it_must(tmp_path: Path) -> None:
+    """The damage of the last line is met when its piece is asked for; the length of a field is not limited."""
+    csv_file = written(tmp_path / "a.csv", f"text,id\n{'a' * 200_000},1\nb,2\nc\n")
+    for path in (csv_file, written(tmp_path / "a.jsonl", '{"text": "a"}\n{"text": "b"}\n{"text":\n')):
+        stream = stream_table(path, 2)
+        assert len(next(stream).columns["text"]) == 2
+        limit = csv.field_size_limit()
+        assert limit == 131_072
+        with pytest.raises(GeodistillError, match="cannot be read"):
+            next(stream)
+    for content, message in (("", "is empty"), ("text,id\n", "has no rows"), ("text;id\n1;2\n", "semicolons")):
+        with pytest.raises(GeodistillError, match=message):
+            list(stream_table(written(tmp_path / "b.csv", content), 2))
 
 
 def test_jsonl_and_json_agree(tmp_path: Path) -> None:

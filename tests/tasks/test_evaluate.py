@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from geodistill.errors import GeodistillError
+from geodistill.files import write_json
 from geodistill.recipe import Recipe
 from geodistill.recipe_file import check_recipe
 from geodistill.tasks.evaluate import evaluate
@@ -183,6 +184,42 @@ def test_an_override_without_effect_is_refused(run: Path, write_csv: Any, overri
 def test_a_section_as_one_override_keeps_the_rest(run: Path, write_csv: Any) -> None:
     scores = evaluate(run, [f"data={{source: {write_csv([('Who ?', 'HUM')])}, max_length: 8}}"])
     assert scores["examples"] == 1
+
+
+def test_texts_are_cut_where_the_shorter_of_both_models_ended(run: Path, write_csv: Any) -> None:
+    results = read_json(run / RESULTS)
+    path = write_csv([("Who is the painter of the river near the island ?", "HUM")])
+    score(run, path, "data.max_length=5")
+    short = predictions(run)
+    score(run, path)
+    assert predictions(run) != short and results["positions"] == 512
+    try:
+        write_json(run / RESULTS, {**results, "positions": 5})
+        score(run, path)
+        assert predictions(run) == short
+    finally:
+        write_json(run / RESULTS, results)
+
+
+def test_references_that_do_not_differ(rated: Path, write_csv: Any) -> None:
+    scores = score(rated, write_csv([("a river,the river", 1)], header="left,right,score"))
+    assert scores["metrics"] == {"pearson": 0, "spearman": 0}
+    assert "All references are the same, and pearson and spearman can tell nothing then" in " ".join(scores["notes"])
+
+
+def test_data_that_changed_since_the_run(rated: Path) -> None:
+    """A row more moves others between the parts, so the test part may hold rows that were trained on."""
+    data = rated.parent / "pairs.csv"
+    before = data.read_text(encoding="utf-8")
+    try:
+        data.write_text(before + "one more,row,0.5\n", encoding="utf-8")
+        for overrides in ([], ["data.limit=5"]):
+            with pytest.raises(GeodistillError, match="has changed since the run"):
+                evaluate(rated, overrides)
+        assert score(rated, data)["examples"] == 41
+    finally:
+        data.write_text(before, encoding="utf-8")
+    assert evaluate(rated, ["data.limit=2"])["examples"] == 2
 
 
 def test_what_cannot_be_evaluated(run: Path, tmp_path: Path, write_csv: Callable[..., Path]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from geodistill.recipe import GenerationRecipe
 from geodistill.tasks.arguments import run_device, send
 from geodistill.tasks.choose import task_of
 from geodistill.tasks.classification import Classification
-from geodistill.tasks.finished import FinishedRun, open_run, refuse_others, student_head
+from geodistill.tasks.finished import FinishedRun, open_run, read_recipe, refuse_others, student_head
 from geodistill.tasks.instructions import InstructionFollowing
 from geodistill.tasks.loading import load_tokenizer
 from geodistill.tasks.task import ALL, Task
@@ -25,6 +25,7 @@ OTHER_DATA = ("data.source", "data.configuration", "data.limit", "data.max_lengt
 TEXTS = ("data.text", "data.text_pair", "data.label")
 INSTRUCTIONS = ("data.instruction", "data.input", "data.output", "data.messages")
 PROMPTS = ("data.prompt", "data.max_prompt_length", "generation.*")
+NEED_A_DIFFERENCE = ("pearson", "spearman", "matthews_correlation")
 SPLIT_KEYS = ("seed", "validation_share", "test_share")
 SPLIT_NAMES = ("train_split", "validation_split", "test_split")
 
@@ -49,15 +50,16 @@ def evaluate(
         task's: see its `score`. `row` is the place of the example in its file or split, from 0
 
     Raises GeodistillError when the folder is no finished run of a single student, when there is no such split, for a
-    label that the student does not know, and for an override that has no effect on the scores.
+    label that the student does not know, for an override that has no effect on the scores, and where the run's own data
+    has changed since.
     """
     run = open_run(folder, overrides)
     other = "data.source" in run.given
     refuse_others(run, *_useful(run, other))
-    task = _other_data(run, split) if other else task_of(run.recipe)
+    task = _other_data(run, split) if other else _own_data(run)
     student = send(task.load_model(run.student, new_head=False, trust=run.trusts_student), run_device())
     tokenizer = load_tokenizer(run.student, trust=run.trusts_student)
-    encoded = task.encode(student, tokenizer)
+    encoded = task.encode(student, tokenizer, positions=run.positions)
     if other:
         split = next(iter(encoded)) if len(encoded) == 1 else ALL
     split = split or "test"
@@ -76,7 +78,11 @@ def evaluate(
         "examples": len(lines),
         "metrics": scores.metrics,
         "details": scores.details,
-        "notes": [*task.notes, *(f"The student {note}." for note in scores.notes)],
+        "notes": [
+            *task.notes,
+            *(f"The student {note}." for note in scores.notes),
+            *_undefined(scores.metrics, lines),
+        ],
         "predictions": str(place),
         "replaced": replaced,
     }
@@ -104,6 +110,30 @@ def _useful(run: FinishedRun, other: bool) -> tuple[list[str], dict[str, str]]:
 
 def _is_local(source: str) -> bool:
     return source.startswith(("bundled:", "glue/")) or Path(source).expanduser().exists()
+
+
+def _own_data(run: FinishedRun) -> Task:
+    """Return the task on the run's own data.
+
+    Raises GeodistillError where the data is not what it was: its test split may have rows that were trained on.
+    """
+    recipe = read_recipe(run.folder)
+    task = task_of(recipe)
+    if task.fingerprint != run.results.get("data_fingerprint", task.fingerprint):
+        raise GeodistillError(
+            f"The data '{recipe.data.source}' has changed since the run, so its test split is another one, which may "
+            "hold rows that the student was trained on.",
+            "Restore the data, train another run, or score rows of a file: data.source=FILE.",
+        )
+    return task_of(run.recipe) if run.given else task
+
+
+def _undefined(metrics: Mapping[str, float], lines: Sequence[dict[str, Any]]) -> list[str]:
+    """Tell which metrics say nothing, since the references do not differ."""
+    names = [name for name in metrics if name in NEED_A_DIFFERENCE]
+    if not names or len({str(line["reference"]) for line in lines}) > 1:
+        return []
+    return [f"All references are the same, and {' and '.join(names)} can tell nothing then: the value is 0."]
 
 
 def _other_data(run: FinishedRun, split: str | None) -> Task:

@@ -38,6 +38,11 @@ class FinishedRun:
         return str(self.folder / "student")
 
     @property
+    def positions(self) -> int | None:
+        """The number of tokens that student and teacher both have positions for; None where that is not known."""
+        return self.results.get("positions")
+
+    @property
     def trusts_student(self) -> bool:
         """Whether the code that comes with the student may run."""
         return self.recipe.trusts_student
@@ -82,6 +87,11 @@ def open_run(folder: Path, overrides: Sequence[str] = ()) -> FinishedRun:
     for dotted, value in given.items():
         content = set_dotted(content, dotted, value)
     return FinishedRun(folder, check_recipe(content, str(folder / RECIPE)), given, read_json(folder / RESULTS))
+
+
+def read_recipe(folder: Path) -> Recipe:
+    """Read the recipe of a finished run as it was run."""
+    return check_recipe(read_yaml(folder / RECIPE), str(folder / RECIPE))
 
 
 def refuse_others(run: FinishedRun, useful: Sequence[str], why: Mapping[str, str] | None = None) -> None:

@@ -206,7 +206,7 @@ class TextPredictor:
         outputs: dict[int, np.ndarray] = {}
         if kept:
             task = self._task(rows.take(kept))
-            encoded = task.encode(self.model, self.tokenizer)[PART]
+            encoded = task.encode(self.model, self.tokenizer, positions=self.run.positions)[PART]
             outputs = dict(zip(kept, logits_of(self.model, encoded, task.collator(self.tokenizer)), strict=True))
         lines = []
         for place, text in enumerate(texts):
@@ -248,7 +248,7 @@ class InstructionPredictor:
         self.columns: InstructionColumns | None = None
         self.name = ""
         data = run.recipe.data
-        length = min(data.max_length or INSTRUCTIONS_MAX_LENGTH, position_limit(self.model))
+        length = min(data.max_length or INSTRUCTIONS_MAX_LENGTH, run.positions or position_limit(self.model))
         self.longest = min(data.max_prompt_length, length - 1)
 
     def find(self, stream: Stream, table: Table, notes: list[str]) -> None:

@@ -147,6 +147,8 @@ def _train(
         results = {
             "fingerprint": fingerprint,
             "seed": recipe.training.seed,
+            "data_fingerprint": task.fingerprint,
+            "positions": shared_position_limit(adapted_model(student), taught.model),
             "epoch": "last",
             "precision": describe_precision(recipe, run_device()),
             "split": "test" if task.labelled else "validation",
