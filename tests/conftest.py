@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -103,6 +104,20 @@ def write_csv(tmp_path: Path) -> WriteCsv:
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("\n".join([header, *(f"{text},{label}" for text, label in rows)]) + "\n", encoding="utf-8")
+        return path
+
+    return write
+
+
+@pytest.fixture
+def write_jsonl(tmp_path: Path) -> Callable[..., Path]:
+    """Write rows of a text and a label as JSON."""
+
+    def write(rows: Iterable[tuple[str, Any]], name: str = "rows.jsonl") -> Path:
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lines = [json.dumps({"text": text, "label": label}) for text, label in rows]
+        path.write_text("\n".join(lines) + "\n", encoding="utf-8")
         return path
 
     return write

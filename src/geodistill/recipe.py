@@ -52,7 +52,10 @@ class DataRecipe(Section):
     configuration: str | None = Field(None, description="configuration name of a hub data set")
     text: str | None = Field(None, description="column with the sentence; found by its usual names when absent")
     text_pair: str | None = Field(None, description="column with the second sentence of a pair")
-    label: str | None = Field(None, description="column with the label; found by its usual names when absent")
+    label: str | list[str] | None = Field(
+        None,
+        description="column with the label, or several of 0 and 1 or of numbers; found by its usual names if absent",
+    )
     instruction: str | None = Field(
         None, description="column with the instruction; found likewise, as are the next three"
     )
@@ -63,7 +66,7 @@ class DataRecipe(Section):
     responses: Literal["data", "teacher"] = Field(
         "data", description="what a student learns: the data's responses, or such as its teacher writes"
     )
-    problem: Literal["auto", "classification", "regression", "unlabelled"] = "auto"
+    problem: Literal["auto", "classification", "multi_label", "regression", "unlabelled"] = "auto"
     metrics: list[str] | None = Field(
         None, description="reported metrics, the first is the main one; by task if absent"
     )

@@ -119,6 +119,82 @@ def test_whole_numbers_as_regression_on_request(tmp_path: Path) -> None:
     assert load(jsonl(tmp_path / "a.jsonl", rows(40)), problem="regression").problem == "regression"
 
 
+def test_lists_of_labels(tmp_path: Path) -> None:
+    content = rows(60)
+    for place, row in enumerate(content):
+        row["label"] = [[], ["red"], ["blue", "red"]][place % 3]
+    content[5]["label"] = None
+    content[8]["label"] = ["blue", None]
+    examples = load(jsonl(tmp_path / "a.jsonl", content))
+    assert (examples.problem, examples.label_names) == ("multi_label", ["blue", "red"])
+    assert examples.metrics == ["micro_f1", "macro_f1", "subset_accuracy"]
+    assert sum(sizes(examples).values()) == 58
+    assert "2 of the 60 train rows have no label and were dropped." in examples.notes
+    by_text = {row["text"]: row["label"] for split in examples.splits.values() for row in split}
+    assert [by_text[row["text"]] for row in content[:3]] == [[], [1], [0, 1]]
+
+
+def test_lists_of_class_numbers(tmp_path: Path) -> None:
+    """As hub data sets have them, with the names of the classes in the features."""
+    kind = datasets.Features({"text": datasets.Value("string"), "labels": [datasets.ClassLabel(names=["b", "a", "c"])]})
+    content = {"text": [f"text {i}" for i in range(30)], "labels": [[0, 2], [1], []] * 10}
+    datasets.Dataset.from_dict(content, features=kind).to_parquet(tmp_path / "a.parquet")
+    examples = load(tmp_path / "a.parquet")
+    assert examples.label_names == ["b", "a", "c"]
+    by_text = {row["text"]: row["label"] for split in examples.splits.values() for row in split}
+    assert [by_text[f"text {i}"] for i in range(3)] == [[0, 2], [1], []]
+
+
+def csv(path: Path, header: str, lines: list[str]) -> Path:
+    path.write_text("\n".join([header, *lines]) + "\n", encoding="utf-8")
+    return path
+
+
+def test_label_columns_of_zeros_and_ones(tmp_path: Path) -> None:
+    lines = [f"text {place},{place % 2},{int(place % 3 == 0)}" for place in range(60)]
+    path = csv(tmp_path / "a.csv", "text,toxic,insult", lines)
+    examples = load(path, label=["insult", "toxic"])
+    assert (examples.problem, examples.label_names) == ("multi_label", ["insult", "toxic"])
+    by_text = {row["text"]: row["label"] for split in examples.splits.values() for row in split}
+    assert [by_text[f"text {place}"] for place in range(4)] == [[0], [1], [], [0, 1]]
+    values = load(path, label=["insult", "toxic"], problem="regression")
+    assert (values.problem, values.width, values.label_names) == ("regression", 2, ["insult", "toxic"])
+    for wrong, message in ((["toxic", "rude"], "no column 'rude'"), ("insult", "asks for several labels a row")):
+        with pytest.raises(GeodistillError, match=message):
+            load(path, label=wrong, problem="multi_label")
+    with pytest.raises(GeodistillError, match=r"one label an example.*multi_label"):
+        load(path, label=["insult", "toxic"], problem="classification")
+
+
+def test_label_columns_of_a_test_split_without_labels(tmp_path: Path) -> None:
+    lines = [f"text {place},{place % 2},{int(place % 3 == 0)}" for place in range(60)]
+    csv(tmp_path / "train.csv", "text,toxic,insult", lines)
+    csv(tmp_path / "test.csv", "text,toxic,insult", [f"other {place},-1,-1" for place in range(5)])
+    examples = load(tmp_path, label=["toxic", "insult"])
+    assert "The test split has no labels and is not used." in examples.notes
+    csv(tmp_path / "test.csv", "text", [f"other {place}" for place in range(5)])
+    assert "The test split has no labels and is not used." in load(tmp_path, label=["toxic", "insult"]).notes
+
+
+def test_columns_of_numbers(tmp_path: Path) -> None:
+    path = csv(tmp_path / "a.csv", "text,x,y", [f"text {place},{place / 4},{-place}" for place in range(60)])
+    examples = load(path, label=["x", "y"])
+    assert (examples.problem, examples.width, examples.label_names) == ("regression", 2, ["x", "y"])
+    assert examples.metrics == ["pearson", "spearman"]
+    by_text = {row["text"]: row["label"] for split in examples.splits.values() for row in split}
+    assert by_text["text 6"] == [1.5, -6.0]
+
+
+def test_a_rare_label_that_no_training_row_has_is_told(tmp_path: Path) -> None:
+    content = [{**row, "label": ["common"]} for row in rows(60)]
+    examples = load(jsonl(tmp_path / "a.jsonl", [*content, {"text": "one", "label": ["rare"]}]))
+    held = set(examples.splits["test"]["text"])
+    for row in content:
+        row["label"] = ["common", "rare"] if row["text"] in held else ["common"]
+    found = load(jsonl(tmp_path / "b.jsonl", [*content, {"text": "one", "label": ["common"]}]))
+    assert "No training row has the label 'rare'." in found.notes
+
+
 def test_unlabelled(tmp_path: Path) -> None:
     path = jsonl(tmp_path / "a.jsonl", [{"text": f"text {i}"} for i in range(100)])
     examples = load(path)

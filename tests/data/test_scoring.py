@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from geodistill.data.label_lists import Gathered
 from geodistill.data.scoring import instructions_to_score, match_labels, prompt_columns, rows_to_score, text_columns
 from geodistill.errors import GeodistillError
 from geodistill.recipe import DataRecipe
@@ -39,6 +40,34 @@ def test_labels_are_matched_by_name() -> None:
     with pytest.raises(GeodistillError, match=r"labels of a.csv: 'Us' \(2 rows\), 'x' \(1 row\)\. .*knows 'us', 'US'"):
         match(["Us", "x", "Us"], "us", "US")
     assert match_labels([1, "2.5"], "regression", [], "a.csv") == [1.0, 2.5]
+    with pytest.raises(GeodistillError, match="has several labels, and the student gives one"):
+        match([["a"]], "a", "b")
+
+
+def test_several_labels_are_matched_by_name() -> None:
+    def match(*values: Any) -> list[Any]:
+        return match_labels(values, "multi_label", ["toxic", "Insult"], "a.csv")
+
+    assert match(["insult", "toxic"], [], ["toxic", "toxic"]) == [[0, 1], [], [0]]
+    assert match(Gathered(insult=1, other=0), Gathered(insult=0, toxic="1.0")) == [[1], [0]]
+    with pytest.raises(GeodistillError, match=r"'other' \(2 rows\)"):
+        match(["other"], Gathered(toxic=1, other=1))
+    with pytest.raises(GeodistillError, match="Write every label as a list"):
+        match("toxic")
+
+
+def test_several_values_are_matched_by_the_names_of_their_columns() -> None:
+    def match(value: Any, *names: str) -> Any:
+        return match_labels([value], "regression", names, "a.csv")[0]
+
+    assert match(Gathered(x=1, y="2.5"), "y", "x") == [2.5, 1.0]
+    assert match(Gathered(x=1, y="2.5"), "LABEL_0", "LABEL_1") == [1.0, 2.5]
+    assert match([1, 2], "y", "x") == [1.0, 2.0]
+    assert match([3]) == match(Gathered(z=3)) == 3.0
+    with pytest.raises(GeodistillError, match="'x', 'y' are not the values that the student gives: 'x', 'z'"):
+        match(Gathered(x=1, y=2), "x", "z")
+    with pytest.raises(GeodistillError, match="not 2 finite numbers"):
+        match([1, 2, 3], "x", "y")
 
 
 def test_metrics_are_those_of_the_recipe_then_those_of_the_run(write_csv: Any) -> None:

@@ -15,6 +15,7 @@ from transformers import (
 
 from geodistill.data.examples import Examples, load_examples
 from geodistill.distillation.student import build_student
+from geodistill.distillation.teacher import model_inputs
 from geodistill.errors import GeodistillError
 from geodistill.recipe import DataRecipe, StudentRecipe
 from geodistill.tasks.classification import (
@@ -22,7 +23,7 @@ from geodistill.tasks.classification import (
     collator,
     encode,
     load_classifier,
-    never_predicted,
+    numbered,
     predict,
     score,
 )
@@ -197,14 +198,72 @@ def test_score_takes_the_best_label(examples: Examples) -> None:
     assert score(logits, encoded, examples)["accuracy"] == 0.75
 
 
-def test_a_label_that_is_never_predicted_is_named() -> None:
-    """The commonest first, and not all of very many."""
-    lines = [{"prediction": "a", "reference": name} for name in "abcc"]
-    assert never_predicted(lines) == ["never predicts 'c' (2), 'b' (1), of 4 examples"]
-    assert never_predicted([*lines, {"prediction": "c", "reference": "a"}, {"prediction": "b", "reference": "a"}]) == []
-    many = [{"prediction": "0", "reference": str(number)} for number in range(9)]
-    named = "'1' (1), '2' (1), '3' (1), '4' (1), '5' (1)"
-    assert never_predicted(many) == [f"never predicts {named} and 3 more, of 9 examples"]
+def test_labels_as_a_head_has_them() -> None:
+    assert numbered(1, "classification", [2, 0], 3) == 0
+    assert numbered([0, 1], "multi_label", [3, 0], 4) == [1.0, 0.0, 0.0, 1.0]
+    assert numbered([], "multi_label", [0, 1], 2) == [0.0, 0.0]
+    assert numbered(0.5, "regression", [0], 1) == 0.5
+    assert numbered([0.5, 2.0], "regression", [1, 0], 2) == [2.0, 0.5]
+
+
+@pytest.fixture
+def several(write_jsonl: Any) -> Examples:
+    """Forty texts with none, one or both of two labels."""
+    lists: list[list[str]] = [[], ["red"], ["blue"], ["blue", "red"]]
+    return load_examples(DataRecipe(source=str(write_jsonl((f"text {i}", lists[i % 4]) for i in range(40)))))
+
+
+def test_several_labels_are_scored_one_by_one(encoder: Path, several: Examples) -> None:
+    tokenizer, task = load_tokenizer(str(encoder)), Classification(several)
+    model = tiny(vocab_size=len(tokenizer), **head_settings(several))
+    assert model.config.problem_type == "multi_label_classification"
+    torch.nn.init.zeros_(model.classifier.weight)
+    model.classifier.bias.data = torch.tensor([1.0, -1.0])
+    encoded = task.encode(model, tokenizer)
+    scores = task.score(model, tokenizer, encoded, "test")
+    references = [line["reference"] for line in scores.lines]
+    assert {"split", "row", "text", "prediction", "probabilities", "reference"} == set(scores.lines[0])
+    assert all(line["prediction"] == ["blue"] for line in scores.lines)
+    blue, red = (sum(name in labels for labels in references) for name in ("blue", "red"))
+    false = len(references) - blue
+    f1 = 2 * blue / (2 * blue + false)
+    assert scores.metrics == {
+        "micro_f1": pytest.approx(2 * blue / (2 * blue + false + red)),
+        "macro_f1": pytest.approx(f1 / 2),
+        "subset_accuracy": pytest.approx(references.count(["blue"]) / len(references)),
+    }
+    assert scores.notes == [f"never predicts 'red' ({red}), of {len(references)} examples"]
+    batch = task.collator(tokenizer)(encoded["train"][:4])
+    assert batch["labels"].dtype == torch.float32 and batch["labels"].shape == (4, 2)
+    assert torch.isfinite(model(**model_inputs(model, batch), labels=batch["labels"]).loss)
+
+
+def test_labels_that_a_head_has_and_the_data_lacks_count_as_absent(encoder: Path, several: Examples) -> None:
+    tokenizer, task = load_tokenizer(str(encoder)), Classification(several)
+    names = {0: "red", 1: "green", 2: "blue"}
+    model = tiny(names, vocab_size=len(tokenizer), problem_type="multi_label_classification")
+    encoded = task.encode(model, tokenizer)
+    assert task.notes[-1].endswith("which count as absent: 'green'.")
+    assert {tuple(example["labels"]) for example in encoded["train"]} <= {
+        (0.0, 0.0, 0.0),
+        (1.0, 0.0, 0.0),
+        (0.0, 0.0, 1.0),
+        (1.0, 0.0, 1.0),
+    }
+
+
+def test_a_regression_of_several_values(encoder: Path, write_csv: Any) -> None:
+    path = write_csv([(f"text {i}", f"{i / 7},{-i}") for i in range(40)], header="text,x,y")
+    values = load_examples(DataRecipe(source=str(path), label=["x", "y"]))
+    tokenizer, task = load_tokenizer(str(encoder)), Classification(values)
+    model = tiny(vocab_size=len(tokenizer), **head_settings(values))
+    assert (model.config.num_labels, model.config.problem_type) == (2, "regression")
+    scores = task.score(model, tokenizer, task.encode(model, tokenizer), "test")
+    assert list(scores.metrics) == ["pearson", "spearman"]
+    assert all(len(line["prediction"]) == len(line["reference"]) == 2 for line in scores.lines)
+    swapped = tiny({0: "y", 1: "x"}, vocab_size=len(tokenizer), problem_type="regression")
+    encoded = task.encode(swapped, tokenizer)["train"][0]["labels"]
+    assert encoded == task.encode(model, tokenizer)["train"][0]["labels"][::-1]
 
 
 def test_the_scores_tell_of_a_blind_spot(encoder: Path, examples: Examples) -> None:

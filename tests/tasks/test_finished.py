@@ -49,6 +49,8 @@ def test_what_only_training_reads_is_refused(folder: Path) -> None:
     [
         ({}, ("classification", ["a", "b", "c"])),
         ({"problem_type": "single_label_classification"}, ("classification", ["a", "b", "c"])),
+        ({"problem_type": "multi_label_classification"}, ("multi_label", ["a", "b", "c"])),
+        ({"problem_type": "regression"}, ("regression", ["a", "b", "c"])),
         ({"num_labels": 1}, ("regression", [])),
         ({"num_labels": 1, "problem_type": "regression"}, ("regression", [])),
     ],

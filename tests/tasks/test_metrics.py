@@ -8,6 +8,7 @@ import pytest
 from geodistill.errors import GeodistillError
 from geodistill.tasks.metrics import (
     CLASSIFICATION,
+    MULTI_LABEL,
     REGRESSION,
     Constant,
     check_metrics,
@@ -74,6 +75,38 @@ def test_constant_prediction_has_no_correlation(name: str) -> None:
     assert one(name, numpy.ones(8), GIVEN, problem) == 0.0
 
 
+def test_several_labels_by_their_formulas() -> None:
+    random = numpy.random.default_rng(2)
+    predicted, given = random.integers(0, 2, (50, 4)), random.integers(0, 2, (50, 4))
+    predicted[:, 3], given[:, 3] = 0, 0  # a label that is neither predicted nor there
+    scores = compute_metrics(list(MULTI_LABEL), predicted, given, problem="multi_label")
+    assert scores["micro_f1"] == pytest.approx(slow_f1(predicted.ravel(), given.ravel(), 1))
+    expected = sum(slow_f1(predicted[:, label], given[:, label], 1) for label in range(3)) / 3
+    assert scores["macro_f1"] == pytest.approx(expected)
+    right = sum(all(p == g) for p, g in zip(predicted, given, strict=True))
+    assert scores["subset_accuracy"] == right / 50
+
+
+def test_several_labels_and_none_of_them() -> None:
+    nothing = numpy.zeros((3, 1))
+    assert compute_metrics(list(MULTI_LABEL), nothing, nothing, problem="multi_label") == {
+        "micro_f1": 0.0,
+        "macro_f1": 0.0,
+        "subset_accuracy": 1.0,
+    }
+    full = numpy.ones((3, 1))
+    assert one("macro_f1", full, full, "multi_label") == one("micro_f1", full, full, "multi_label") == 1.0
+    assert math.isnan(one("micro_f1", full * math.nan, full, "multi_label"))
+
+
+@pytest.mark.parametrize("name", ["pearson", "spearman", "mean_squared_error"])
+def test_a_regression_of_several_values_is_the_mean_over_them(name: str) -> None:
+    random = numpy.random.default_rng(3)
+    predicted, given = random.normal(size=(2, 30, 3))
+    columns = [one(name, predicted[:, value], given[:, value], "regression") for value in range(3)]
+    assert one(name, predicted, given, "regression") == pytest.approx(sum(columns) / 3)
+
+
 def test_order_of_names_is_kept() -> None:
     assert list(compute_metrics(["f1", "accuracy"], PREDICTED, GIVEN, problem="classification")) == ["f1", "accuracy"]
 
@@ -98,9 +131,9 @@ def test_metric_that_does_not_fit(name: str, problem: str, message: str) -> None
 
 
 def test_shapes_are_checked() -> None:
-    with pytest.raises(ValueError, match="must both be"):
+    with pytest.raises(ValueError, match="must have one shape"):
         compute_metrics(["accuracy"], [0, 1], [0], problem="classification")
-    with pytest.raises(ValueError, match="must both be"):
+    with pytest.raises(ValueError, match="must have one shape"):
         compute_metrics(["accuracy"], [], [], problem="classification")
 
 
@@ -114,3 +147,17 @@ def test_the_constant_predictor_gives_the_most_frequent_answer_of_training() -> 
         ["mean_squared_error", "pearson"], [1.0, 3.0], [2.0, 4.0], problem="regression", label_names=[]
     )
     assert values == Constant("2", {"mean_squared_error": 2.0, "pearson": 0.0}, 2)
+
+
+def test_the_constant_predictor_of_several_labels_gives_the_most_frequent_ones() -> None:
+    train = [[0, 2], [0, 2], [0], [1, 2], [], [0, 2]]
+    found = constant_predictor(
+        ["micro_f1", "subset_accuracy"], train, [[0, 2], [1]], problem="multi_label", label_names=["a", "b", "c"]
+    )
+    assert found == Constant("'a', 'c'", {"micro_f1": pytest.approx(4 / 7), "subset_accuracy": 0.5}, 2)
+
+
+def test_the_constant_predictor_of_several_values_gives_their_means() -> None:
+    train = [[0.0, 1.0], [1.0, 3.0]]
+    found = constant_predictor(["mean_squared_error"], train, [[0.5, 4.0]], problem="regression", label_names=[])
+    assert found == Constant("0.5, 2", {"mean_squared_error": 2.0}, 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Callable
@@ -23,6 +24,7 @@ from geodistill.studies.conclude import conclude_run
 from geodistill.tasks import choose as choose_module
 from geodistill.tasks import train as train_module
 from geodistill.tasks.evaluate import evaluate
+from geodistill.tasks.predict import predict
 from geodistill.tasks.run_folder import clear_run, read_json, read_metrics
 from geodistill.tasks.task import Task
 from geodistill.tasks.train import cache_name, kept_logits, stages_of, train
@@ -392,3 +394,76 @@ def test_adapters_are_merged_into_the_student_that_is_written(make_recipe: MakeR
     # Two singular values are adapters; the rest is what rounding leaves.
     values = torch.linalg.svdvals(update)
     assert values[1] > 0 and values[2] < 1e-3 * values[0]
+
+
+@pytest.fixture
+def several(make_recipe: MakeRecipe, encoder: Path, write_jsonl: Any, questions: list[tuple[str, str]]) -> Recipe:
+    """Questions with none, one or two labels, a sigmoid head fine-tuned on them, and all three kinds of terms."""
+    lists = [[] if label == "ABBR" else [label, "RIVER"] if "river" in text else [label] for text, label in questions]
+    path = write_jsonl(zip([text for text, _ in questions], lists, strict=True), "several/train.jsonl")
+    changes = {
+        "data": {"source": str(path), "limit": None},
+        "teacher": {"model": str(encoder), "training": {"max_steps": 2, "batch_size": 16}},
+        "training": {"save_steps": 2, "epochs": 2, "batch_size": 8, "learning_rate": 1e-3, "logging_steps": 1},
+    }
+    return make_recipe(**changes)
+
+
+def test_several_labels_a_row_from_the_file_to_the_page(several: Recipe, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    results = run(several, folder)
+    metrics = ["micro_f1", "macro_f1", "subset_accuracy"]
+    assert list(results["metrics"]) == list(results["teacher"]["metrics"]) == metrics
+    logged = [entry for entry in read_metrics(folder) if entry["stage"] == "task" and "loss" in entry]
+    assert logged and all({"label", "logits"} <= entry.keys() for entry in logged)
+    student = AutoModelForSequenceClassification.from_pretrained(folder / "student")
+    assert student.config.problem_type == "multi_label_classification"
+    assert sorted(student.config.label2id) == ["DESC", "ENTY", "HUM", "LOC", "NUM", "RIVER"]
+    tokens = AutoTokenizer.from_pretrained(folder / "student")("What is near?", return_tensors="pt")
+    assert torch.isfinite(student(**tokens, labels=torch.zeros(1, 6)).loss)
+    assert run(several, folder) == results
+
+
+def test_a_student_of_several_labels_is_evaluated_and_predicts(
+    several: Recipe, tmp_path: Path, write_jsonl: Any
+) -> None:
+    results = run(several, tmp_path / "run")
+    assert results["constant"]["metrics"].keys() == results["metrics"].keys()
+    read = results["read"]["task"]
+    assert read["problem"] == "multi_label" and "are a list" in read["reason"]
+    assert sum(read["labels"]["RIVER"].values()) > 0
+    assert evaluate(tmp_path / "run")["metrics"] == results["metrics"]
+    path = write_jsonl([("What is it?", ["river"]), ("Who is it?", []), ("Where?", None)], "other.jsonl")
+    scores = evaluate(tmp_path / "run", [f"data.source={path}"], output=tmp_path / "lines.jsonl")
+    assert scores["examples"] == 2 and list(scores["metrics"]) == list(results["metrics"])
+    lines = [json.loads(line) for line in (tmp_path / "lines.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert [line["reference"] for line in lines] == [["RIVER"], []]
+    answers = list(predict(tmp_path / "run", str(path)))
+    assert [line["prediction"] for line in answers[:2]] == [line["prediction"] for line in lines]
+    assert set(answers[0]) == {"row", "text", "prediction", "probabilities"} and len(answers[0]["probabilities"]) == 6
+
+
+def test_a_regression_of_two_columns(make_recipe: MakeRecipe, encoder: Path, tmp_path: Path, write_csv: Any) -> None:
+    path = write_csv([(f"text number {place}", f"{place / 8},{-place}") for place in range(60)], header="text,x,y")
+    recipe = make_recipe(
+        data={"source": str(path), "label": ["x", "y"]},
+        teacher={"model": str(encoder), "training": {"max_steps": 2, "batch_size": 16}},
+    )
+    results = run(recipe, tmp_path / "run")
+    assert list(results["metrics"]) == ["pearson", "spearman"]
+    config = AutoModelForSequenceClassification.from_pretrained(tmp_path / "run" / "student").config
+    assert (config.problem_type, config.id2label) == ("regression", {0: "x", 1: "y"})
+    assert evaluate(tmp_path / "run")["metrics"] == results["metrics"]
+    assert len(next(iter(predict(tmp_path / "run", str(path))))["prediction"]) == 2
+
+
+def test_several_labels_resume_to_the_same_weights(
+    several: Recipe, tmp_path: Path, interrupt: Callable[[str, int], None]
+) -> None:
+    run(several, tmp_path / "whole")
+    interrupt("task", 3)
+    with pytest.raises(KeyboardInterrupt):
+        run(several, tmp_path / "broken", progress=True)
+    interrupt("task", -1)
+    run(several, tmp_path / "broken", progress=True)
+    assert_same_weights(tmp_path / "whole", tmp_path / "broken")

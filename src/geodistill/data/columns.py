@@ -111,6 +111,7 @@ def _look(names: Sequence[str], recipe: DataRecipe) -> dict[str, str | None]:
         text, text_pair = next((pair for pair in pairs if None not in pair), (None, None))
     text = text or _first(TEXTS, names)
     label = None if recipe.problem == "unlabelled" else recipe.label or _first(LABELS, names)
+    assert not isinstance(label, list)  # several label columns were gathered in one before
     return {"text": text, "text_pair": text_pair, "label": label}
 
 

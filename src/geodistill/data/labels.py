@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from geodistill.errors import GeodistillError
 
-Problem = Literal["classification", "regression", "unlabelled"]
+Problem = Literal["classification", "multi_label", "regression", "unlabelled"]
 WHOLE = re.compile(r"(-?)(0|[1-9]\d*)\.0+", re.ASCII)  # a whole number as pandas writes it in a column with a gap
 TRUTH = ("true", "false")
 MOST_CLASSES = 50  # more than this, with fewer than two rows a class, and `auto` asks

@@ -133,12 +133,13 @@ def part_records(
 def count_labels(labels: Mapping[str, Sequence[Any] | None], names: Sequence[str]) -> dict[str, dict[str, int]]:
     """How many rows of each part have each label, by its name.
 
-    A label is the number of a class, or a list with a 0 or 1 for each name.
+    A label is the number of a class, or the list of the numbers of a row's labels.
     """
     counts = {}
     for part, values in labels.items():
-        multiple = [[number for number, has in enumerate(row) if has] for row in values or () if isinstance(row, list)]
-        counts[part] = Counter([number for row in multiple for number in row] if multiple else values or ())
+        counts[part] = Counter(
+            number for value in values or () for number in (value if isinstance(value, list) else [value])
+        )
     return {name: {part: count[number] for part, count in counts.items()} for number, name in enumerate(names)}
 
 

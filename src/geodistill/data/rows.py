@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from geodistill.data.columns import Columns, listed
-from geodistill.data.labels import is_missing, label_name, with_names
+from geodistill.data.label_lists import is_gathered, label_values, lacks_label
+from geodistill.data.labels import is_missing, label_name
 from geodistill.data.splits import normalized, text_key
 from geodistill.data.tables import Table
 from geodistill.errors import GeodistillError
@@ -55,7 +56,8 @@ def has_labels(table: Table, label: str, *, known: Collection[str] = ()) -> bool
 
     known: the names of the labels that training has; where −1 is among them it is a label.
     """
-    names = {label_name(value) for value in table.columns.get(label, []) if not is_missing(value)}
+    values = [value for value in table.columns.get(label, []) if not lacks_label(value)]
+    names = {label_name(each) for value in values for each in (value.values() if is_gathered(value) else [value])}
     return bool(names - {"-1"}) or ("-1" in names and "-1" in known)
 
 
@@ -73,13 +75,13 @@ def clean(
     labels = None
     if columns.label:
         names = table.class_names.get(columns.label) if class_names is None else class_names
-        labels = with_names(plain_column(table, columns.label, part), names or [])
+        labels = label_column(table, columns.label, part, names or [])
     with_text = [
         index
         for index, text in enumerate(texts)
         if not is_blank(text) and (pairs is None or not is_blank(pairs[index]))
     ]
-    kept = [index for index in with_text if labels is None or not is_missing(labels[index])]
+    kept = [index for index in with_text if labels is None or not lacks_label(labels[index])]
     if dropped := len(texts) - len(with_text):
         notes.append(f"{dropped} of the {len(texts)} {part} rows have an empty text and were dropped.")
     if dropped := len(with_text) - len(kept):
@@ -127,3 +129,18 @@ def as_text(value: Any) -> str:
 def is_blank(text: str) -> bool:
     """Whether a text is empty but for white space."""
     return not text.strip()
+
+
+def label_column(table: Table, name: str, part: str, class_names: Sequence[str]) -> list[Any]:
+    """The labels of a split, or lists of labels, by the names of their classes.
+
+    Raises GeodistillError when the column is missing, or holds objects.
+    """
+    values = column(table, name, part)
+    nested = next((value for value in values if isinstance(value, dict) and not is_gathered(value)), None)
+    if nested is not None:
+        raise GeodistillError(
+            f"The column '{name}' of the {part} split holds a dict: {str(nested)[:60]}.",
+            "Give one label a row, a list of labels, or a column for each label (data.label=[COLUMN, COLUMN]).",
+        )
+    return label_values(values, class_names)

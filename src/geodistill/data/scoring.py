@@ -14,6 +14,7 @@ from geodistill.data.examples import DEFAULT_METRICS, MAX_LENGTH, Examples, spli
 from geodistill.data.instruction_rows import clean_instructions
 from geodistill.data.instructions import MAX_LENGTH as INSTRUCTIONS_MAX_LENGTH
 from geodistill.data.instructions import Instructions, instruction_dataset
+from geodistill.data.label_lists import LabelLists, are_several, by_outputs, is_gathered, labels_of, with_one_label
 from geodistill.data.labels import Labels, Problem, label_name
 from geodistill.data.parts import ALL, Part
 from geodistill.data.rows import Rows, clean
@@ -41,6 +42,8 @@ def rows_to_score(
 ) -> Examples:
     """Read labelled rows for a student whose head solves `problem` with the labels `label_names`, in their order.
 
+    The names of a regression are those of its outputs where it has several, and else empty.
+
     A file is one split named `all`. Of other sources the named split is read, `test` by default, and `all` reads every
     split that there is. Rows keep their order; `example_id` is a row's place in its file or split, from 0. Rows with an
     empty text or without a label are left out and counted in `notes`. At most `recipe.limit` rows are read, chosen by
@@ -56,6 +59,7 @@ def rows_to_score(
     """
     notes: list[str] = []
     source, tables = _tables(recipe, split)
+    recipe = with_one_label(recipe)
     parts = {}
     for name, table in tables.items():
         shown = _shown(recipe, name)
@@ -73,6 +77,7 @@ def rows_to_score(
         max_length=recipe.max_length or MAX_LENGTH,
         fingerprint="",
         notes=notes,
+        width=len(label_names) or 1,
     )
 
 
@@ -127,6 +132,7 @@ def text_columns(
     Raises GeodistillError for one that is not found, or where the texts do not fit the student.
     """
     problem = "auto" if labels else "unlabelled"
+    recipe = recipe if labels else recipe.model_copy(update={"label": None})
     own = own_columns(recipe, named, present, notes).model_copy(update={"problem": problem, "metrics": None})
     columns = find_columns(present, own)
     if pairs and columns.text_pair is None:
@@ -158,18 +164,28 @@ def prompt_columns(
 
 
 def match_labels(values: Sequence[Any], problem: Problem, names: Sequence[str], part: str) -> list[Any]:
-    """Return the student's number of each label, or each value as a float for a regression.
+    """Return the student's number of each label, the list of these where a row has several labels, or each value as a
+    float, or as a list of floats, for a regression.
 
     A label is matched to the student's name for it exactly, or else without regard to case where the student's names
     stay distinct so. Raises GeodistillError for a label that the student does not know.
     """
     if problem == "regression":
+        values = [by_outputs(value, names) if is_gathered(value) else value for value in values]
+        if len(names) > 1 or are_several(values):
+            return LabelLists("regression", width=len(names) or 1).encode(values, part)
         return list(Labels("regression").encode(values, part))
+    if problem == "classification" and are_several(values):
+        raise GeodistillError(
+            f"A row of {part} has several labels, and the student gives one.", "Name another column with data.label."
+        )
     exact = {name: number for number, name in enumerate(names)}
     folded = {name.casefold(): number for name, number in exact.items()}
     if len(folded) < len(exact):
         folded = {}
-    given = [label_name(value) for value in values]
+    several = problem == "multi_label"
+    rows = [labels_of(value) if several else [label_name(value)] for value in values]
+    given = [name for row in rows for name in row]
     unknown = Counter(name for name in given if name not in exact and name.casefold() not in folded)
     if unknown:
         counts = [f"'{name}' ({count} {'row' if count == 1 else 'rows'})" for name, count in unknown.most_common()]
@@ -178,7 +194,8 @@ def match_labels(values: Sequence[Any], problem: Problem, names: Sequence[str], 
             f"The student does not know labels of {part}: {shown}{', …' if len(unknown) > MOST_NAMED else ''}.",
             f"Rename them to the student's, or remove their rows; it knows {_few(names)}.",
         )
-    return [exact[name] if name in exact else folded[name.casefold()] for name in given]
+    numbers = [[exact[name] if name in exact else folded[name.casefold()] for name in row] for row in rows]
+    return [sorted(set(row)) for row in numbers] if several else [number for row in numbers for number in row]
 
 
 def _tables(recipe: DataRecipe, split: str | None) -> tuple[Source, Mapping[str, Table]]:

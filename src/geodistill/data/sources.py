@@ -10,6 +10,7 @@ from pathlib import Path
 from datasets import load_dataset
 
 from geodistill.data.bundled import bundled_splits
+from geodistill.data.label_lists import gather_labels
 from geodistill.data.tables import COMPRESSED, READERS, Table, from_dataset, read_table
 from geodistill.errors import GeodistillError, suggest
 from geodistill.recipe import DataRecipe
@@ -50,7 +51,22 @@ class Source:
 
 
 def open_source(recipe: DataRecipe) -> Source:
-    """Find what `recipe.source` names. `glue/TASK` is the hub's; a folder of that name is reached as `./glue/TASK`."""
+    """Find what `recipe.source` names. `glue/TASK` is the hub's; a folder of that name is reached as `./glue/TASK`.
+
+    Where the recipe names several label columns, every table has one more that holds their values (`gather_labels`).
+    """
+    source = _open(recipe)
+    if not isinstance(recipe.label, list):
+        return source
+    splits = {name: partial(_gathered, read, recipe.label) for name, read in source.splits.items()}
+    return Source(dict(splits), source.metrics)
+
+
+def _gathered(read: Callable[[], Table], label: list[str]) -> Table:
+    return gather_labels(read(), label)
+
+
+def _open(recipe: DataRecipe) -> Source:
     name = recipe.source
     if name.startswith("bundled:"):
         return Source(bundled_splits(recipe))

@@ -20,7 +20,8 @@ from geodistill.errors import GeodistillError
 
 @dataclass(frozen=True)
 class Table:
-    """Columns by name, all of one length, and the class names of those that are known to hold class numbers.
+    """Columns by name, all of one length, and the class names of those that are known to hold class numbers, or lists
+    of them.
 
     A column of a Parquet file or a `datasets.Dataset` is read when it is first asked for.
     """
@@ -60,8 +61,17 @@ def from_dataset(dataset: Dataset) -> Table:
     """The columns of a data set, of any type; an image is its bytes and path, which nobody takes for a text."""
     arrow = dataset.with_format("arrow")
     columns = ColumnsOnDemand(dataset.column_names, lambda name: arrow.select_columns(name)[:].column(name))
-    class_names = {name: list(kind.names) for name, kind in dataset.features.items() if isinstance(kind, ClassLabel)}
+    kinds = {name: _one(kind) for name, kind in dataset.features.items()}
+    class_names = {name: list(kind.names) for name, kind in kinds.items() if isinstance(kind, ClassLabel)}
     return Table(columns, class_names)
+
+
+def _one(kind: Any) -> Any:
+    """The type of an element where a feature is a list, else the feature."""
+    if isinstance(kind, list):
+        return kind[0]
+    inner = kind.get("feature") if isinstance(kind, dict) else getattr(kind, "feature", None)
+    return kind if inner is None else inner
 
 
 def _decoded(values: list[Any], name: str) -> list[Any]:
@@ -323,7 +333,8 @@ def _read_parquet(path: Path) -> Table:
         raise _damaged(path, f"several columns are named '{min(repeated)}'")
     described = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))  # the datasets library writes this
     features = (described.get("info") or {}).get("features") or {}
-    class_names = {name: kind["names"] for name, kind in features.items() if _is_class_label(kind)}
+    kinds = {name: _one(kind) for name, kind in features.items()}
+    class_names = {name: kind["names"] for name, kind in kinds.items() if _is_class_label(kind)}
     return Table(ColumnsOnDemand(schema.names, read), class_names)
 
 

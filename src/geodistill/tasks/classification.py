@@ -1,9 +1,8 @@
-"""Sentence and sentence-pair classification or regression: examples → batches, head, metric."""
+"""Sentence and sentence-pair classification, multi-label too, or regression: examples → batches, head, metric."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -17,6 +16,7 @@ from transformers import (
 )
 
 from geodistill.data.examples import Examples
+from geodistill.data.labels import Problem
 from geodistill.data.record import Record
 from geodistill.distillation.head_labels import LabelMatch, name_outputs, output_names
 from geodistill.distillation.teacher import model_inputs
@@ -28,13 +28,12 @@ from geodistill.tasks.held_out import MOST_EXAMPLES
 from geodistill.tasks.loading import load_model, weight_settings
 from geodistill.tasks.metrics import Constant, check_metrics, compute_metrics, constant_predictor
 from geodistill.tasks.positions import position_limit
+from geodistill.tasks.predictions import decide, never_predicted, prediction
 from geodistill.tasks.task import Collator, Encoded, EncodedExamples, Scores, batches, parts_of
-
-MOST_NAMED = 5
 
 
 class Classification:
-    """Classification, regression, or unlabelled sentences for a stage: see `Task` for the members."""
+    """Classification, multi-label or not, regression, or unlabelled sentences for a stage: see `Task` for members."""
 
     rows = "tokens"
     measured = MOST_EXAMPLES
@@ -112,21 +111,26 @@ class Classification:
         *,
         progress: bool = False,
     ) -> Scores:
-        """Score the model; a line holds the split, the row (the example's place in it, from 0), the text, the label
-        that the model predicts with its probability, or the value, and the reference."""
+        """Score the model; a line holds the split, the row (the example's place in it, from 0), the text, what the
+        model predicts (see `prediction`), and the reference."""
         if not self.labelled:
             raise GeodistillError("Data without labels cannot be scored.", "Name the label column: data.label=COLUMN.")
         parts = parts_of(encoded, split)
         chosen = [example for part in parts for example in encoded[part]]
         chosen = [{**example, "example_id": place} for place, example in enumerate(chosen)]
         logits = predict(model, chosen, collator(tokenizer))
-        labels = model.config.id2label if self.examples.problem == "classification" else None
+        problem, names = self.examples.problem, output_names(model.config)
         given = [(part, row) for part in parts for row in self.examples.splits[part].to_list()]
         lines = [
-            {"split": part, "row": row["example_id"], **prediction(row, example, outputs, labels)}
+            {
+                "split": part,
+                "row": row["example_id"],
+                **prediction(row, example["labels"], outputs, problem, names),
+            }
             for (part, row), example, outputs in zip(given, chosen, logits, strict=True)
         ]
-        return Scores(score(logits, chosen, self.examples), lines=lines, notes=never_predicted(lines) if labels else [])
+        notes = [] if problem == "regression" else never_predicted(lines)
+        return Scores(score(logits, chosen, self.examples), lines=lines, notes=notes)
 
     def constant(self, split: str) -> Constant | None:
         if not self.labelled:
@@ -243,11 +247,27 @@ def encode(
                 for row, (given, offsets) in enumerate(zip(texts, columns.pop("offset_mapping"), strict=True))
             ]
         if "label" in split.column_names:
-            labels = list(split["label"])
-            columns["labels"] = [order[label] for label in labels] if examples.problem == "classification" else labels
+            outputs = model.config.num_labels or 0
+            columns["labels"] = [numbered(label, examples.problem, order, outputs) for label in split["label"]]
         columns["example_id"] = list(range(len(split)))
         encoded[str(name)] = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
     return encoded
+
+
+def numbered(label: Any, problem: Problem, order: Sequence[int], outputs: int) -> Any:
+    """Return a label of the data as a head with so many outputs has it, where label i of the data is output `order[i]`.
+
+    A class number for a classification. A 1.0 at the outputs of a list of labels and a 0.0 at all others, as
+    transformers wants it, for a multi-label one. One number or, in the order of the outputs, several for a regression.
+    """
+    if problem == "classification":
+        return order[label]
+    if problem == "multi_label":
+        present = {order[number] for number in label}
+        return [float(output in present) for output in range(outputs)]
+    if not isinstance(label, list):
+        return label
+    return [label[order.index(output)] for output in range(outputs)]
 
 
 def collator(tokenizer: PreTrainedTokenizerBase) -> Collator:
@@ -280,31 +300,4 @@ def predict(model: PreTrainedModel, encoded: EncodedExamples, collate: Collator,
 def score(logits: np.ndarray, encoded: EncodedExamples, examples: Examples) -> dict[str, float]:
     """Return the metrics of the examples for logits (n, labels)."""
     references = np.asarray([example["labels"] for example in encoded])
-    predictions = logits[:, 0] if examples.problem == "regression" else logits.argmax(axis=-1)
-    return compute_metrics(examples.metrics, predictions, references, problem=examples.problem)
-
-
-def never_predicted(lines: list[dict[str, Any]]) -> list[str]:
-    """Tell which labels of the references a model gives to no example at all: a mean over examples hides a rare one."""
-    counts = Counter(line["reference"] for line in lines)
-    missed = sorted(counts.keys() - {line["prediction"] for line in lines}, key=lambda name: (-counts[name], str(name)))
-    if not missed:
-        return []
-    named = ", ".join(f"'{name}' ({counts[name]})" for name in missed[:MOST_NAMED])
-    more = f" and {len(missed) - MOST_NAMED} more" if len(missed) > MOST_NAMED else ""
-    return [f"never predicts {named}{more}, of {len(lines):,} examples"]
-
-
-def prediction(row: dict[str, Any], example: dict[str, Any], logits: np.ndarray, names: Any) -> dict[str, Any]:
-    """Return the line that tells what a model made of one example."""
-    texts: dict[str, Any] = {key: row[key] for key in ("text", "text_pair") if key in row}
-    if names is None:
-        return {**texts, "prediction": float(logits[0]), "reference": float(example["labels"])}
-    shares = np.exp(logits - logits.max())
-    best = int(logits.argmax())
-    return {
-        **texts,
-        "prediction": names[best],
-        "probability": round(float(shares[best] / shares.sum()), 6),
-        "reference": names[example["labels"]],
-    }
+    return compute_metrics(examples.metrics, decide(logits, examples.problem), references, problem=examples.problem)

@@ -10,6 +10,7 @@ from typing import Any
 from transformers import AutoConfig
 
 from geodistill.data.labels import Problem
+from geodistill.distillation.head_labels import output_names
 from geodistill.errors import GeodistillError
 from geodistill.recipe import TASK_STAGE, DataRecipe, GenerationRecipe, Recipe
 from geodistill.recipe_file import check_recipe, read_yaml, set_dotted, split_override
@@ -108,8 +109,12 @@ def refuse_others(run: FinishedRun, useful: Sequence[str], why: Mapping[str, str
 
 
 def student_head(run: FinishedRun) -> tuple[Problem, list[str]]:
-    """Return the problem that the student's head solves, and the names of its labels by their numbers."""
+    """Return the problem that the student's head solves, and the names of its labels by their numbers.
+
+    A regression has names for its outputs where it has several.
+    """
     config = AutoConfig.from_pretrained(run.student, trust_remote_code=run.trusts_student)
     if config.problem_type == "regression" or (config.problem_type is None and config.num_labels == 1):
-        return "regression", []
-    return "classification", [str(config.id2label[number]) for number in range(config.num_labels)]
+        return "regression", output_names(config) if config.num_labels > 1 else []
+    several = config.problem_type == "multi_label_classification"
+    return "multi_label" if several else "classification", output_names(config)

@@ -7,7 +7,7 @@ from typing import Any
 from transformers import PretrainedConfig
 
 from geodistill.data.examples import Examples
-from geodistill.distillation.head_labels import LabelMatch, match_labels, output_names
+from geodistill.distillation.head_labels import LabelMatch, match_labels, output_names, quoted
 from geodistill.errors import GeodistillError
 from geodistill.losses.logits import ProblemType
 
@@ -32,7 +32,7 @@ def head_settings(examples: Examples) -> dict[str, Any]:
     """Return the config entries of a head for these examples."""
     if examples.problem == "unlabelled":
         return {}
-    settings: dict[str, Any] = {"num_labels": 1, "problem_type": PROBLEM_TYPES[examples.problem]}
+    settings: dict[str, Any] = {"num_labels": examples.width, "problem_type": PROBLEM_TYPES[examples.problem]}
     if names := examples.label_names:
         numbers = {name: number for number, name in enumerate(names)}
         settings.update(num_labels=len(names), id2label=dict(enumerate(names)), label2id=numbers)
@@ -51,13 +51,22 @@ def match_head(config: PretrainedConfig, examples: Examples, name: str | None = 
     name = name or config.name_or_path or config.model_type
     notes = check_problem(config, examples, name)
     if not examples.label_names:
-        if config.num_labels != 1:
+        if config.num_labels != examples.width:
             raise GeodistillError(
-                f"The model '{name}' has {config.num_labels} outputs, and the data has one number an example.", REMEDY
+                f"The model '{name}' has {config.num_labels} outputs, and the labels of the data are {examples.width} "
+                "numbers each.",
+                REMEDY,
             )
-        return LabelMatch([0], notes=notes)
-    match = match_labels(output_names(config), examples.label_names, name)
-    return LabelMatch(match.numbers, match.by_place, [*notes, *match.notes])
+        return LabelMatch(list(range(examples.width)), notes=notes)
+    outputs = output_names(config)
+    match = match_labels(outputs, examples.label_names, name)
+    notes += match.notes
+    if lacking := [output for number, output in enumerate(outputs) if number not in match.numbers]:
+        if examples.problem == "regression":
+            raise GeodistillError(f"The data lacks values of outputs of '{name}': {quoted(lacking)}.", REMEDY)
+        if examples.problem == "multi_label":
+            notes.append(f"The data lacks these labels of '{name}', which count as absent: {quoted(lacking)}.")
+    return LabelMatch(match.numbers, match.by_place, notes)
 
 
 def check_problem(config: PretrainedConfig, examples: Examples, name: str) -> list[str]:

@@ -34,6 +34,7 @@ from geodistill.tasks.generation import generate
 from geodistill.tasks.instructions import load_language_model
 from geodistill.tasks.loading import load_tokenizer
 from geodistill.tasks.positions import position_limit
+from geodistill.tasks.predictions import ANSWER, answer
 
 CHUNK = 1024  # rows in memory at a time
 PART = "rows"
@@ -76,7 +77,8 @@ def predict(
     There is one line for each row, in the order of the rows. It holds `row` (from 0), what was read, and
 
     - classification: `prediction` (a label), its `probability`, and the `probabilities` of all labels by name
-    - regression: `prediction` (a number)
+    - multi-label: `prediction` (a list of labels, of probability 0.5 or more), and the `probabilities` of all by name
+    - regression: `prediction` (a number, or a list of numbers where the student gives several)
     - instructions: `response` (a text), drawn as the run's `generation` says, from the first of its seeds
 
     An empty text, and an instruction whose prompt is over `data.max_prompt_length`, is answered by null, and `note`
@@ -224,18 +226,8 @@ class TextPredictor:
 
     def _prediction(self, logits: np.ndarray | None, empty: str) -> Line:
         if logits is None or not np.isfinite(logits).all():
-            missing = {"prediction": None} if self.problem == "regression" else dict.fromkeys(ANSWER)
-            return {**missing, "note": empty if logits is None else NOT_FINITE}
-        if self.problem == "regression":
-            return {"prediction": float(logits[0])}
-        shares = np.exp(logits.astype(np.float64) - logits.max())
-        shares /= shares.sum()
-        best = int(logits.argmax())
-        probabilities = {name: round(float(share), 6) for name, share in zip(self.names, shares, strict=True)}
-        return dict(zip(ANSWER, (self.names[best], probabilities[self.names[best]], probabilities), strict=True))
-
-
-ANSWER = ("prediction", "probability", "probabilities")
+            return {**dict.fromkeys(ANSWER[self.problem]), "note": empty if logits is None else NOT_FINITE}
+        return answer(logits, self.problem, self.names)
 
 
 class InstructionPredictor:
