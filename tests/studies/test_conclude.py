@@ -99,7 +99,12 @@ def test_what_the_metrics_hide_is_told(results: dict[str, Any], folder: Path) ->
     shown = conclude_run(folder, {**results, "teacher": teacher}).splitlines()
     assert "note: The teacher never predicts 'b' (2), of 4 examples." in shown
     scores = {"split": "all", "metrics": {"accuracy": 0.5}, "notes": ["The student never predicts 'b'."]}
-    assert conclude_evaluation(scores) == "student on all: accuracy 0.5000\nnote: The student never predicts 'b'."
+    scores |= {"source": "b.csv", "predictions": "p.jsonl", "replaced": True}
+    assert conclude_evaluation(scores).splitlines() == [
+        "student on all: accuracy 0.5000",
+        "note: The student never predicts 'b'.",
+        "Predictions: p.jsonl (the file that was there is replaced)",
+    ]
 
 
 def test_unlabelled_data_has_no_score(results: dict[str, Any], folder: Path) -> None:
