@@ -4,6 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 TESTED := $(VENV)/.tested
+LOWEST := .venv-lowest
+LOWEST_READY := $(LOWEST)/.ready
+CORE := tests/geometry tests/losses tests/features tests/data tests/distillation
 
 # One thread for each process: a library's own pool beside torch's only fights it for the cores.
 SINGLE := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
@@ -11,10 +14,15 @@ SINGLE := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 # Test processes side by side, one thread each.
 WORKERS ?= 2
 
-.PHONY: demo test test-slow lint bench clean
+.PHONY: demo test test-lowest test-slow lint bench clean
 
 demo: $(READY)
 	$(BIN)/geodistill demo
+
+# The suite's core with the lowest release of each package that pyproject.toml allows. torch alone is the release of
+# constraints.txt, because a pip index has older releases only as builds with gigabytes of CUDA.
+test-lowest: $(LOWEST_READY)
+	$(SINGLE) $(LOWEST)/bin/python -m pytest $(CORE)
 
 test: lint $(TESTED)
 	$(SINGLE) $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal
@@ -41,10 +49,18 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $(READY)
 
+$(LOWEST_READY): pyproject.toml constraints.txt tests/lowest.py
+	test -d $(LOWEST) || $(PYTHON) -m venv $(LOWEST)
+	$(LOWEST)/bin/pip install --quiet --constraint constraints.txt torch
+	$(PYTHON) tests/lowest.py pyproject.toml onnx peft > $(LOWEST)/constraints.txt
+	$(LOWEST)/bin/pip install --quiet --constraint $(LOWEST)/constraints.txt --editable '.[onnx,peft]' \
+		ckatorch hypothesis POT pytest
+	touch $(LOWEST_READY)
+
 # Apart from the rest: bitsandbytes, where it is installed, has something to say whenever transformers is imported.
 $(TESTED): $(READY)
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[quantization]'
 	touch $(TESTED)
 
 clean:
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(LOWEST) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -101,7 +101,7 @@ def describe_environment() -> dict[str, Any]:
         "versions": {name: _version(name) for name in PACKAGES},
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "processor": torch.cpu.get_capabilities().get("cpu_name", platform.processor()),
+        "processor": _processor(),
         "cores": os.cpu_count(),
         "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
     }
@@ -166,6 +166,12 @@ class MetricsFile(TrainerCallback):
             entry = {"stage": self.stage, "step": state.global_step, "done": round(done, 4), **logs}
             with (self.folder / METRICS).open("a", encoding="utf-8") as file:
                 file.write(json_text(entry) + "\n")
+
+
+def _processor() -> str:
+    # Older releases of torch cannot tell.
+    capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    return str(capabilities.get("cpu_name", platform.processor()))
 
 
 def _version(package: str) -> str | None:
