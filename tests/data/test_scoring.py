@@ -115,5 +115,6 @@ def test_instructions_and_prompts(tmp_path: Path) -> None:
     notes: list[str] = []
     assert prompt_columns(["prompt", "context"], DataRecipe(), (), notes).input == "context"
     assert prompt_columns(["messages"], DataRecipe(output="gone"), (), notes).messages == "messages"
+    assert not any("gone" in note for note in notes)
     with pytest.raises(GeodistillError, match="No instruction column is found"):
         prompt_columns(["output"], DataRecipe(), (), notes)

@@ -216,7 +216,7 @@ def test_labels_alone_ask_nothing_of_the_teacher(recipe: Callable[..., Recipe], 
     assert "label" in read_metrics(tmp_path / "run")[0]
 
 
-@pytest.mark.parametrize("settings", [{}, {"cache": False}, {"cache_top_k": None}])
+@pytest.mark.parametrize("settings", [{}, {"cache": False, "cache_top_k": None}, {"cache_top_k": None}])
 def test_vocabularies_padded_to_different_sizes_are_cut_to_the_tokenizer(
     recipe: Callable[..., Recipe], decoder: Path, tmp_path: Path, settings: dict[str, Any]
 ) -> None:

@@ -246,6 +246,21 @@ def test_a_regression_on_pairs(content: dict[str, Any], tmp_path: Path, typed: C
         lines(tmp_path / "run", tmp_path / "single.csv")
 
 
+def test_a_regression_of_two_values(content: dict[str, Any], tmp_path: Path, typed: Callable[..., None]) -> None:
+    rows = [f"river {place},{place / 10},{place / 7}" for place in range(60)]
+    (tmp_path / "rows.csv").write_text("\n".join(["text,wide,deep", *rows]) + "\n", encoding="utf-8")
+    data = {"source": str(tmp_path / "rows.csv"), "label": ["wide", "deep"], "max_length": 16}
+    results = train(check_recipe({**content, "data": data}), tmp_path / "run", progress=False)
+    assert evaluate(tmp_path / "run", progress=False)["metrics"] == results["metrics"]
+    (tmp_path / "new.csv").write_text("text,deep,wide\na river,1.5,2\nthe river,1,3\n", encoding="utf-8")
+    other = [f"data.source={tmp_path / 'new.csv'}", "data.label=[deep, wide]"]
+    scores = evaluate(tmp_path / "run", other, progress=False)
+    first = json.loads(Path(scores["predictions"]).read_text(encoding="utf-8").splitlines()[0])
+    assert first["reference"] == [2, 1.5]  # in the order of the student's outputs
+    typed("a river")
+    assert lines(tmp_path / "run", "-")[0]["prediction"] == pytest.approx(first["prediction"], abs=1e-5)
+
+
 def test_instructions(decoder: Path, instruction_file: Path, tmp_path: Path, typed: Callable[..., None]) -> None:
     content: dict[str, Any] = {
         "task": "instructions",

@@ -158,7 +158,8 @@ def prompt_columns(
     present: Collection[str], recipe: DataRecipe, named: Collection[str], notes: list[str]
 ) -> InstructionColumns:
     """Find the columns of the instruction and its input, or of the conversation. No response is looked for."""
-    columns = find_instruction_columns(present, own_columns(recipe, named, present, notes), responses=False)
+    asked = recipe.model_copy(update={"output": None})
+    columns = find_instruction_columns(present, own_columns(asked, named, present, notes), responses=False)
     notes += columns.described()
     return columns
 
