@@ -201,7 +201,7 @@ def legend(rows: Sequence[Row]) -> list[str]:
         lines.append("skipped: training steps left out over all seeds, since their loss was not finite.")
     if any(row.role == "constant" for row in rows):
         lines.append(
-            "always …: the constant predictor, which gives every example the answer that is commonest in training."
+            "always …: the constant predictor, which gives every example the most frequent answer in training."
         )
     return lines
 
