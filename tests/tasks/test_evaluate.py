@@ -96,6 +96,7 @@ def test_labels_are_matched_exactly_or_without_case(run: Path, write_csv: Any) -
 
 @pytest.mark.parametrize("label", ["COLOUR", "9"])
 def test_a_label_that_the_student_does_not_know(run: Path, write_csv: Any, label: str) -> None:
+    score(run, write_csv([("Who ?", "HUM")]))
     before = predictions(run)
     with pytest.raises(
         GeodistillError, match=rf"does not know labels of rows.csv: '{label}' .*it knows 'ABBR', 'DESC'"
