@@ -375,6 +375,17 @@ class Recipe(Section):
     compare: CompareRecipe | None = None
 
     @property
+    def trainings(self) -> dict[str, TrainingRecipe]:
+        """The training sections that the recipe has, by their dotted paths; a stage by its name."""
+        sections = {
+            "teacher.training": self.teacher.training,
+            "student.training": self.student.training,
+            **{f"stages.{stage.name}.training": stage.training for stage in self.stages},
+            "training": self.training,
+        }
+        return {name: training for name, training in sections.items() if training is not None}
+
+    @property
     def trusts_student(self) -> bool:
         """Whether the student's own code may be run: one that is made out of its teacher has the teacher's code."""
         return (self.teacher if self.student.model is None else self.student).trust_remote_code

@@ -39,14 +39,9 @@ def training_precision(training: TrainingRecipe, device: torch.device) -> Precis
 def describe_precision(recipe: Recipe, device: torch.device) -> dict[str, str]:
     """Return the precision of each part of a run on a device, by the name of its section; `teacher` is the teacher's
     forward pass."""
-    sections = {
-        "teacher.training": recipe.teacher.training,
-        "student.training": recipe.student.training,
-        **{f"stages.{stage.name}": stage.training for stage in recipe.stages},
-        "training": recipe.training,
-    }
     chosen: dict[str, str] = {
-        name: training_precision(training, device) for name, training in sections.items() if training is not None
+        name.removesuffix(".training") if name.startswith("stages.") else name: training_precision(training, device)
+        for name, training in recipe.trainings.items()
     }
     forward = "bfloat16" if runs_in_bfloat16(recipe.teacher.precision, device) else "float32"
     return {"teacher": forward, **chosen}
@@ -56,16 +51,7 @@ def slow_settings(recipe: Recipe, device: torch.device) -> list[str]:
     """Say which settings of a recipe ask for bfloat16 where the device does not multiply it in hardware."""
     if bfloat16_is_faster(device):
         return []
-    asked = [
-        f"{name}.bf16: true"
-        for name, training in (
-            ("teacher.training", recipe.teacher.training),
-            ("student.training", recipe.student.training),
-            *((f"stages.{stage.name}.training", stage.training) for stage in recipe.stages),
-            ("training", recipe.training),
-        )
-        if training is not None and training.bf16 is True
-    ]
+    asked = [f"{name}.bf16: true" for name, training in recipe.trainings.items() if training.bf16 is True]
     asked += ["teacher.weights: bfloat16"] if recipe.teacher.weights == "bfloat16" else []
     asked += ["teacher.precision: bfloat16"] if recipe.teacher.precision == "bfloat16" else []
     return [f"{setting} was asked for; {SLOW}." for setting in asked]

@@ -35,9 +35,7 @@ class OneWeight(nn.Module):
 
 def check_settings(recipe: Recipe) -> None:
     """Refuse training settings that a trainer of the run would refuse, of the teacher, the student and each stage."""
-    sections = [recipe.teacher.training, recipe.student.training, *(stage.training for stage in recipe.stages)]
-    sections.append(recipe.training)
-    for training in {each.model_dump_json(): each for each in sections if each is not None}.values():
+    for training in {each.model_dump_json(): each for each in recipe.trainings.values()}.values():
         check_training(training)
 
 
