@@ -11,12 +11,14 @@ from geodistill.distillation.memory import telling_of_memory
 from geodistill.errors import GeodistillError, suggest
 from geodistill.files import json_text, write_text
 from geodistill.recipe import GenerationRecipe
+from geodistill.recipe_file import load_recipe
 from geodistill.tasks.arguments import run_device, send
 from geodistill.tasks.choose import task_of
 from geodistill.tasks.classification import Classification
-from geodistill.tasks.finished import FinishedRun, open_run, read_recipe, refuse_others, student_head
+from geodistill.tasks.finished import FinishedRun, open_run, refuse_others, student_head
 from geodistill.tasks.instructions import InstructionFollowing
 from geodistill.tasks.loading import load_tokenizer
+from geodistill.tasks.run_folder import RECIPE
 from geodistill.tasks.task import ALL, Task
 
 PREDICTIONS = "predictions.jsonl"
@@ -117,7 +119,7 @@ def _own_data(run: FinishedRun) -> Task:
 
     Raises GeodistillError where the data is not what it was: its test split may have rows that were trained on.
     """
-    recipe = read_recipe(run.folder)
+    recipe = load_recipe(run.folder / RECIPE)
     task = task_of(recipe)
     if task.fingerprint != run.results.get("data_fingerprint", task.fingerprint):
         raise GeodistillError(

@@ -90,11 +90,6 @@ def open_run(folder: Path, overrides: Sequence[str] = ()) -> FinishedRun:
     return FinishedRun(folder, check_recipe(content, str(folder / RECIPE)), given, read_json(folder / RESULTS))
 
 
-def read_recipe(folder: Path) -> Recipe:
-    """Read the recipe of a finished run as it was run."""
-    return check_recipe(read_yaml(folder / RECIPE), str(folder / RECIPE))
-
-
 def refuse_others(run: FinishedRun, useful: Sequence[str], why: Mapping[str, str] | None = None) -> None:
     """Raise GeodistillError for an override that is not of these paths; `section.*` stands for all keys of a section.
 
