@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from geodistill.errors import GeodistillError
 from geodistill.recipe import DataRecipe
 
+MOST_NAMED = 10
 # The column names of GLUE and of most published sets; the first that is there is taken.
 PAIRS = (
     ("sentence1", "sentence2"),
@@ -260,3 +261,8 @@ def _is_number(name: str) -> bool:
 
 def listed(names: Iterable[str]) -> str:
     return ", ".join(f"'{name}'" for name in names)
+
+
+def few(names: Sequence[str]) -> str:
+    """List names, and of many only the first ones, with their number."""
+    return listed(names) if len(names) <= MOST_NAMED else f"{listed(names[:MOST_NAMED])}, … ({len(names)} in all)"

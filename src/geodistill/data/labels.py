@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any, Literal
 
+from geodistill.data.columns import few
 from geodistill.errors import GeodistillError
 
 Problem = Literal["classification", "multi_label", "regression", "unlabelled"]
@@ -52,8 +53,8 @@ class Labels:
 def _unknown(unknown: Sequence[str], names: Sequence[str], split: str) -> GeodistillError:
     if split == "train":
         return GeodistillError(
-            f"The train split has labels that are none of the data set's classes: {_few(unknown)} (the classes are "
-            f"{_few(names)}).",
+            f"The train split has labels that are none of the data set's classes: {few(unknown)} (the classes are "
+            f"{few(names)}).",
             "Correct these labels, or remove their rows.",
         )
     alike = next((other for name in unknown for other in names if name.casefold() == other.casefold()), None)
@@ -63,7 +64,7 @@ def _unknown(unknown: Sequence[str], names: Sequence[str], split: str) -> Geodis
     elif all(_is_number(name) for name in (*unknown, *names)):
         remedy = "Add examples of them to the training split, or set data.problem=regression if labels are on a scale."
     return GeodistillError(
-        f"The {split} split has labels that training lacks: {_few(unknown)} (training has {_few(names)}).", remedy
+        f"The {split} split has labels that training lacks: {few(unknown)} (training has {few(names)}).", remedy
     )
 
 
@@ -86,7 +87,7 @@ def train_labels(values: Sequence[Any], class_names: list[str] | None, wanted: s
         return Labels("regression", reason=reason)
     if len(names) < 2:
         raise GeodistillError(
-            f"All training labels are the same: {_few(sorted(names))}.",
+            f"All training labels are the same: {few(sorted(names))}.",
             "A classification needs at least two labels; set data.problem=unlabelled to use none.",
         )
     if class_names:
@@ -94,7 +95,7 @@ def train_labels(values: Sequence[Any], class_names: list[str] | None, wanted: s
     if wanted == "auto" and len(names) > MOST_CLASSES and len(values) < 2 * len(names):
         raise GeodistillError(
             f"The {len(values)} training rows have {len(names)} different labels, too many to tell that they are "
-            f"classes: {_few(sorted(names, key=_numbers_first))}.",
+            f"classes: {few(sorted(names, key=_numbers_first))}.",
             "Set data.problem to classification or regression, or name another column with data.label.",
         )
     return Labels("classification", sorted(names, key=_numbers_first), _why_classes(values, wanted))
@@ -180,8 +181,3 @@ def _numbers_first(name: str) -> tuple[bool, float, str]:
     except ValueError:
         number = math.nan
     return (False, number, name) if math.isfinite(number) else (True, 0.0, name)
-
-
-def _few(names: Sequence[str]) -> str:
-    shown = ", ".join(f"'{name}'" for name in names[:10])
-    return f"{shown}, … ({len(names)} in all)" if len(names) > 10 else shown

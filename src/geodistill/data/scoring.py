@@ -5,29 +5,33 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from datasets import DatasetDict
 
-from geodistill.data.columns import Columns, InstructionColumns, find_columns, find_instruction_columns, listed
+from geodistill.data.columns import (
+    MOST_NAMED,
+    Columns,
+    InstructionColumns,
+    few,
+    find_columns,
+    find_instruction_columns,
+    listed,
+)
 from geodistill.data.examples import DEFAULT_METRICS, MAX_LENGTH, Examples, split_dataset
 from geodistill.data.instruction_rows import clean_instructions
 from geodistill.data.instructions import MAX_LENGTH as INSTRUCTIONS_MAX_LENGTH
 from geodistill.data.instructions import Instructions, instruction_dataset
 from geodistill.data.label_lists import LabelLists, are_several, by_outputs, is_gathered, labels_of, with_one_label
 from geodistill.data.labels import Labels, Problem, label_name
-from geodistill.data.parts import ALL, Part
+from geodistill.data.parts import ALL, limited
 from geodistill.data.rows import Rows, clean
 from geodistill.data.sources import Source, open_source
-from geodistill.data.splits import sample
 from geodistill.data.tables import Table
 from geodistill.errors import GeodistillError, suggest
 from geodistill.recipe import DataRecipe
 
 COLUMN_FIELDS = ("text", "text_pair", "label", "instruction", "input", "output", "messages")
-MOST_NAMED = 10
-
-P = TypeVar("P", bound=Part)
 
 
 def rows_to_score(
@@ -67,7 +71,8 @@ def rows_to_score(
         rows = clean(table, columns, shown, notes)
         assert rows.labels is not None
         numbers = match_labels(rows.labels, problem, label_names, shown)
-        parts[name] = _limited(Rows(rows.ids, rows.texts, rows.pairs, numbers), recipe)
+        parts[name] = Rows(rows.ids, rows.texts, rows.pairs, numbers)
+    parts = limited(parts, recipe)
     chosen = recipe.metrics or source.metrics or list(metrics) or DEFAULT_METRICS[problem]
     return Examples(
         splits=DatasetDict({name: split_dataset(rows, problem) for name, rows in parts.items()}),
@@ -90,7 +95,8 @@ def instructions_to_score(recipe: DataRecipe, *, split: str | None = None, named
         own = own_columns(recipe, named, table.columns, notes)
         columns = find_instruction_columns(table.columns, own)
         notes += [line for line in columns.described() if line not in notes]
-        parts[name] = _limited(clean_instructions(table, columns, _shown(recipe, name), notes), recipe)
+        parts[name] = clean_instructions(table, columns, _shown(recipe, name), notes)
+    parts = limited(parts, recipe)
     return Instructions(
         splits=DatasetDict({name: instruction_dataset(part) for name, part in parts.items()}),
         max_length=recipe.max_length or INSTRUCTIONS_MAX_LENGTH,
@@ -193,7 +199,7 @@ def match_labels(values: Sequence[Any], problem: Problem, names: Sequence[str], 
         shown = ", ".join(counts[:MOST_NAMED])
         raise GeodistillError(
             f"The student does not know labels of {part}: {shown}{', …' if len(unknown) > MOST_NAMED else ''}.",
-            f"Rename them to the student's, or remove their rows; it knows {_few(names)}.",
+            f"Rename them to the student's, or remove their rows; it knows {few(names)}.",
         )
     numbers = [[exact[name] if name in exact else folded[name.casefold()] for name in row] for row in rows]
     return [sorted(set(row)) for row in numbers] if several else [number for row in numbers for number in row]
@@ -216,15 +222,5 @@ def _tables(recipe: DataRecipe, split: str | None) -> tuple[Source, Mapping[str,
     return source, {found: source.splits[found]()}
 
 
-def _limited(part: P, recipe: DataRecipe) -> P:
-    if recipe.limit is None:
-        return part
-    return part.take(sample(part.text_keys(), recipe.limit, recipe.seed))
-
-
 def _shown(recipe: DataRecipe, split: str) -> str:
     return Path(recipe.source).name if split == ALL else split
-
-
-def _few(names: Sequence[str]) -> str:
-    return listed(names) if len(names) <= MOST_NAMED else f"{listed(names[:MOST_NAMED])}, … ({len(names)} in all)"

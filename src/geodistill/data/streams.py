@@ -10,7 +10,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from geodistill.data.tables import Table, stream_table
+from geodistill.data.tables import Table, stream_table, table_of_objects
 from geodistill.errors import GeodistillError
 
 STANDARD_INPUT = "-"
@@ -95,8 +95,7 @@ def _objects(lines: Iterable[str], name: str, size: int) -> Iterator[Table]:
                     "Give a JSON object in each line, or plain text in each line.",
                 )
             rows.append(row)
-        names = dict.fromkeys(key for row in rows for key in row)
-        yield Table({key: [row.get(key) for row in rows] for key in names})
+        yield table_of_objects(rows)
 
 
 def _lines_of(path: Path) -> Iterator[str]:

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from datasets import ClassLabel, Dataset
 
@@ -182,11 +182,8 @@ def _read_separated(path: Path) -> Table:
 def _stream_separated(path: Path, size: int) -> Iterator[Table]:
     lines = _separated(path)
     header = next(lines)
-    count = 0
-    while rows := list(islice(lines, size)):
-        count += len(rows)
+    for rows in _chunks(path, lines, size):
         yield _by_column(header, rows)
-    _check_rows(path, count)
 
 
 def _by_column(header: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
@@ -274,11 +271,19 @@ def _read_jsonl(path: Path) -> Table:
 
 
 def _stream_objects(path: Path, size: int) -> Iterator[Table]:
-    lines = _json_lines(path)
-    count = 0
-    while rows := list(islice(lines, size)):
-        count += len(rows)
+    for rows in _chunks(path, _json_lines(path), size):
         yield _from_objects(path, rows)
+
+
+Row = TypeVar("Row")
+
+
+def _chunks(path: Path, rows: Iterator[Row], size: int) -> Iterator[list[Row]]:
+    """The rows of a file, `size` at a time. Raises GeodistillError where there are none."""
+    count = 0
+    while chunk := list(islice(rows, size)):
+        count += len(chunk)
+        yield chunk
     _check_rows(path, count)
 
 
@@ -308,6 +313,11 @@ def _from_objects(path: Path, rows: list[Any]) -> Table:
     if not all(isinstance(row, dict) for row in rows):
         raise _damaged(path, 'its rows are not JSON objects such as {"text": …, "label": …}')
     _check_rows(path, len(rows))
+    return table_of_objects(rows)
+
+
+def table_of_objects(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """The columns of JSON objects; a key that an object lacks is missing in its row."""
     names = dict.fromkeys(name for row in rows for name in row)
     return Table({name: [row.get(name) for row in rows] for name in names})
 
