@@ -25,15 +25,15 @@ from torch import Tensor
 from transformers import TrainerCallback
 
 from geodistill.data.examples import load_examples
-from geodistill.distillation.cache import TeacherCache, prepare_cache
+from geodistill.distillation.cache.teacher_cache import TeacherCache, prepare_cache
 from geodistill.distillation.model import DistillationModel
 from geodistill.distillation.objective import Objective
-from geodistill.distillation.student import build_student
-from geodistill.distillation.teacher import FeatureRequest, SignalSource, Teacher
+from geodistill.distillation.signals import FeatureRequest, SignalSource, Teacher
+from geodistill.distillation.students.build import build_student
 from geodistill.distillation.trainer import DistillationTrainer
 from geodistill.geometry import cka, gram_distance, procrustes_distance
 from geodistill.recipe import DataRecipe, ObjectiveRecipe, StudentRecipe, TrainingRecipe
-from geodistill.tasks.arguments import quiet, training_arguments
+from geodistill.runs.arguments import quiet, training_arguments
 from geodistill.tasks.classification import collator, encode, load_classifier
 from geodistill.tasks.loading import load_tokenizer
 

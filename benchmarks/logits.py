@@ -22,7 +22,7 @@ from torch.nn import functional
 from geodistill.losses.divergences import NAMES
 from geodistill.losses.logits import LogitLoss
 from geodistill.losses.top_k import TopKLogits
-from geodistill.tasks.cost import peak_megabytes, reset_peak_memory
+from geodistill.runs.cost import peak_megabytes, reset_peak_memory
 
 TEMPERATURE = 2.0
 WRITTEN, TOP_K = "kl_div as written", "forward_kl, top 64"

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from geodistill.geometry import nuclear, prepare_features
 from geodistill.losses import CKALoss, FeatureLoss, GramLoss, ProcrustesLoss
-from geodistill.tasks.cost import peak_megabytes, reset_peak_memory
+from geodistill.runs.cost import peak_megabytes, reset_peak_memory
 
 SHAPES = [(32, 128, 384), (256, 256, 768), (2048, 384, 768), (2048, 768, 1024), (4096, 768, 4096)]
 LOSSES: dict[str, type[FeatureLoss]] = {"procrustes": ProcrustesLoss, "gram": GramLoss, "cka": CKALoss}

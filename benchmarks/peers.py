@@ -32,12 +32,12 @@ from peers_written import PaddedLoop, train_with_trainer
 from timing import clock
 from transformers import PreTrainedModel, set_seed
 
-from geodistill.distillation.cache import prepare_cache
+from geodistill.distillation.cache.teacher_cache import prepare_cache
 from geodistill.distillation.objective import Objective, feature_requests
-from geodistill.distillation.teacher import SignalSource, Teacher
+from geodistill.distillation.signals import SignalSource, Teacher
 from geodistill.distillation.trainer import DistillationTrainer
 from geodistill.recipe import ObjectiveRecipe
-from geodistill.tasks.arguments import quiet, training_arguments
+from geodistill.runs.arguments import quiet, training_arguments
 
 RECIPE_EPOCHS = 8
 OURS = "geodistill"

@@ -10,10 +10,10 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from geodistill.data.examples import load_examples
-from geodistill.distillation.student import build_student
+from geodistill.distillation.students.build import build_student
 from geodistill.recipe import DataRecipe, StudentRecipe, TeacherRecipe, TrainingRecipe
+from geodistill.runs.teacher import TaughtTask, prepare_teacher
 from geodistill.tasks.classification import Classification
-from geodistill.tasks.teacher import TaughtTask, prepare_teacher
 
 
 @dataclass

@@ -21,10 +21,10 @@ from transformers import BertConfig, BertForSequenceClassification
 from transformers.training_args import TrainingArguments
 
 from geodistill.distillation.objective import Objective
-from geodistill.distillation.teacher import Teacher, TeacherSignals
+from geodistill.distillation.signals import Teacher, TeacherSignals
 from geodistill.distillation.trainer import DistillationTrainer
 from geodistill.losses import CKALoss, GramLoss, ProcrustesLoss
-from geodistill.losses.distributed import elements_sent
+from geodistill.losses.ranks import elements_sent
 from geodistill.recipe import ObjectiveRecipe
 
 WIDTHS = [(128, 384), (384, 768), (768, 1024), (768, 4096)]

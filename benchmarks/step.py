@@ -23,8 +23,8 @@ from transformers import BertConfig, BertForSequenceClassification, PreTrainedMo
 from geodistill.data.examples import load_examples
 from geodistill.distillation.model import DistillationModel
 from geodistill.distillation.objective import Objective
-from geodistill.distillation.student import build_student
-from geodistill.distillation.teacher import Teacher, TeacherSignals, bfloat16_is_faster
+from geodistill.distillation.signals import Teacher, TeacherSignals, bfloat16_is_faster
+from geodistill.distillation.students.build import build_student
 from geodistill.features import IGNORED_LABEL, Capture, is_causal, next_tokens_scored, select_rows
 from geodistill.recipe import DataRecipe, ObjectiveRecipe, RowKind, StudentRecipe
 from geodistill.recipe_file import load_recipe

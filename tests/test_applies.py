@@ -13,11 +13,11 @@ from transformers import BertConfig, BertForSequenceClassification
 
 from geodistill.applies import DoesNotApply
 from geodistill.distillation.objective import FeatureMatch, make_logit_loss
-from geodistill.distillation.student import build_student
+from geodistill.distillation.students.build import build_student
 from geodistill.errors import GeodistillError
 from geodistill.recipe import FeatureTerm, LogitTerm, LoraRecipe, Recipe, Section, StudentRecipe, TrainingRecipe
 from geodistill.recipe_file import check_recipe, merge
-from geodistill.tasks.arguments import training_arguments
+from geodistill.runs.arguments import training_arguments
 
 SMALLEST: dict[str, Any] = {"student": {"width": 64, "layers": 2}, "objective": {"label": {}}}
 INSTRUCTIONS = {"task": "instructions"}

@@ -17,8 +17,8 @@ import yaml
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
 from geodistill.cli import main
+from geodistill.runs import train as train_module
 from geodistill.studies import conclude as conclude_module
-from geodistill.tasks import train as train_module
 
 TEXT = "Who wrote the book of hours ?"
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from geodistill.distillation.objective import Objective
-    from geodistill.distillation.teacher import Teacher
+    from geodistill.distillation.signals import Teacher
     from geodistill.distillation.trainer import DistillationTrainer
     from geodistill.errors import GeodistillError
     from geodistill.geometry import (

@@ -66,9 +66,9 @@ def train(
 ) -> None:
     """Train one student as the recipe says, and write it with its measurements to a folder."""
     from geodistill.recipe_file import load_recipe
+    from geodistill.runs.arguments import part_processes
+    from geodistill.runs.train import train as run
     from geodistill.studies.conclude import conclude_run
-    from geodistill.tasks.arguments import part_processes
-    from geodistill.tasks.train import train as run
 
     folder = output or Path("runs") / recipe.stem
     results = run(load_recipe(recipe, overrides or []), folder, fresh=fresh, onnx=onnx)
@@ -102,8 +102,8 @@ def evaluate(
     ] = None,
 ) -> None:
     """Score a run's student on its own test split, or on every row of a file (data.source=FILE)."""
+    from geodistill.runs.evaluate import evaluate as score
     from geodistill.studies.conclude import conclude_evaluation
-    from geodistill.tasks.evaluate import evaluate as score
 
     typer.echo(conclude_evaluation(score(run, overrides or [], split=split, output=output)))
 
@@ -122,8 +122,8 @@ def predict(
     output: Annotated[Path | None, typer.Option(help="File of the predictions. [default: standard output]")] = None,
 ) -> None:
     """Let a run's student answer to rows without labels: a JSON object a line, in the order of the rows."""
-    from geodistill.tasks.predict import predict as answer
-    from geodistill.tasks.predict import write_predictions
+    from geodistill.runs.predict import predict as answer
+    from geodistill.runs.predict import write_predictions
 
     predictions = answer(run, source, overrides or [], progress=True)
     for note in write_predictions(predictions, output, source):

@@ -4,7 +4,7 @@ import pytest
 
 from geodistill.data.instruction_rows import Instruction, InstructionRows
 from geodistill.data.overlap import HeldOut, LeftOut, held_out, separate
-from geodistill.data.rows import Rows
+from geodistill.data.texts import Rows
 from geodistill.errors import GeodistillError
 
 

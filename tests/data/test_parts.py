@@ -3,9 +3,9 @@ from __future__ import annotations
 import pytest
 
 from geodistill.data.parts import choose_splits, complete, cut_parts, limited
-from geodistill.data.rows import Rows
 from geodistill.data.sources import Source
 from geodistill.data.tables import Table
+from geodistill.data.texts import Rows
 from geodistill.errors import GeodistillError
 from geodistill.recipe import DataRecipe
 

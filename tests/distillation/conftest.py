@@ -19,8 +19,8 @@ from transformers import (
     RobertaForSequenceClassification,
 )
 
-from geodistill.distillation.cache import TeacherCache, prepare_cache
-from geodistill.distillation.teacher import FeatureRequest, Teacher, TeacherSignals
+from geodistill.distillation.cache.teacher_cache import TeacherCache, prepare_cache
+from geodistill.distillation.signals import FeatureRequest, Teacher, TeacherSignals
 
 OnCall = Callable[[int], None]
 WORDS = [f"word{number}" for number in range(30)]

@@ -9,10 +9,10 @@ from training import make_trainer
 from transformers import BertConfig, BertForSequenceClassification
 from transformers.trainer_callback import TrainerState
 
-from geodistill.distillation.adapters import load_student
 from geodistill.distillation.checkpoint import StepCounts, reading_checkpoint
+from geodistill.distillation.students.adapters import load_student
 from geodistill.errors import GeodistillError
-from geodistill.tasks.arguments import train_to_the_end
+from geodistill.runs.arguments import train_to_the_end
 
 
 @pytest.mark.parametrize("restoring", [False, True])

@@ -25,9 +25,9 @@ from torch import Tensor
 from transformers import AutoModelForSequenceClassification
 
 from geodistill.recipe_file import check_recipe
-from geodistill.tasks.arguments import part_processes, processes
-from geodistill.tasks.run_folder import read_json, read_metrics
-from geodistill.tasks.train import train
+from geodistill.runs.arguments import part_processes, processes
+from geodistill.runs.folder import read_json, read_metrics
+from geodistill.runs.train import train
 
 CLASSES = ("NUM", "LOC", "HUM")
 TORCHRUN = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port"]

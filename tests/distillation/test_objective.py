@@ -10,7 +10,7 @@ from training import PADDING, Batch, Lecture, run
 from transformers import BertConfig, BertForSequenceClassification
 
 from geodistill.distillation.objective import Objective
-from geodistill.distillation.teacher import FeatureRequest, Teacher, model_inputs
+from geodistill.distillation.signals import FeatureRequest, Teacher, model_inputs
 from geodistill.errors import GeodistillError
 from geodistill.features import Capture
 from geodistill.losses import CKALoss, GramLoss, ProcrustesLoss, ProjectionLoss

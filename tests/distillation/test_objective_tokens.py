@@ -11,7 +11,7 @@ from training import PADDING, Batch, Lecture, run
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from geodistill.distillation.objective import labelled_tokens
-from geodistill.distillation.teacher import TeacherSignals
+from geodistill.distillation.signals import TeacherSignals
 from geodistill.losses.logits import LogitLoss
 from geodistill.losses.top_k import TopKLogits
 

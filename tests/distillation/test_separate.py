@@ -11,7 +11,7 @@ from transformers.training_args import TrainingArguments
 
 from geodistill.distillation.objective import Objective
 from geodistill.distillation.separate import check_separate
-from geodistill.distillation.teacher import Teacher
+from geodistill.distillation.signals import Teacher
 from geodistill.distillation.trainer import DistillationTrainer
 from geodistill.errors import GeodistillError
 from geodistill.recipe import ObjectiveRecipe

@@ -28,7 +28,7 @@ from transformers.training_args import TrainingArguments
 
 from geodistill.distillation.objective import Objective
 from geodistill.distillation.sampler import LengthGroupedSampler
-from geodistill.distillation.teacher import FeatureRequest, Teacher, model_inputs
+from geodistill.distillation.signals import FeatureRequest, Teacher, model_inputs
 from geodistill.distillation.trainer import DistillationTrainer
 from geodistill.errors import GeodistillError
 from geodistill.features import Capture

@@ -12,7 +12,7 @@ from training import TERMS, Make, Recorder, assert_same, classifier, collate, co
 from transformers import AutoModelForSequenceClassification, BertForSequenceClassification
 
 from geodistill.distillation.checkpoint import last_checkpoint
-from geodistill.distillation.teacher import model_inputs
+from geodistill.distillation.signals import model_inputs
 from geodistill.distillation.trainer import OBJECTIVE_FILE
 from geodistill.errors import GeodistillError
 

@@ -15,10 +15,10 @@ from training import TERMS, Make, Recorder, assert_same, classifier, collate, co
 from transformers import DistilBertConfig, DistilBertForSequenceClassification
 from transformers.training_args import TrainingArguments
 
-from geodistill.distillation.cache import prepare_cache
+from geodistill.distillation.cache.teacher_cache import prepare_cache
 from geodistill.distillation.denormals import flushes_denormals
 from geodistill.distillation.objective import Objective
-from geodistill.distillation.teacher import FeatureRequest, SignalSource, Teacher
+from geodistill.distillation.signals import FeatureRequest, SignalSource, Teacher
 from geodistill.distillation.trainer import DistillationTrainer
 from geodistill.errors import GeodistillError
 from geodistill.recipe import ObjectiveRecipe

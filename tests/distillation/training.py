@@ -16,10 +16,10 @@ from torch import Tensor
 from transformers import BertConfig, BertForSequenceClassification, LlamaConfig, LlamaForCausalLM, TrainerCallback
 from transformers.training_args import TrainingArguments
 
-from geodistill.distillation.cache import TeacherCache, cache_fingerprint, open_cache
+from geodistill.distillation.cache.teacher_cache import TeacherCache, cache_fingerprint, open_cache
 from geodistill.distillation.model import DistillationModel, DistillationOutput
 from geodistill.distillation.objective import Objective
-from geodistill.distillation.teacher import FeatureRequest, Teacher, TeacherSignals, model_inputs
+from geodistill.distillation.signals import FeatureRequest, Teacher, TeacherSignals, model_inputs
 from geodistill.distillation.trainer import DistillationTrainer
 from geodistill.recipe import ObjectiveRecipe
 

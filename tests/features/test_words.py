@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
-from geodistill.data.models import resolve_model
+from geodistill.data.bundled.models import resolve_model
 from geodistill.features import NO_WORD, align_words, count_word_tokens, select_rows, token_words
 
 TEXTS = st.lists(st.text("abé \n", max_size=14), min_size=1, max_size=2)

@@ -12,7 +12,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from geodistill.errors import GeodistillError
-from geodistill.geometry import cka, gram_distance, prepare_features, procrustes_distance, rows
+from geodistill.geometry import cka, gram_distance, prepare_features, procrustes_distance
+from geodistill.geometry import features as rows
 from geodistill.geometry.distances import prefer_kernels
 
 DISTANCES = [procrustes_distance, gram_distance]

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from geodistill.geometry import Kernels, Moments
-from geodistill.geometry import rows as rows_module
-from geodistill.geometry.rows import pair_rows, prepare_features
+from geodistill.geometry import features as rows_module
+from geodistill.geometry.features import pair_rows, prepare_features
 
 
 def naive(student, teacher, weights, center=True):

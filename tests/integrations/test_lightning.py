@@ -25,7 +25,7 @@ from transformers import (
 )
 
 from geodistill import FeatureTerm, GeodistillError, ProcrustesLoss
-from geodistill.distillation.teacher import Teacher
+from geodistill.distillation.signals import Teacher
 from geodistill.features import Capture
 from geodistill.integrations.learned import bind_terms
 from geodistill.integrations.lightning import GeometryCallback, with_terms
@@ -138,7 +138,7 @@ def exact_teacher(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def keep_exact(patch: pytest.MonkeyPatch) -> None:
     """Keep the teacher in float32 on machines that would run it in bfloat16."""
-    patch.setattr("geodistill.distillation.teacher.bfloat16_is_faster", lambda device: False)
+    patch.setattr("geodistill.distillation.signals.bfloat16_is_faster", lambda device: False)
 
 
 class WithoutTypes(Module):

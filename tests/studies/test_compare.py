@@ -15,18 +15,18 @@ from typing import Any
 import pytest
 from transformers import AutoModelForSequenceClassification
 
-from geodistill.distillation.teacher import FeatureRequest
+from geodistill.distillation.signals import FeatureRequest
 from geodistill.errors import GeodistillError
 from geodistill.files import locked, write_json
 from geodistill.recipe import Recipe
 from geodistill.recipe_file import check_recipe, merge
+from geodistill.runs import teacher as teacher_module
+from geodistill.runs.folder import METRICS, RESULTS, read_json
+from geodistill.runs.teacher import TEACHER_FILE
 from geodistill.studies import compare as compare_module
 from geodistill.studies.compare import collect_requests, compare
 from geodistill.studies.conclude import conclude_comparison
 from geodistill.studies.plan import plan_jobs
-from geodistill.tasks import teacher as teacher_module
-from geodistill.tasks.run_folder import METRICS, RESULTS, read_json
-from geodistill.tasks.teacher import TEACHER_FILE
 
 SWEEP = {"objective.features.0.weight": [1, 5]}
 KD = {"label": {}, "logits": {}}

@@ -9,10 +9,10 @@ from geodistill.data.record import Record
 from geodistill.files import write_json, write_text
 from geodistill.recipe import Recipe
 from geodistill.recipe_file import check_recipe
+from geodistill.runs.folder import METRICS, RESULTS, claimed
 from geodistill.studies.conclude import conclude_comparison, conclude_evaluation, conclude_run, describe_scores
 from geodistill.studies.plan import Job
 from geodistill.studies.table import RunResult, TeacherResult
-from geodistill.tasks.run_folder import METRICS, RESULTS, claimed
 
 
 @pytest.fixture

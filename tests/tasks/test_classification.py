@@ -14,8 +14,8 @@ from transformers import (
 )
 
 from geodistill.data.examples import Examples, load_examples
-from geodistill.distillation.student import build_student
-from geodistill.distillation.teacher import model_inputs
+from geodistill.distillation.signals import model_inputs
+from geodistill.distillation.students.build import build_student
 from geodistill.errors import GeodistillError
 from geodistill.recipe import DataRecipe, StudentRecipe
 from geodistill.tasks.classification import (

@@ -157,8 +157,8 @@ def test_the_loss_is_that_of_the_responses_alone() -> None:
 
 @pytest.mark.slow
 def test_the_bundled_decoder_and_instructions() -> None:
+    from geodistill.data.bundled.models import resolve_model
     from geodistill.data.instructions import load_instructions
-    from geodistill.data.models import resolve_model
 
     tokenizer = AutoTokenizer.from_pretrained(resolve_model("bundled:smollm2-135m"))
     for prompt in ("alpaca", "chat", "plain"):

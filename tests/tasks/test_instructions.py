@@ -12,13 +12,13 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BertCo
 from geodistill.errors import GeodistillError
 from geodistill.recipe import Recipe
 from geodistill.recipe_file import check_recipe, merge
+from geodistill.runs.evaluate import evaluate
+from geodistill.runs.folder import read_metrics
+from geodistill.runs.identity import teacher_side
+from geodistill.runs.teacher import as_given
+from geodistill.runs.train import train
 from geodistill.tasks.choose import task_of
-from geodistill.tasks.evaluate import evaluate
-from geodistill.tasks.identity import teacher_side
 from geodistill.tasks.loading import load_tokenizer
-from geodistill.tasks.run_folder import read_metrics
-from geodistill.tasks.teacher import as_given
-from geodistill.tasks.train import train
 
 FEATURES = [
     {"loss": "procrustes", "weight": 2, "rows": "response", "layers": "uniform"},
@@ -102,7 +102,7 @@ def test_perplexity_falls_when_the_teacher_learns(recipe: Callable[..., Recipe],
 
 def test_prompts_and_padding_reach_no_feature_term(recipe: Callable[..., Recipe], decoder: Path) -> None:
     from geodistill.distillation.objective import Objective
-    from geodistill.distillation.teacher import Teacher
+    from geodistill.distillation.signals import Teacher
     from geodistill.recipe import ObjectiveRecipe
 
     task = task_of(recipe())

@@ -26,13 +26,13 @@ from transformers.trainer_callback import TrainerCallback
 from geodistill.errors import GeodistillError
 from geodistill.recipe import Recipe
 from geodistill.recipe_file import check_recipe, merge
-from geodistill.tasks import train as train_module
+from geodistill.runs import train as train_module
+from geodistill.runs.evaluate import evaluate
+from geodistill.runs.folder import read_metrics
+from geodistill.runs.teacher import TaughtTask, prepare_teacher
+from geodistill.runs.train import train
 from geodistill.tasks.choose import task_of
-from geodistill.tasks.evaluate import evaluate
 from geodistill.tasks.reading import Reading, collate_words, pair_examples, read, student_tokenizer
-from geodistill.tasks.run_folder import read_metrics
-from geodistill.tasks.teacher import TaughtTask, prepare_teacher
-from geodistill.tasks.train import train
 
 MakeRecipe = Callable[..., Recipe]
 WORDS = {"loss": "procrustes", "rows": "words", "layers": "uniform"}

@@ -16,8 +16,8 @@ from geodistill.data.labels import Labels, Problem, label_name, train_labels
 from geodistill.data.overlap import HeldOut, separate
 from geodistill.data.parts import choose_splits, complete, cut_parts, limited, origins
 from geodistill.data.record import Record, count_labels, part_records, summarize_values
-from geodistill.data.rows import Rows, clean, has_labels
 from geodistill.data.sources import Source, open_source
+from geodistill.data.texts import Rows, clean, has_labels
 from geodistill.errors import GeodistillError
 from geodistill.recipe import DataRecipe
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from geodistill.data.columns import InstructionColumns
-from geodistill.data.rows import as_text, column, is_blank, plain_column
 from geodistill.data.splits import text_key
 from geodistill.data.tables import Table
+from geodistill.data.texts import as_text, column, is_blank, plain_column
 from geodistill.errors import GeodistillError
 
 Message = dict[str, str]

@@ -25,9 +25,9 @@ from geodistill.data.instructions import Instructions, instruction_dataset
 from geodistill.data.label_lists import LabelLists, are_several, by_outputs, is_gathered, labels_of, with_one_label
 from geodistill.data.labels import Labels, Problem, label_name
 from geodistill.data.parts import ALL, limited
-from geodistill.data.rows import Rows, clean
 from geodistill.data.sources import Source, open_source
 from geodistill.data.tables import Table
+from geodistill.data.texts import Rows, clean
 from geodistill.errors import GeodistillError, suggest
 from geodistill.recipe import DataRecipe
 

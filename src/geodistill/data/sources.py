@@ -9,7 +9,7 @@ from pathlib import Path
 
 from datasets import load_dataset
 
-from geodistill.data.bundled import bundled_splits
+from geodistill.data.bundled.texts import bundled_splits
 from geodistill.data.label_lists import gather_labels
 from geodistill.data.tables import COMPRESSED, READERS, Table, from_dataset, read_table
 from geodistill.errors import GeodistillError, suggest

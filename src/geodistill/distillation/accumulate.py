@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from geodistill.distillation.teacher import SignalSource, TeacherSignals
+from geodistill.distillation.signals import SignalSource, TeacherSignals
 from geodistill.geometry.moments import Moments
 from geodistill.losses import AccumulatedLoss, FeatureLoss
 

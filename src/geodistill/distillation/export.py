@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from geodistill.distillation.student import size_in_megabytes
+from geodistill.distillation.students.build import size_in_megabytes
 from geodistill.errors import GeodistillError
 
 ONNX_FILE = "model.onnx"

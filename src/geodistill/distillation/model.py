@@ -16,7 +16,7 @@ from geodistill.distillation.accumulate import AccumulatedStep
 from geodistill.distillation.objective import Objective
 from geodistill.distillation.outputs import logits_of, loss_of
 from geodistill.distillation.sharding import blocks_to_shard
-from geodistill.distillation.teacher import TeacherSignals, model_inputs
+from geodistill.distillation.signals import TeacherSignals, model_inputs
 from geodistill.features import Capture, next_token_loss, only_scored, scored_logits, scored_tokens
 
 STUDENT_PREFIX, OBJECTIVE_PREFIX = "student.", "objective."

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from geodistill.distillation.accumulate import AccumulatedStep, PairSummary
-from geodistill.distillation.adapters import Student, adapted_model
 from geodistill.distillation.outputs import logits_of, loss_of, no_label_loss, no_logits
-from geodistill.distillation.teacher import FeatureRequest, TeacherSignals
+from geodistill.distillation.signals import FeatureRequest, TeacherSignals
+from geodistill.distillation.students.adapters import Student, adapted_model
 from geodistill.errors import GeodistillError
 from geodistill.features import (
     IGNORED_LABEL,

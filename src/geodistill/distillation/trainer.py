@@ -19,7 +19,6 @@ from transformers.training_args import TrainingArguments
 from transformers.utils.generic import find_labels
 
 from geodistill.distillation.accumulate import ExactAccumulation, describe_geometry
-from geodistill.distillation.adapters import Student, adapted_model, load_student, save_student
 from geodistill.distillation.checkpoint import StepCounts, reading_checkpoint, take_prefix
 from geodistill.distillation.denormals import denormals_flushed
 from geodistill.distillation.model import OBJECTIVE_PREFIX, STUDENT_PREFIX, DistillationModel
@@ -28,7 +27,8 @@ from geodistill.distillation.overrides import overrides
 from geodistill.distillation.sampler import LengthGroupedTrainer
 from geodistill.distillation.separate import check_separate
 from geodistill.distillation.sharding import check_sharding
-from geodistill.distillation.teacher import TEACHER_PREFIX, SignalSource, Teacher, check_requests
+from geodistill.distillation.signals import TEACHER_PREFIX, SignalSource, Teacher, check_requests
+from geodistill.distillation.students.adapters import Student, adapted_model, load_student, save_student
 from geodistill.errors import GeodistillError
 from geodistill.features import count_scored, input_names
 

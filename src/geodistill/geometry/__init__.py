@@ -1,6 +1,7 @@
 """Pure tensor mathematics on paired features; imports torch only."""
 
 from geodistill.geometry.distances import cka, gram_distance, procrustes_distance
+from geodistill.geometry.features import FeatureRows, prepare_features
 from geodistill.geometry.moments import Kernels, Moments
 from geodistill.geometry.nuclear import nuclear_norm
 from geodistill.geometry.reference import (
@@ -12,7 +13,6 @@ from geodistill.geometry.reference import (
     participation_ratio,
     variance_spectrum,
 )
-from geodistill.geometry.rows import FeatureRows, prepare_features
 
 __all__ = [
     "FeatureRows",

@@ -13,9 +13,7 @@ import torch
 from torch import Tensor
 
 from geodistill.errors import GeodistillError
-from geodistill.geometry.moments import Kernels, Moments
-from geodistill.geometry.nuclear import nuclear_norm
-from geodistill.geometry.rows import (
+from geodistill.geometry.features import (
     FeatureRows,
     PairedRows,
     counting_rows,
@@ -24,6 +22,8 @@ from geodistill.geometry.rows import (
     pair_rows,
     unit_rows,
 )
+from geodistill.geometry.moments import Kernels, Moments
+from geodistill.geometry.nuclear import nuclear_norm
 
 Normalize = bool | Literal["rows"]
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from geodistill.geometry.rows import full_precision, largest_entry, square_sum, wide_dtype
+from geodistill.geometry.features import full_precision, largest_entry, square_sum, wide_dtype
 
 
 def frobenius_square(matrix: Tensor) -> Tensor:

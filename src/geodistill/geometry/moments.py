@@ -14,8 +14,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from geodistill.geometry.frobenius import frobenius_inner, frobenius_square
-from geodistill.geometry.rows import (
+from geodistill.geometry.features import (
     FeatureRows,
     PairedRows,
     full_precision,
@@ -25,6 +24,7 @@ from geodistill.geometry.rows import (
     square_sum,
     weigh,
 )
+from geodistill.geometry.frobenius import frobenius_inner, frobenius_square
 from geodistill.geometry.symmetric import add_lower_gram, gram, mirror
 
 

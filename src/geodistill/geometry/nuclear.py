@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from geodistill.geometry.rows import largest_entry, wide_dtype
+from geodistill.geometry.features import largest_entry, wide_dtype
 from geodistill.geometry.symmetric import gram
 
 # Singular directions below 1e-6 σ₁ are mostly rounding noise of a float32 matrix. Damping them in the gradient to

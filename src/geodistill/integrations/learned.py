@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 from geodistill.distillation.objective import Objective
 from geodistill.distillation.separate import check_separate
 from geodistill.errors import GeodistillError
-from geodistill.losses.distributed import world_size
+from geodistill.losses.ranks import world_size
 from geodistill.recipe import FeatureTerm, ObjectiveRecipe
 
 

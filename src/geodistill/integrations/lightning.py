@@ -13,9 +13,9 @@ from typing import Any
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from geodistill.distillation.adapters import adapted_model
 from geodistill.distillation.objective import Objective
-from geodistill.distillation.teacher import Teacher
+from geodistill.distillation.signals import Teacher
+from geodistill.distillation.students.adapters import adapted_model
 from geodistill.errors import GeodistillError, require_package
 from geodistill.features import Capture, find_module
 from geodistill.integrations.learned import bind_terms, refuse_sharding, train_along

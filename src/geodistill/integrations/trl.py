@@ -26,10 +26,10 @@ import torch
 from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback
 
-from geodistill.distillation.adapters import adapted_model
 from geodistill.distillation.objective import Objective, ObjectiveOutput
 from geodistill.distillation.overrides import overrides
-from geodistill.distillation.teacher import Teacher, TeacherSignals, teacher_rows
+from geodistill.distillation.signals import Teacher, TeacherSignals, teacher_rows
+from geodistill.distillation.students.adapters import adapted_model
 from geodistill.errors import GeodistillError
 from geodistill.features import IGNORED_LABEL, Capture
 from geodistill.integrations.learned import bind_terms, refuse_sharding, train_along

@@ -17,10 +17,10 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from geodistill.geometry.features import FeatureRows, full_precision, or_one
 from geodistill.geometry.moments import Moments
-from geodistill.geometry.rows import FeatureRows, full_precision, or_one
 from geodistill.losses.base import FeatureLoss
-from geodistill.losses.distributed import sum_moments, world_size
+from geodistill.losses.ranks import sum_moments, world_size
 
 STUDENT_FIELDS = ("student_mean", "student_square", "cross", "student_gram")
 

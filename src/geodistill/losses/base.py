@@ -5,9 +5,9 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from geodistill.geometry.distances import Normalize, cheaper_side, root, select
+from geodistill.geometry.features import FeatureRows, PairedRows, full_precision
 from geodistill.geometry.moments import Kernels, Moments
-from geodistill.geometry.rows import FeatureRows, PairedRows, full_precision
-from geodistill.losses.distributed import agree_on_rows, gather_is_cheaper, gather_rows, sum_moments, world_size
+from geodistill.losses.ranks import agree_on_rows, gather_is_cheaper, gather_rows, sum_moments, world_size
 
 
 class FeatureLoss(nn.Module):

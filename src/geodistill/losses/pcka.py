@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from geodistill.errors import GeodistillError
-from geodistill.geometry.rows import full_precision, or_one
+from geodistill.geometry.features import full_precision, or_one
 
 
 class PCKALoss(nn.Module):

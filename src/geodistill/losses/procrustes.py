@@ -5,8 +5,8 @@ from __future__ import annotations
 from torch import Tensor
 
 from geodistill.geometry.distances import procrustes_moments, procrustes_square
+from geodistill.geometry.features import PairedRows
 from geodistill.geometry.moments import Kernels, Moments
-from geodistill.geometry.rows import PairedRows
 from geodistill.losses.base import FeatureLoss
 
 

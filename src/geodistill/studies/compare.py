@@ -17,27 +17,27 @@ import torch
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
-from geodistill.distillation.cache_plan import Key
+from geodistill.distillation.cache.plan import Key
 from geodistill.distillation.memory import telling_of_memory
 from geodistill.distillation.objective import feature_requests
-from geodistill.distillation.student import build_student
+from geodistill.distillation.students.build import build_student
 from geodistill.errors import GeodistillError
 from geodistill.files import with_nan, write_json
 from geodistill.recipe import TASK_STAGE, Recipe
+from geodistill.runs.arguments import run_device
+from geodistill.runs.folder import RESULTS, claimed, read_json, read_metrics
+from geodistill.runs.identity import comparison_fingerprint
+from geodistill.runs.precision import describe_precision, warn_of_slow_settings
+from geodistill.runs.settings import check_settings
+from geodistill.runs.student import start_student
+from geodistill.runs.teacher import TaughtTask, as_given, prepare_teacher
+from geodistill.runs.tell import Teller, records_of
+from geodistill.runs.train import describe_teacher, measure_latency, stages_of, train
 from geodistill.studies.plan import Job, default_comparison, plan_jobs
 from geodistill.studies.table import RunResult, TeacherResult
-from geodistill.tasks.arguments import run_device
 from geodistill.tasks.choose import stage_tasks, task_of
-from geodistill.tasks.identity import comparison_fingerprint
-from geodistill.tasks.precision import describe_precision, warn_of_slow_settings
 from geodistill.tasks.reading import student_tokenizer
-from geodistill.tasks.run_folder import RESULTS, claimed, read_json, read_metrics
-from geodistill.tasks.settings import check_settings
-from geodistill.tasks.student import start_student
 from geodistill.tasks.task import Task
-from geodistill.tasks.teacher import TaughtTask, as_given, prepare_teacher
-from geodistill.tasks.tell import Teller, records_of
-from geodistill.tasks.train import describe_teacher, measure_latency, stages_of, train
 
 BAR = "{desc}: {percentage:3.0f}%|{bar}| {n:.1f}/{total_fmt} [{elapsed}<{remaining}]"
 MOST_JOBS = 4  # beyond, small students wait for memory bandwidth rather than cores

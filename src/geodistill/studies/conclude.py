@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from geodistill.recipe import Recipe
+from geodistill.runs.folder import ENVIRONMENT, RECIPE, RESULTS, read_json, read_metrics, read_recipe
 from geodistill.studies.formats import decimal
 from geodistill.studies.plan import Job, default_comparison
-from geodistill.studies.report import write_report, write_run_report
-from geodistill.studies.report_svg import write_figure_svg
+from geodistill.studies.report.svg import write_figure_svg
+from geodistill.studies.report.write import write_report, write_run_report
 from geodistill.studies.table import RunResult, TeacherResult, build_table, run_names
 from geodistill.studies.table_text import print_table, quality_table
 from geodistill.tasks.choose import task_of
-from geodistill.tasks.run_folder import ENVIRONMENT, RECIPE, RESULTS, read_json, read_metrics, read_recipe
 
 REPORT, FIGURE = "report.html", "scores.svg"
 

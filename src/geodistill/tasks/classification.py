@@ -18,13 +18,13 @@ from transformers import (
 from geodistill.data.examples import Examples
 from geodistill.data.labels import Problem
 from geodistill.data.record import Record
-from geodistill.distillation.head_labels import LabelMatch, name_outputs, output_names
-from geodistill.distillation.teacher import model_inputs
+from geodistill.distillation.signals import model_inputs
+from geodistill.distillation.students.head_labels import LabelMatch, name_outputs, output_names
 from geodistill.errors import GeodistillError
 from geodistill.features import token_words
 from geodistill.recipe import WeightKind
+from geodistill.runs.measure import MOST_EXAMPLES
 from geodistill.tasks.heads import PROBLEM_TYPES, head_settings, match_head
-from geodistill.tasks.held_out import MOST_EXAMPLES
 from geodistill.tasks.loading import load_model, weight_settings
 from geodistill.tasks.metrics import Constant, check_metrics, compute_metrics, constant_predictor
 from geodistill.tasks.positions import position_limit

@@ -7,7 +7,7 @@ from typing import Any
 from transformers import PretrainedConfig
 
 from geodistill.data.examples import Examples
-from geodistill.distillation.head_labels import LabelMatch, match_labels, output_names, quoted
+from geodistill.distillation.students.head_labels import LabelMatch, match_labels, output_names, quoted
 from geodistill.errors import GeodistillError
 from geodistill.losses.logits import ProblemType
 

@@ -12,14 +12,14 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokeni
 
 from geodistill.data.instructions import UNSEEN, Instructions
 from geodistill.data.record import Record
-from geodistill.distillation.architecture import check_causal
+from geodistill.distillation.students.architecture import check_causal
 from geodistill.errors import GeodistillError, suggest
 from geodistill.features import IGNORED_LABEL
 from geodistill.files import fingerprint_of
 from geodistill.recipe import DataRecipe, GenerationRecipe, WeightKind
+from geodistill.runs.measure import MOST_EXAMPLES
 from geodistill.tasks.encode_instructions import collate_instructions, encode_instructions
 from geodistill.tasks.generation import Responses, generate
-from geodistill.tasks.held_out import MOST_EXAMPLES
 from geodistill.tasks.loading import load_model, weight_settings
 from geodistill.tasks.positions import position_limit
 from geodistill.tasks.responses import exact_match, perplexity, rouge_l

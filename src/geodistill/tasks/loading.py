@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoTokenizer, BitsAndBytesConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from geodistill.data.models import resolve_model
-from geodistill.distillation.architecture import refuse_encoder_decoder
+from geodistill.data.bundled.models import resolve_model
+from geodistill.distillation.students.architecture import refuse_encoder_decoder
 from geodistill.errors import GeodistillError, require_package
 from geodistill.recipe import WeightKind
 

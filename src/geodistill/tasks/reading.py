@@ -9,14 +9,14 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from geodistill.distillation.teacher import TEACHER_PREFIX, teacher_view
+from geodistill.distillation.signals import TEACHER_PREFIX, teacher_view
 from geodistill.errors import GeodistillError
 from geodistill.features import NO_WORD, align_words
 from geodistill.recipe import Recipe
+from geodistill.runs.teacher import TaughtTask
 from geodistill.tasks.loading import load_tokenizer, same_vocabulary
 from geodistill.tasks.positions import shared_position_limit
 from geodistill.tasks.task import Collator, Encoded, EncodedExamples, Task
-from geodistill.tasks.teacher import TaughtTask
 
 ROWS_OF_TOKENS = ("tokens", "response")
 

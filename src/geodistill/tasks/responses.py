@@ -9,7 +9,7 @@ import torch
 from rouge_score.rouge_scorer import RougeScorer
 from transformers import PreTrainedModel
 
-from geodistill.distillation.teacher import model_inputs
+from geodistill.distillation.signals import model_inputs
 from geodistill.features import next_token_loss, only_scored, scored_logits, scored_tokens
 from geodistill.tasks.task import Collator, EncodedExamples, batches
 

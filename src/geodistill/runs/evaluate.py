@@ -1,0 +1,168 @@
+"""`geodistill evaluate`: a finished run's student on a split of its own data, or on other data of the same task."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from geodistill.data.scoring import COLUMN_FIELDS, instructions_to_score, is_file, rows_to_score
+from geodistill.distillation.memory import telling_of_memory
+from geodistill.errors import GeodistillError, suggest
+from geodistill.files import json_text, write_text
+from geodistill.recipe import GenerationRecipe
+from geodistill.recipe_file import load_recipe
+from geodistill.runs.arguments import run_device, send
+from geodistill.runs.finished import FinishedRun, open_run, refuse_others, student_head
+from geodistill.runs.folder import RECIPE
+from geodistill.tasks.choose import task_of
+from geodistill.tasks.classification import Classification
+from geodistill.tasks.instructions import InstructionFollowing
+from geodistill.tasks.loading import load_tokenizer
+from geodistill.tasks.task import ALL, Task
+
+PREDICTIONS = "predictions.jsonl"
+
+OTHER_DATA = ("data.source", "data.configuration", "data.limit", "data.max_length")
+TEXTS = ("data.text", "data.text_pair", "data.label")
+INSTRUCTIONS = ("data.instruction", "data.input", "data.output", "data.messages")
+PROMPTS = ("data.prompt", "data.max_prompt_length", "generation.*")
+NEED_A_DIFFERENCE = ("pearson", "spearman", "matthews_correlation")
+SPLIT_KEYS = ("seed", "validation_share", "test_share")
+SPLIT_NAMES = ("train_split", "validation_split", "test_split")
+
+
+@telling_of_memory()
+def evaluate(
+    folder: Path,
+    overrides: Sequence[str] = (),
+    *,
+    split: str | None = None,
+    output: Path | None = None,
+    progress: bool = True,
+) -> dict[str, Any]:
+    """Score the student on a split, write a line for each example to a file, and return the scores.
+
+    Without `data.source` among the overrides the run's own data is read, and `split` is `train`, `validation`, `test`
+    (the default) or `all`: the test split has the metrics that the run reported. With it, other data is read, and
+    nothing is cut from it: every row of a file, or the named split of a folder, a hub name or a bundled set (`test` by
+    default). Labels of other data are matched to the student's by name.
+
+    output: where the lines are written, by default predictions.jsonl in the run folder. What a line holds is the
+        task's: see its `score`. `row` is the place of the example in its file or split, from 0
+
+    Raises GeodistillError when the folder is no finished run of a single student, when there is no such split, for a
+    label that the student does not know, for an override that has no effect on the scores, and where the run's own data
+    has changed since.
+    """
+    run = open_run(folder, overrides)
+    other = "data.source" in run.given
+    refuse_others(run, *_useful(run, other))
+    task = _other_data(run, split) if other else _own_data(run)
+    student = send(task.load_model(run.student, new_head=False, trust=run.trusts_student), run_device())
+    tokenizer = load_tokenizer(run.student, trust=run.trusts_student)
+    encoded = task.encode(student, tokenizer, positions=run.positions)
+    if other:
+        split = next(iter(encoded)) if len(encoded) == 1 else ALL
+    split = split or "test"
+    if split not in (*encoded, ALL):
+        raise GeodistillError(f"There is no split '{split}'.", suggest(split, [*encoded, ALL]))
+    scores = task.score(student, tokenizer, encoded, split, progress=progress)
+    lines = scores.lines
+    if whole := other and is_file(run.recipe.data.source):
+        lines = [{name: value for name, value in line.items() if name != "split"} for line in lines]
+    place = output or folder / PREDICTIONS
+    replaced = place.is_file()
+    _write_lines(place, lines)
+    return {
+        "source": run.recipe.data.source,
+        "split": None if whole else split,
+        "examples": len(lines),
+        "metrics": scores.metrics,
+        "details": scores.details,
+        "notes": [
+            *task.notes,
+            *(f"The student {note}." for note in scores.notes),
+            *_undefined(scores.metrics, lines),
+        ],
+        "predictions": str(place),
+        "replaced": replaced,
+    }
+
+
+def _useful(run: FinishedRun, other: bool) -> tuple[list[str], dict[str, str]]:
+    """Return the overrides that have an effect on the scores, and for some others why they are refused."""
+    instructions = run.recipe.task == "instructions"
+    if not other:
+        useful = ["data.limit", "data.max_length", *(PROMPTS if instructions else ["data.metrics"])]
+        cut = "it would cut other splits, and the student was trained on some of their rows"
+        columns = "it chooses a column of other data, which data.source names"
+        why = {f"data.{key}": cut for key in (*SPLIT_KEYS, *SPLIT_NAMES, "problem")}
+        why |= {f"data.{key}": columns for key in (*COLUMN_FIELDS, "configuration")}
+        return ["data.source", *useful], why
+    useful = [*OTHER_DATA, *((*INSTRUCTIONS, *PROMPTS) if instructions else ("data.metrics", *TEXTS))]
+    why = {f"data.{key}": "nothing is cut from other data" for key in SPLIT_KEYS}
+    why |= {f"data.{key}": "a split of other data is chosen with --split" for key in SPLIT_NAMES}
+    why["data.problem"] = "the student's head says what its problem is"
+    if _is_local(run.recipe.data.source):
+        useful.remove("data.configuration")
+        why["data.configuration"] = "only a data set of the hub has configurations"
+    return useful, why
+
+
+def _is_local(source: str) -> bool:
+    return source.startswith(("bundled:", "glue/")) or Path(source).expanduser().exists()
+
+
+def _own_data(run: FinishedRun) -> Task:
+    """Return the task on the run's own data.
+
+    Raises GeodistillError where the data is not what it was: its test split may have rows that were trained on.
+    """
+    recipe = load_recipe(run.folder / RECIPE)
+    task = task_of(recipe)
+    if task.fingerprint != run.results.get("data_fingerprint", task.fingerprint):
+        raise GeodistillError(
+            f"The data '{recipe.data.source}' has changed since the run, so its test split is another one, which may "
+            "hold rows that the student was trained on.",
+            "Restore the data, train another run, or score rows of a file: data.source=FILE.",
+        )
+    return task_of(run.recipe) if run.given else task
+
+
+def _undefined(metrics: Mapping[str, float], lines: Sequence[dict[str, Any]]) -> list[str]:
+    """Tell which metrics say nothing, since the references do not differ."""
+    names = [name for name in metrics if name in NEED_A_DIFFERENCE]
+    if not names or len({str(line["reference"]) for line in lines}) > 1:
+        return []
+    return [f"All references are the same, and {' and '.join(names)} can tell nothing then: the value is 0."]
+
+
+def _other_data(run: FinishedRun, split: str | None) -> Task:
+    """Return the task on other data than the run's own, without the run's choice of rows from its own."""
+    named = run.named
+    own = {key: None for key in ("configuration", "limit") if key not in named}
+    data = run.recipe.data.model_copy(update=own)
+    if run.recipe.task == "instructions":
+        generation: GenerationRecipe = run.recipe.generation
+        if "generation.limit" not in run.given:
+            generation = generation.model_copy(update={"limit": None})
+        return InstructionFollowing(instructions_to_score(data, split=split, named=named), data, generation)
+    problem, names = student_head(run)
+    rows = rows_to_score(
+        data,
+        problem=problem,
+        label_names=names,
+        split=split,
+        named=named,
+        pairs=run.reads_pairs,
+        metrics=list(run.results["metrics"]),
+    )
+    return Classification(rows)
+
+
+def _write_lines(path: Path, lines: Sequence[dict[str, Any]]) -> None:
+    if path.is_dir():
+        raise GeodistillError(f"'{path}' is a folder, not a file.", "Give --output the name of a file.")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text(path, "".join(f"{json_text(line)}\n" for line in lines))

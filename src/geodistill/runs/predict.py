@@ -1,0 +1,294 @@
+"""`geodistill predict`: what a finished run's student answers to rows without labels, in their order."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from datasets import DatasetDict
+from tqdm.auto import tqdm
+
+from geodistill.data.columns import Columns, InstructionColumns
+from geodistill.data.examples import MAX_LENGTH, Examples, split_dataset
+from geodistill.data.instruction_rows import Instruction, prompts_of
+from geodistill.data.instructions import MAX_LENGTH as INSTRUCTIONS_MAX_LENGTH
+from geodistill.data.scoring import prompt_columns, text_columns
+from geodistill.data.streams import LINE, STANDARD_INPUT, Stream, open_stream
+from geodistill.data.tables import Table
+from geodistill.data.texts import Rows, as_text
+from geodistill.distillation.memory import telling_of_memory
+from geodistill.errors import GeodistillError
+from geodistill.files import json_text
+from geodistill.runs.arguments import run_device, send
+from geodistill.runs.finished import FinishedRun, open_run, refuse_others, student_head
+from geodistill.tasks.classification import Classification
+from geodistill.tasks.classification import predict as logits_of
+from geodistill.tasks.encode_instructions import encode_prompts
+from geodistill.tasks.generation import generate
+from geodistill.tasks.instructions import load_language_model
+from geodistill.tasks.loading import load_tokenizer
+from geodistill.tasks.positions import position_limit
+from geodistill.tasks.predictions import ANSWER, answer
+
+CHUNK = 1024  # rows in memory at a time
+PART = "rows"
+EMPTY = "the text is empty"
+EMPTY_PAIR = "one text of the pair is empty"
+EMPTY_INSTRUCTION = "there is no instruction"
+NOT_FINITE = "the student's output is not a finite number"
+Line = dict[str, Any]
+
+
+@dataclass
+class Predictions:
+    """The lines of `predict`, one for each row, made as they are asked for.
+
+    notes: what was read and which rows were not answered, one sentence each; complete when the last line was read
+    """
+
+    lines: Iterator[Line]
+    notes: list[str] = field(default_factory=list)
+
+    def __iter__(self) -> Iterator[Line]:
+        return self.lines
+
+
+class Predictor(Protocol):
+    """One kind of answer: it reads columns that it finds in the first chunk, and answers to each row of a chunk."""
+
+    def find(self, stream: Stream, table: Table, notes: list[str]) -> None:
+        """Find the columns. Raises GeodistillError for those that are missing."""
+
+    def answer(self, table: Table, start: int) -> list[Line]:
+        """Return a line for each row; `start` rows came before."""
+
+
+def predict(
+    folder: Path, source: str, overrides: Sequence[str] = (), *, chunk: int = CHUNK, progress: bool = False
+) -> Predictions:
+    """Let the student of a finished run answer to every row of a file, or of standard input where `source` is `-`.
+
+    There is one line for each row, in the order of the rows. It holds `row` (from 0), what was read, and
+
+    - classification: `prediction` (a label), its `probability`, and the `probabilities` of all labels by name
+    - multi-label: `prediction` (a list of labels, of probability 0.5 or more), and the `probabilities` of all by name
+    - regression: `prediction` (a number, or a list of numbers where the student gives several)
+    - instructions: `response` (a text), drawn as the run's `generation` says, from the first of its seeds
+
+    An empty text, and an instruction whose prompt is over `data.max_prompt_length`, is answered by null, and `note`
+    says why. Texts are cut and prompts are written as in the run. Columns are those that the run's recipe names, where
+    the rows have them, else they are found by their usual names. `chunk` rows are read at a time, so that memory does
+    not grow with their number.
+
+    Raises GeodistillError when the folder is no finished run, for rows that cannot be read, and for an override that
+    has no effect; and while the lines are read, for columns that are missing and a row that is damaged.
+
+    Example: `for line in predict(Path("runs/mine"), "new.csv"): print(line["prediction"])`
+    """
+    if chunk < 1:
+        raise GeodistillError(f"A chunk of {chunk} rows is none.", "Give at least 1.")
+    run = open_run(folder, overrides)
+    instructions = run.recipe.task == "instructions"
+    _check_overrides(run, instructions)
+    stream = open_stream(source, min(chunk, 8 * run.recipe.generation.batch_size) if instructions else chunk)
+    found = Predictions(iter(()))
+    found.lines = _lines(run, stream, found.notes, progress)
+    return found
+
+
+def _check_overrides(run: FinishedRun, instructions: bool) -> None:
+    useful = ["data.text", "data.text_pair", "data.max_length"]
+    if instructions:
+        data = ("instruction", "input", "messages", "prompt", "max_length", "max_prompt_length")
+        generation = [key for key in type(run.recipe.generation).model_fields if key != "limit"]
+        useful = [*(f"data.{key}" for key in data), *(f"generation.{key}" for key in generation)]
+    every = "every row is answered"
+    source = "the file is the argument after the run"
+    refuse_others(run, useful, {"data.source": source, "data.limit": every, "generation.limit": every})
+
+
+def _lines(run: FinishedRun, stream: Stream, notes: list[str], progress: bool) -> Iterator[Line]:
+    """Answer chunk by chunk; at the end note how many rows were not answered, and why."""
+    predictor: Predictor | None = None
+    missed: Counter[str] = Counter()
+    count = 0
+    with tqdm(desc="predict", unit=" rows", disable=None if progress else True, file=sys.stderr, leave=False) as bar:
+        for table in stream.chunks:
+            if predictor is None:
+                predictor = InstructionPredictor(run) if run.recipe.task == "instructions" else TextPredictor(run)
+                predictor.find(stream, table, notes)
+            with telling_of_memory():
+                lines = predictor.answer(table, count)
+            for line in lines:
+                if "note" in line:
+                    missed[line["note"]] += 1
+                yield line
+                count += 1
+                bar.update()
+    for why, number in missed.items():
+        notes.append(f"{number:,} of the {count:,} rows {'is' if number == 1 else 'are'} answered by null: {why}.")
+
+
+def write_predictions(predictions: Predictions, output: Path | None, source: str) -> list[str]:
+    """Write the lines as JSON to a file, or to standard output where there is none, and return the notes.
+
+    A file is there when it is complete, and not before. A reader of standard output that stops early, such as `head`,
+    ends the work without an error.
+
+    Raises GeodistillError for an output that is a folder, or the file that is read.
+    """
+    if output is None:
+        _to_standard_output(predictions)
+        return predictions.notes
+    if output.is_dir():
+        raise GeodistillError(f"'{output}' is a folder, not a file.", "Give --output the name of a file.")
+    if source != STANDARD_INPUT and output.exists() and output.samefile(Path(source).expanduser()):
+        raise GeodistillError(f"--output is '{source}', the file that is read.", "Choose another --output.")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    part = output.with_name(f".{output.name}.{os.getpid()}.part")
+    try:
+        with part.open("wb") as file:
+            file.writelines(map(_encoded, predictions))
+        part.replace(output)
+    finally:
+        part.unlink(missing_ok=True)
+    return predictions.notes
+
+
+def _to_standard_output(predictions: Predictions) -> None:
+    try:
+        for line in predictions:
+            sys.stdout.buffer.write(_encoded(line))
+        sys.stdout.buffer.flush()
+    except BrokenPipeError:
+        # The interpreter flushes standard output once more at its end, and would complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _encoded(line: Line) -> bytes:
+    return f"{json_text(line)}\n".encode("utf-8", errors="replace")
+
+
+class TextPredictor:
+    """Labels with their probabilities, or numbers, for texts or pairs of texts."""
+
+    def __init__(self, run: FinishedRun) -> None:
+        self.run = run
+        self.problem, self.names = student_head(run)
+        self.columns: Columns | None = None
+        self.tokenizer = load_tokenizer(run.student, trust=run.trusts_student)
+        model = self._task(Rows([], [], None, None)).load_model(run.student, new_head=False, trust=run.trusts_student)
+        self.model = send(model, run_device())
+
+    def find(self, stream: Stream, table: Table, notes: list[str]) -> None:
+        pairs = self.run.reads_pairs
+        if stream.plain:
+            if pairs:
+                raise GeodistillError(
+                    f"The student reads pairs of texts, and a line of {stream.name} is one text.",
+                    "Give a file with both columns, or a JSON object with both in each line.",
+                )
+            self.columns = Columns(LINE, None, None)
+            return
+        data, named = self.run.recipe.data, self.run.named
+        self.columns = text_columns(table.columns, data, named=named, pairs=pairs, labels=False, notes=notes)
+
+    def answer(self, table: Table, start: int) -> list[Line]:
+        assert self.columns is not None
+        texts = _texts(table, self.columns.text, start)
+        pairs = _texts(table, self.columns.text_pair, start) if self.columns.text_pair else None
+        rows = Rows(list(range(start, start + len(texts))), texts, pairs, None)
+        kept = [place for place, text in enumerate(texts) if text.strip() and (pairs is None or pairs[place].strip())]
+        outputs: dict[int, np.ndarray] = {}
+        if kept:
+            task = self._task(rows.take(kept))
+            encoded = task.encode(self.model, self.tokenizer, positions=self.run.positions)[PART]
+            outputs = dict(zip(kept, logits_of(self.model, encoded, task.collator(self.tokenizer)), strict=True))
+        lines = []
+        for place, text in enumerate(texts):
+            line: Line = {"row": rows.ids[place], "text": text}
+            if pairs is not None:
+                line["text_pair"] = pairs[place]
+            lines.append({**line, **self._prediction(outputs.get(place), EMPTY if pairs is None else EMPTY_PAIR)})
+        return lines
+
+    def _task(self, rows: Rows) -> Classification:
+        """The rows as examples without labels, so that they are encoded as those of the run are."""
+        length = self.run.recipe.data.max_length or MAX_LENGTH
+        splits = DatasetDict({PART: split_dataset(rows, "unlabelled")})
+        return Classification(Examples(splits, "unlabelled", [], [], length, "", []))
+
+    def _prediction(self, logits: np.ndarray | None, empty: str) -> Line:
+        if logits is None or not np.isfinite(logits).all():
+            return {**dict.fromkeys(ANSWER[self.problem]), "note": empty if logits is None else NOT_FINITE}
+        return answer(logits, self.problem, self.names)
+
+
+class InstructionPredictor:
+    """A response to each instruction or conversation."""
+
+    def __init__(self, run: FinishedRun) -> None:
+        self.run = run
+        self.tokenizer = load_tokenizer(run.student, trust=run.trusts_student)
+        self.model = send(load_language_model(run.student, trust=run.trusts_student), run_device())
+        self.columns: InstructionColumns | None = None
+        self.name = ""
+        data = run.recipe.data
+        length = min(data.max_length or INSTRUCTIONS_MAX_LENGTH, run.positions or position_limit(self.model))
+        self.longest = min(data.max_prompt_length, length - 1)
+
+    def find(self, stream: Stream, table: Table, notes: list[str]) -> None:
+        self.name = stream.name
+        if stream.plain:
+            self.columns = InstructionColumns(instruction=LINE)
+            return
+        self.columns = prompt_columns(table.columns, self.run.recipe.data, self.run.named, notes)
+
+    def answer(self, table: Table, start: int) -> list[Line]:
+        assert self.columns is not None
+        generation = self.run.recipe.generation
+        rows = prompts_of(table, self.columns, self.name)
+        asked = [place for place, row in enumerate(rows) if row.instruction]
+        prompts = encode_prompts(
+            [rows[place]._asdict() for place in asked], self.tokenizer, self.run.recipe.data.prompt
+        )
+        fitting = {place: ids for place, ids in zip(asked, prompts, strict=True) if len(ids) <= self.longest}
+        responses: dict[int, str] = {}
+        if fitting:
+            # Chunks are drawn from seeds of their own; else all of them would begin with the same draws.
+            seed = generation.seeds[0] + start
+            drawn = generate(self.model, self.tokenizer, list(fitting.values()), generation, seed=seed, progress=False)
+            responses = dict(zip(fitting, drawn.texts, strict=True))
+        return [self._line(row, start + place, responses.get(place)) for place, row in enumerate(rows)]
+
+    def _line(self, row: Instruction, number: int, response: str | None) -> Line:
+        line: Line = {"row": number, "instruction": row.instruction}
+        if row.input:
+            line["input"] = row.input
+        line["response"] = response
+        if response is None:
+            long = f"the prompt is over {self.longest} tokens"
+            line["note"] = long if row.instruction else EMPTY_INSTRUCTION
+        return line
+
+
+def _texts(table: Table, name: str, start: int) -> list[str]:
+    """A column of texts. A chunk whose JSON objects all lack the key has none, so its texts are empty.
+
+    Raises GeodistillError for a value that is a list or an object.
+    """
+    values = table.columns.get(name)
+    if values is None:
+        return [""] * len(next(iter(table.columns.values())))
+    for place, value in enumerate(values):
+        if isinstance(value, list | dict):
+            raise GeodistillError(
+                f"Row {start + place} has a {type(value).__name__} in the column '{name}'.", "Give one text a row."
+            )
+    return [as_text(value) for value in values]

@@ -1,0 +1,41 @@
+"""What was read is told before anything is trained on it, and what the teacher adds to it as soon as it is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from geodistill.data.record import Record
+from geodistill.distillation.cache.plan import say
+from geodistill.recipe import TASK_STAGE
+from geodistill.runs.arguments import processes
+from geodistill.tasks.task import Task
+
+
+def records_of(tasks: Mapping[str, Task]) -> dict[str, Record]:
+    """Return what was read of the task and of each stage, by name, the task first."""
+    return {name: tasks[name].record for name in [TASK_STAGE, *(name for name in tasks if name != TASK_STAGE)]}
+
+
+class Teller:
+    """Tells each line of a record once: those of the data at first, and later what came to be known since.
+
+    Nothing is printed where no progress is wanted, and on any process but the main one.
+    """
+
+    def __init__(self, progress: bool) -> None:
+        self.progress = progress and processes().is_main_process
+        self.told: dict[str, list[str]] = {}
+
+    def tell(self, records: Mapping[str, Record], source: str = "") -> None:
+        """Tell what is new in the records, which are known by the name of their stage; `source` is where it is from."""
+        for name, record in records.items():
+            known = self.told.setdefault(name, [])
+            lines = [line for line in record.lines() if line not in known]
+            known += lines
+            if lines and self.progress:
+                say("\n  ".join([f"{heading(name)}{source}:", *lines]), True)
+
+
+def heading(name: str) -> str:
+    """Return the heading of the record of a stage, or of the task."""
+    return "Read for the task" if name == TASK_STAGE else f"Read for the stage '{name}'"

@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForSequenceClassification
+
+from geodistill.data.examples import load_examples
+from geodistill.geometry import cka, gram_distance, procrustes_distance
+from geodistill.recipe import DataRecipe
+from geodistill.runs.measure import compare_rows, measure_geometry
+from geodistill.tasks.classification import collator, encode
+from geodistill.tasks.loading import load_tokenizer
+from geodistill.tasks.task import spread
+
+
+def test_each_measure_stands_beside_its_floor_and_chance() -> None:
+    generator = torch.Generator().manual_seed(0)
+    teacher = torch.randn(300, 12, generator=generator)
+    student = teacher[:, :5] + 0.1 * torch.randn(300, 5, generator=generator)
+    measured = compare_rows(student, teacher)
+    assert measured["procrustes"]["value"] == pytest.approx(float(procrustes_distance(student, teacher, squared=True)))
+    assert measured["gram"]["value"] == pytest.approx(float(gram_distance(student, teacher, squared=True)))
+    assert measured["cka"]["value"] == pytest.approx(float(cka(student, teacher)))
+    for name in ("procrustes", "gram"):
+        assert measured[name]["floor"] <= measured[name]["value"] < measured[name]["chance"]
+    assert measured["cka"]["floor"] >= measured["cka"]["value"] > measured["cka"]["chance"]
+
+
+def test_the_measures_are_those_of_all_token_rows(
+    classifier: Path, write_csv: object, questions: list[tuple[str, str]]
+) -> None:
+    examples = load_examples(DataRecipe(source=str(write_csv(questions))))  # type: ignore[operator]
+    teacher = AutoModelForSequenceClassification.from_pretrained(classifier)
+    student = copy.deepcopy(teacher)
+    torch.manual_seed(0)
+    for parameter in student.bert.encoder.parameters():
+        parameter.data += 0.05 * torch.randn_like(parameter)
+    tokenizer = load_tokenizer(str(classifier))
+    encoded = encode(teacher, examples, tokenizer, 16)["train"]
+    measured = measure_geometry(student, teacher, encoded, collator(tokenizer))
+    assert [(pair["student_layer"], pair["teacher_layer"]) for pair in measured] == [(1, 1), (2, 2)]
+
+    rows: dict[str, list[torch.Tensor]] = {"student": [], "teacher": []}
+    for name, model in (("student", student), ("teacher", teacher)):
+        for example in encoded:  # one at a time, so that nothing is padding
+            with torch.no_grad():
+                output = model.eval()(input_ids=torch.tensor([example["input_ids"]]), output_hidden_states=True)
+            rows[name].append(output.hidden_states[2][0])
+    expected = compare_rows(torch.cat(rows["student"]), torch.cat(rows["teacher"]))
+    for name, values in expected.items():
+        assert measured[1][name]["value"] == pytest.approx(values["value"], rel=1e-3, abs=1e-6)
+
+    fewer = measure_geometry(student, teacher, encoded, collator(tokenizer), most=8)
+    first = measure_geometry(student, teacher, spread(encoded, 8), collator(tokenizer))
+    assert fewer == first != measured
+
+
+def test_a_copy_is_at_distance_zero(classifier: Path, write_csv: object, questions: list[tuple[str, str]]) -> None:
+    examples = load_examples(DataRecipe(source=str(write_csv(questions))))  # type: ignore[operator]
+    teacher = AutoModelForSequenceClassification.from_pretrained(classifier)
+    tokenizer = load_tokenizer(str(classifier))
+    encoded = encode(teacher, examples, tokenizer, 16)["test"]
+    for pair in measure_geometry(copy.deepcopy(teacher), teacher, encoded, collator(tokenizer)):
+        assert pair["procrustes"]["value"] == pytest.approx(0, abs=1e-4)
+        assert pair["gram"]["value"] == pytest.approx(0, abs=1e-5)
+        assert pair["cka"]["value"] == pytest.approx(1, abs=1e-5)
