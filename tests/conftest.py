@@ -43,6 +43,13 @@ def quiet_and_single_threaded() -> None:
     disable_progress_bar()
 
 
+@pytest.fixture(autouse=True)
+def denormals_kept() -> None:
+    """Begin each test with denormal numbers as they are: libraries that are compiled for speed flush them when they are
+    loaded, and hypothesis refuses to draw floats then."""
+    torch.set_flush_denormal(False)
+
+
 @pytest.fixture(scope="session")
 def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The first two layers of the bundled MiniLM, without a head, and its tokenizer."""

@@ -48,7 +48,7 @@ _HOMES = {
     "LogitLoss": "losses.logits",
     "TopKLogits": "losses.top_k",
     "Objective": "distillation.objective",
-    "Teacher": "distillation.teacher",
+    "Teacher": "distillation.signals",
     "DistillationTrainer": "distillation.trainer",
     "FeatureTerm": "recipe",
     "ObjectiveRecipe": "recipe",
