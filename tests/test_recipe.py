@@ -5,13 +5,16 @@ from typing import Any, get_args
 import pytest
 from pydantic import ValidationError
 
+from geodistill.applies import DoesNotApply, refuse_what_does_not_apply
 from geodistill.losses.divergences import NAMES
 from geodistill.recipe import (
+    DataRecipe,
     DivergenceName,
     FeatureTerm,
     LogitTerm,
     ObjectiveRecipe,
     Recipe,
+    StageRecipe,
     StudentRecipe,
     TeacherRecipe,
     TrainingRecipe,
@@ -96,3 +99,39 @@ def test_a_stage_needs_a_name_of_its_own(names: list[str]) -> None:
 def test_the_divergences_of_a_recipe_are_those_there_are() -> None:
     assert get_args(DivergenceName) == NAMES
     assert LogitTerm().divergence == "forward_kl"
+
+
+@pytest.mark.parametrize(
+    ("task", "data"),
+    [
+        ("images", {"text": "a"}),
+        ("images", {"text_pair": "a"}),
+        ("images", {"problem": "regression"}),
+        ("images", {"max_length": 64}),
+        ("images", {"instruction": "a"}),
+        ("classification", {"image": "a"}),
+        ("classification", {"augmentation": "crop"}),
+        ("instructions", {"image": "a"}),
+        ("instructions", {"label": "a"}),
+    ],
+)
+def test_keys_of_another_task_are_refused(task: str, data: dict[str, Any]) -> None:
+    section = DataRecipe(**data)
+    (key,) = data
+    with pytest.raises(DoesNotApply, match=f"'data.{key}' does not apply here"):
+        refuse_what_does_not_apply(Recipe.model_construct(task=task, data=section), Recipe.rules)
+    stage = StageRecipe(name="first", data=section, objective=ObjectiveRecipe(label={}))
+    with pytest.raises(DoesNotApply, match=f"'stages.0.data.{key}' does not apply here"):
+        refuse_what_does_not_apply(Recipe.model_construct(task=task, stages=[stage]), Recipe.rules)
+
+
+@pytest.mark.parametrize(
+    ("task", "data"),
+    [
+        ("images", {"label": "a", "image": "b", "augmentation": "crop_flip"}),
+        ("classification", {"label": "a", "max_length": 64}),
+        ("instructions", {"max_length": 64}),
+    ],
+)
+def test_keys_of_the_task_itself(task: str, data: dict[str, Any]) -> None:
+    refuse_what_does_not_apply(Recipe.model_construct(task=task, data=DataRecipe(**data)), Recipe.rules)

@@ -17,6 +17,7 @@ from geodistill.errors import GeodistillError
 
 RowKind = Literal["cls", "mean", "tokens", "last", "response", "words"]
 FeatureLossName = Literal["procrustes", "gram", "cka", "projection"]
+Augmentation = Literal["none", "crop", "crop_flip"]
 PromptKind = Literal["alpaca", "chat", "plain"]
 WeightKind = Literal["float32", "bfloat16", "8bit", "4bit"]
 TASK_STAGE = "task"
@@ -55,6 +56,10 @@ class DataRecipe(Section):
     label: str | list[str] | None = Field(
         None,
         description="column with the label, or several of 0 and 1 or of numbers; found by its usual names if absent",
+    )
+    image: str | None = Field(None, description="column with the image; found by its usual names when absent")
+    augmentation: Augmentation = Field(
+        "none", description="how training images are varied; flips are for pictures that mean the same mirrored"
     )
     instruction: str | None = Field(
         None, description="column with the instruction; found likewise, as are the next three"
@@ -337,20 +342,37 @@ class CompareRecipe(Section):
     jobs: int | None = Field(None, ge=1, description="runs side by side; by default one for each core, at most 4")
 
 
-CLASSIFICATION_DATA = ("text", "text_pair", "label", "problem")
+CLASSIFICATION_DATA = ("text", "text_pair", "problem")
 INSTRUCTION_DATA = ("instruction", "input", "output", "messages", "prompt", "responses", "max_prompt_length")
+IMAGE_DATA = ("image", "augmentation")
+
+
+def _of_data(*keys: str) -> tuple[str, ...]:
+    """The dotted paths of keys of the task's data section and of its stages'."""
+    return tuple(f"{section}.{key}" for section in ("data", "stages.data") for key in keys)
 
 
 class Recipe(Section):
     rules = (
         Rule(
-            tuple(f"{section}.{key}" for section in ("data", "stages.data") for key in CLASSIFICATION_DATA),
+            _of_data(*CLASSIFICATION_DATA),
             lambda recipe: recipe.task == "classification",
             only_with("task: classification"),
         ),
         Rule(
+            _of_data("label"),
+            lambda recipe: recipe.task in ("classification", "images"),
+            only_with("task: classification or task: images"),
+        ),
+        Rule(_of_data(*IMAGE_DATA), lambda recipe: recipe.task == "images", only_with("task: images")),
+        Rule(
+            _of_data("max_length"),
+            lambda recipe: recipe.task != "images",
+            "Leave it out, because it counts tokens, and an image has none.",
+        ),
+        Rule(
             (
-                *(f"{section}.{key}" for section in ("data", "stages.data") for key in INSTRUCTION_DATA),
+                *_of_data(*INSTRUCTION_DATA),
                 *(f"generation.{key}" for key in GenerationRecipe.model_fields),
                 "teacher.cache_top_k",
             ),

@@ -2,7 +2,15 @@ from __future__ import annotations
 
 import pytest
 
-from geodistill.data.columns import Columns, InstructionColumns, check_split, find_columns, find_instruction_columns
+from geodistill.data.columns import (
+    Columns,
+    ImageColumns,
+    InstructionColumns,
+    check_split,
+    find_columns,
+    find_image_columns,
+    find_instruction_columns,
+)
 from geodistill.errors import GeodistillError
 from geodistill.recipe import DataRecipe
 
@@ -208,3 +216,37 @@ def test_splits_that_agree_or_lack_a_column(train: list[str], other: list[str], 
 def test_another_name_in_another_split_of_instructions(train: list[str], other: list[str], message: str) -> None:
     with pytest.raises(GeodistillError, match=message):
         check_split(find_instruction_columns(train, DataRecipe()), other, "test", DataRecipe())
+
+
+@pytest.mark.parametrize(
+    ("present", "recipe", "expected"),
+    [
+        (["img", "label"], DataRecipe(), ImageColumns("img", "label")),
+        (["file", "image", "Labels"], DataRecipe(), ImageColumns("image", "Labels")),
+        (["file_name", "target"], DataRecipe(), ImageColumns("file_name", "target")),
+        (["image", "fine_label"], DataRecipe(label="fine_label"), ImageColumns("image", "fine_label")),
+    ],
+)
+def test_columns_of_images(present: list[str], recipe: DataRecipe, expected: ImageColumns) -> None:
+    assert find_image_columns(present, recipe) == expected
+
+
+@pytest.mark.parametrize(
+    ("present", "recipe", "message"),
+    [
+        (["photo", "label"], DataRecipe(), r"No image column .*'photo', 'label'\. Name it with data\.image"),
+        (["image", "kind"], DataRecipe(), r"No label column .* Name it with data\.label"),
+        (["image", "label"], DataRecipe(image="Image"), r"Correct data\.image to 'image'"),
+        (["image", "label"], DataRecipe(label="image"), "chosen twice, of image, label"),
+    ],
+)
+def test_columns_of_images_that_are_missing(present: list[str], recipe: DataRecipe, message: str) -> None:
+    with pytest.raises(GeodistillError, match=message):
+        find_image_columns(present, recipe)
+
+
+def test_an_image_has_one_name_in_every_split() -> None:
+    columns = find_image_columns(["image", "label"], DataRecipe())
+    assert columns.described()[0] == "The image is the column 'image', found by its usual name."
+    with pytest.raises(GeodistillError, match=r"image is 'image' in the train split and 'img' in the test"):
+        check_split(columns, ["img", "label"], "test", DataRecipe())

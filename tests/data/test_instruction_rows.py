@@ -90,10 +90,10 @@ def test_conversations_as_sharegpt_writes_them() -> None:
 
 def test_keys_are_of_the_prompt_alone() -> None:
     rows, _ = clean([{"instruction": "Do it", "input": x, "output": str(n)} for n, x in enumerate(["a", "A ", "b"])])
-    first, same, other = rows.text_keys()
+    first, same, other = rows.keys()
     assert first == same != other
     chats, _ = clean([{"messages": turns("a", "b", "c", end)} for end in "xy"], CHAT)
-    assert len(set(chats.text_keys())) == 1
+    assert len(set(chats.keys())) == 1
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from geodistill.data.labels import Labels, is_missing, label_name, train_labels, with_names
+from geodistill.data.labels import Labels, check_taught, is_missing, label_name, train_labels, with_names
 from geodistill.errors import GeodistillError
 
 
@@ -158,3 +158,9 @@ def test_missing() -> None:
     assert all(is_missing(value) for value in (None, "", "  ", float("nan")))
     assert not any(is_missing(value) for value in (0, False, "0", 0.0, -1))
     assert label_name(2.0) == label_name(2) == label_name("2 ") == "2"
+
+
+def test_a_class_without_training_rows() -> None:
+    check_taught([0, 1, 1], [1, 0], ["cat", "dog"], "image")
+    with pytest.raises(GeodistillError, match=r"label 'dog' is left: the images of all 2 are .* with other images"):
+        check_taught([0, 1, 1], [0], ["cat", "dog"], "image")

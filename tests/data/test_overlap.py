@@ -43,13 +43,13 @@ def test_a_pair_with_a_measured_text_in_it_is_found() -> None:
 def test_an_instruction_is_not_the_same_by_its_instruction_alone() -> None:
     measured = held_out({"test": prompts(("Repeat it.", "river"), ("Sing.", ""))})
     rows = prompts(("Repeat it.", ""), ("repeat it.", "River"), ("Sing.", "a song"), ("Sing.", ""))
-    assert measured.find(rows.sentences()) == [None, "test", None, "test"]
+    assert measured.find(rows.contents()) == [None, "test", None, "test"]
 
 
 def test_a_conversation_of_one_turn_is_an_instruction() -> None:
     measured = held_out({"test": prompts(("Repeat it.", "river"))})
     turn = Instruction("", "", ["yes"], messages=[{"role": "user", "content": "Repeat it.\n\nriver"}])
-    assert measured.find(InstructionRows([0], [turn]).sentences()) == ["test"]
+    assert measured.find(InstructionRows([0], [turn]).contents()) == ["test"]
 
 
 def test_rows_are_taken_from_train_and_validation_only() -> None:

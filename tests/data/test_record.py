@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 from geodistill.data.overlap import LeftOut
-from geodistill.data.record import PartRecord, Record, count_labels, part_records, summarize_values
+from geodistill.data.record import ImageRecord, PartRecord, Record, count_labels, part_records, summarize_values
 
 
 def record(**more: Any) -> Record:
@@ -67,7 +67,8 @@ def test_values_of_a_regression() -> None:
 
 
 def test_a_record_comes_back_from_json() -> None:
-    for each in (record(), record(cut={"train": 3}), Record()):
+    images = ImageRecord((1, 2), (3, 3), {"RGB": 4})
+    for each in (record(), record(cut={"train": 3}), record(images=images), Record()):
         back = Record.from_dict(json.loads(json.dumps(each.to_dict())))
         assert back.lines() == each.lines() and json.dumps(back.to_dict()) == json.dumps(each.to_dict())
 
@@ -90,3 +91,11 @@ def test_values_are_summarized() -> None:
     }
     assert summarize_values({"train": [0, 1]}, ["no", "yes"]) == {}
     assert summarize_values({"train": [[1.0, 3.0]]}, [])["train"]["mean"] == 2.0
+
+
+def test_images_are_described() -> None:
+    one, several = ImageRecord((8, 8), (6, 6), {"L": 1797}), ImageRecord((8, 90), (6, 6), {"RGB": 2000, "L": 3})
+    assert (one.one_size, several.one_size) == (True, False)
+    assert one.described() == "8 × 6 pixels; L 1,797"
+    assert several.described() == "8 to 90 pixels wide and 6 pixels high; RGB 2,000, L 3"
+    assert "images: 8 × 6 pixels; L 1,797" in record(images=one).lines()

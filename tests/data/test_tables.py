@@ -254,3 +254,14 @@ def test_truncated_parquet(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-20])
     with pytest.raises(GeodistillError, match="cannot be read"):
         read_table(path)
+
+
+def test_bytes_stay_bytes_where_they_are_asked_for_so(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    pyarrow.parquet.write_table(pyarrow.table({"image": [b"\xff\x00", b"text"]}), path)
+    table = read_table(path)
+    assert table.raw("image") == [b"\xff\x00", b"text"] and table.folder == tmp_path
+    with pytest.raises(GeodistillError, match="bytes that are not UTF-8"):
+        table.columns["image"]
+    (tmp_path / "a.csv").write_text("image\nb.png\n")
+    assert read_table(tmp_path / "a.csv").raw("image") == ["b.png"]

@@ -74,4 +74,4 @@ def test_take() -> None:
     rows = Rows([5, 6, 7], ["a", "b", "c"], ["x", "y", "z"], [0, 1, 0])
     assert rows.take([2, 0]) == Rows([7, 5], ["c", "a"], ["z", "x"], [0, 0])
     assert rows.take([2, 0], range(2)).ids == [0, 1]
-    assert rows.text_keys()[0] != Rows([0], ["a"], None, None).text_keys()[0]
+    assert rows.keys()[0] != Rows([0], ["a"], None, None).keys()[0]

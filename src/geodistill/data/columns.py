@@ -1,9 +1,9 @@
-"""Which columns hold the text, its pair and the label, or the instruction and the response."""
+"""Which columns hold the text, its pair and the label, or the instruction and the response, or the image."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from geodistill.errors import GeodistillError
@@ -27,6 +27,7 @@ INPUTS = ("input", "context")
 OUTPUTS = ("output", "response", "completion", "references", "reference", "answer", "answers", "target", "targets")
 MESSAGES = ("messages", "conversations", "conversation")
 TASKS = ("task", "category")
+IMAGES = ("image", "img", "picture", "file", "file_name", "filename", "image_path", "file_path", "path")
 
 # What the fields of the recipe stand for, in words.
 MEANINGS = {
@@ -38,6 +39,7 @@ MEANINGS = {
     "output": "response",
     "messages": "conversation",
     "task": "task",
+    "image": "image",
 }
 MOST_WORDS = 3  # a column's name with more words is a text
 
@@ -78,6 +80,23 @@ class InstructionColumns:
         """Return the column of each field of the recipe that has one, and the column of the task."""
         fields = ("instruction", "input", "output", "messages", "task")
         return _chosen({name: getattr(self, name) for name in fields})
+
+    def described(self) -> list[str]:
+        """Say in a sentence for each column what it holds and how it was found."""
+        return _described(self.by_field(), self.named)
+
+
+@dataclass(frozen=True)
+class ImageColumns:
+    """The columns that are read of images. `named` are the fields that the recipe names."""
+
+    image: str
+    label: str
+    named: frozenset[str] = field(default=frozenset(), compare=False)
+
+    def by_field(self) -> dict[str, str]:
+        """Return the column of each field of the recipe."""
+        return {"image": self.image, "label": self.label}
 
     def described(self) -> list[str]:
         """Say in a sentence for each column what it holds and how it was found."""
@@ -154,15 +173,36 @@ def _look_for_instructions(
     return {"instruction": instruction, "input": about, "output": output, "messages": None, "task": task}
 
 
-def check_split(columns: Columns | InstructionColumns, present: Iterable[str], part: str, recipe: DataRecipe) -> None:
+def find_image_columns(present: Iterable[str], recipe: DataRecipe) -> ImageColumns:
+    """Find the columns of an image and its label, as `find_columns` does.
+
+    Raises GeodistillError, listing the columns present, for one that is missing.
+    """
+    names = list(present)
+    _check_named(names, recipe, ("image", "label"))
+    found = _look_for_images(names, recipe)
+    for name, column in found.items():
+        if column is None:
+            raise _not_found(name, names, f"Name it with data.{name}.")
+    _check_distinct(found)
+    return ImageColumns(**_chosen(found), named=_named(recipe, ("image", "label")))
+
+
+def _look_for_images(names: Sequence[str], recipe: DataRecipe) -> dict[str, str | None]:
+    assert not isinstance(recipe.label, list)
+    return {"image": recipe.image or _first(IMAGES, names), "label": recipe.label or _first(LABELS, names)}
+
+
+def check_split(
+    columns: Columns | InstructionColumns | ImageColumns, present: Iterable[str], part: str, recipe: DataRecipe
+) -> None:
     """Check that a split has no column under another name than the train split, whose columns were found.
 
     A column that is not there under any name is let pass: whether a split can do without it is decided elsewhere.
     Raises GeodistillError, naming both columns.
     """
     names = list(present)
-    look = _look if isinstance(columns, Columns) else _look_for_instructions
-    own = look(names, recipe)
+    own = LOOKS[type(columns)](names, recipe)
     for name, column in columns.by_field().items():
         if column in names:
             continue
@@ -179,6 +219,13 @@ def check_split(columns: Columns | InstructionColumns, present: Iterable[str], p
             f"The {part} split has a label column, '{own['label']}', and no label column is found in the train split.",
             "Give it one name in every split, or set data.problem=unlabelled to use no labels.",
         )
+
+
+LOOKS: dict[type, Callable[[Sequence[str], DataRecipe], dict[str, str | None]]] = {
+    Columns: _look,
+    InstructionColumns: _look_for_instructions,
+    ImageColumns: _look_for_images,
+}
 
 
 def _folded(name: str) -> str:

@@ -12,7 +12,7 @@ from datasets import Dataset, DatasetDict, Features, Value
 
 from geodistill.data.columns import Columns, check_split, find_columns, listed
 from geodistill.data.label_lists import LabelLists, are_several, train_label_lists, with_one_label
-from geodistill.data.labels import Labels, Problem, label_name, train_labels
+from geodistill.data.labels import Labels, Problem, check_taught, label_name, train_labels
 from geodistill.data.overlap import HeldOut, separate
 from geodistill.data.parts import choose_splits, complete, cut_parts, limited, origins
 from geodistill.data.record import Record, count_labels, part_records, summarize_values
@@ -93,7 +93,7 @@ def load_examples(recipe: DataRecipe, task: HeldOut | None = None) -> Examples:
     parts = _complete(splits, labels.problem, recipe, notes)
     separated, held_out, left_out = separate(parts, task)
     if task is None and labels.problem == "classification":
-        _check_labels(parts["train"], separated["train"], labels)
+        check_taught(parts["train"].labels or [], separated["train"].labels or [], labels.names, "text")
     if task is None and labels.problem == "multi_label":
         notes += _untaught(separated["train"], labels)
     notes += [each.note for each in left_out]
@@ -189,16 +189,6 @@ def _complete(rows: dict[str, Rows], problem: Problem, recipe: DataRecipe, notes
         shares = {} if "validation" in rows else {"validation": UNLABELLED_VALIDATION_SHARE}
         return cut_parts(rows, shares, recipe.seed)
     return complete(rows, recipe, notes, rows["train"].labels if problem == "classification" else None)
-
-
-def _check_labels(before: Rows, after: Rows, labels: Labels) -> None:
-    """Raise GeodistillError where the training rows of a label were all left out."""
-    for number in sorted(set(before.labels or ()) - set(after.labels or ())):
-        raise GeodistillError(
-            f"No training row with the label '{labels.names[number]}' is left: the texts of all "
-            f"{(before.labels or []).count(number):,} are in the validation or test part as well.",
-            "Give training rows of this label with other texts, or take these texts out of the other splits.",
-        )
 
 
 def _untaught(train: Rows, labels: Labels) -> list[str]:

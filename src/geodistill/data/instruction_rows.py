@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from geodistill.data.columns import InstructionColumns
 from geodistill.data.splits import text_key
@@ -34,6 +34,7 @@ class Instruction(NamedTuple):
 class InstructionRows:
     """`ids` are the rows' places in their split."""
 
+    what: ClassVar[str] = "text"
     ids: list[int]
     rows: list[Instruction]
 
@@ -45,7 +46,7 @@ class InstructionRows:
         kept = [self.ids[index] for index in indices] if ids is None else list(ids)
         return InstructionRows(kept, [self.rows[index] for index in indices])
 
-    def text_keys(self) -> list[str]:
+    def keys(self) -> list[str]:
         """For each row what identical prompts share (`splits.text_key`)."""
         return [
             text_key(row.instruction, row.input)
@@ -54,10 +55,10 @@ class InstructionRows:
             for row in self.rows
         ]
 
-    def sentences(self) -> list[tuple[str, ...]]:
+    def contents(self) -> list[tuple[str, ...]]:
         """For each row its prompt as one text, normalised (`splits.normalized`): an instruction alone, such as
         "Translate this.", is no text of a test prompt that has an input as well."""
-        return [(key.replace("\n", " ").strip(),) for key in self.text_keys()]
+        return [(key.replace("\n", " ").strip(),) for key in self.keys()]
 
 
 def clean_instructions(table: Table, columns: InstructionColumns, part: str, notes: list[str]) -> InstructionRows:

@@ -101,6 +101,19 @@ def train_labels(values: Sequence[Any], class_names: list[str] | None, wanted: s
     return Labels("classification", sorted(names, key=_numbers_first), _why_classes(values, wanted))
 
 
+def check_taught(before: Sequence[int], after: Sequence[int], names: Sequence[str], what: str) -> None:
+    """Check that no class lost all its training rows when rows were left out. `what` is a word for what a row holds.
+
+    Raises GeodistillError for a class that did.
+    """
+    for number in sorted(set(before) - set(after)):
+        raise GeodistillError(
+            f"No training row with the label '{names[number]}' is left: the {what}s of all "
+            f"{list(before).count(number):,} are in the validation or test part as well.",
+            f"Give training rows of this label with other {what}s, or take these {what}s out of the other splits.",
+        )
+
+
 def _why_classes(values: Sequence[Any], wanted: str) -> str:
     if wanted == "classification":
         return "Classification, as data.problem asks."

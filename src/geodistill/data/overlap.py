@@ -1,4 +1,6 @@
-"""What is measured on is not trained on: rows of training data that hold a text of a measured part are left out."""
+"""What is measured on is not trained on: rows of training data that hold a text or an image of a measured part are left
+out.
+"""
 
 from __future__ import annotations
 
@@ -15,9 +17,10 @@ MEASURED = ("test", "unseen", "validation")
 
 @dataclass(frozen=True)
 class HeldOut:
-    """The texts of the parts that a task is measured on, by the name of the part, normalised.
+    """The contents of the parts that a task is measured on, by the name of the part: normalised texts, or the hashes
+    of images.
 
-    texts: of each row; of a pair, both of its texts as one, in either order
+    texts: of each row; of a pair, both of its texts as one, in either order; of an image its hash
     sentences: each text of a pair by itself
     """
 
@@ -42,7 +45,7 @@ class HeldOut:
 
 def held_out(parts: Mapping[str, Part]) -> HeldOut:
     """The texts of the parts that are measured on: `test`, `unseen` and `validation`, as far as they are there."""
-    rows = {name: parts[name].sentences() for name in MEASURED if name in parts}
+    rows = {name: parts[name].contents() for name in MEASURED if name in parts}
     return HeldOut(
         texts={
             name: frozenset(" ".join(order) for row in part for order in (row, row[::-1]))
@@ -56,30 +59,37 @@ def held_out(parts: Mapping[str, Part]) -> HeldOut:
 
 @dataclass(frozen=True)
 class LeftOut:
-    """Rows of a part that were left out, since a text of theirs is measured on.
+    """Rows of a part that were left out, since their content is measured on.
 
     part, rows: the name of the part, and how many rows it had
     places: how many of them each measured part holds; a row that is in two is counted for the first
     whose: `data` where the measured parts are of the same data, `task` where this data is a stage of the task
+    what: a word for what a row holds
     """
 
     part: str
     rows: int
     places: dict[str, int]
     whose: Literal["data", "task"] = "data"
+    what: str = "text"
 
     @property
     def note(self) -> str:
         """What its owner should know, as a sentence."""
         return (
-            f"{sum(self.places.values()):,} of the {self.rows:,} {self.part} rows have a text that is measured on "
-            f"({self.where}) and were left out."
+            f"{sum(self.places.values()):,} of the {self.rows:,} {self.part} rows have {a(self.what)} that is "
+            f"measured on ({self.where}) and were left out."
         )
 
     @property
     def where(self) -> str:
         whose = "the task's" if self.whose == "task" else "the"
         return ", ".join(f"{count:,} in {whose} {place} part" for place, count in self.places.items())
+
+
+def a(noun: str) -> str:
+    """The noun with its article."""
+    return f"an {noun}" if noun[0] in "aeio" else f"a {noun}"
 
 
 def separate(parts: Mapping[str, P], task: HeldOut | None = None) -> tuple[dict[str, P], HeldOut, list[LeftOut]]:
@@ -105,17 +115,18 @@ def separate(parts: Mapping[str, P], task: HeldOut | None = None) -> tuple[dict[
 
 
 def _without(part: P, name: str, measured: HeldOut, whose: Literal["data", "task"] = "data") -> tuple[P, list[LeftOut]]:
-    found = measured.find(part.sentences())
+    found = measured.find(part.contents())
     counts = Counter(place for place in found if place is not None)
     if not counts:
         return part, []
-    left_out = LeftOut(name, len(part), {place: counts[place] for place in measured.texts if place in counts}, whose)
+    places = {place: counts[place] for place in measured.texts if place in counts}
+    left_out = LeftOut(name, len(part), places, whose, part.what)
     kept = [index for index, place in enumerate(found) if place is None]
     if not kept:
         raise GeodistillError(
-            f"No {name} row is left: all {len(part):,} have a text that is measured on ({left_out.where}).",
+            f"No {name} row is left: all {len(part):,} have {a(part.what)} that is measured on ({left_out.where}).",
             "Report on this split alone: set data.test_split to its name, and a new validation part is cut from train."
             if name == "validation"
-            else "Train on other texts, or take these out of the splits that are measured on.",
+            else f"Train on other {part.what}s, or take these out of the splits that are measured on.",
         )
     return part.take(kept), [left_out]

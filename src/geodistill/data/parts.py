@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol, TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar
 
 from geodistill.data.sources import Source
 from geodistill.data.splits import cut, sample
@@ -15,18 +15,21 @@ ALL = "all"  # stands for every split of a source, and for a file, which has non
 
 
 class Part(Protocol):
-    """The rows of one split."""
+    """The rows of one split. `what` is a word for what a row holds, such as text."""
+
+    what: ClassVar[str]
 
     def __len__(self) -> int: ...
 
     def take(self: P, indices: Sequence[int], ids: Sequence[int] | None = None) -> P:
         """The rows at `indices`, with their ids or with new ones."""
 
-    def text_keys(self) -> list[str]:
-        """For each row what identical texts share (`splits.text_key`)."""
+    def keys(self) -> list[str]:
+        """For each row a string that rows of the same content share: they go to one part."""
 
-    def sentences(self) -> list[tuple[str, ...]]:
-        """For each row its text, or the two texts of its pair, normalised (`splits.normalized`)."""
+    def contents(self) -> list[tuple[str, ...]]:
+        """For each row what may not be both trained on and measured on: its text, normalised, or the two texts of its
+        pair, or the hash of its image."""
 
 
 P = TypeVar("P", bound=Part)
@@ -70,7 +73,7 @@ def cut_parts(
     """Cut these shares from train; raises GeodistillError where the rows are too few for that."""
     train = parts["train"]
     if shares:
-        found = cut(train.text_keys(), [0] * len(train) if strata is None else strata, shares, seed)
+        found = cut(train.keys(), [0] * len(train) if strata is None else strata, shares, seed)
         for name, indices in found.items():
             if not indices:
                 raise GeodistillError(
@@ -85,7 +88,7 @@ def limited(parts: dict[str, P], recipe: DataRecipe) -> dict[str, P]:
     """At most `recipe.limit` rows of each part."""
     if recipe.limit is None:
         return parts
-    return {name: part.take(sample(part.text_keys(), recipe.limit, recipe.seed)) for name, part in parts.items()}
+    return {name: part.take(sample(part.keys(), recipe.limit, recipe.seed)) for name, part in parts.items()}
 
 
 def origins(names: Mapping[str, str], given: Mapping[str, P], parts: Mapping[str, P]) -> dict[str, str | None]:

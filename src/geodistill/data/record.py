@@ -29,6 +29,34 @@ class PartRecord:
 
 
 @dataclass(frozen=True)
+class ImageRecord:
+    """The images of all parts, before any limit.
+
+    width, height: the smallest and the largest, in pixels
+    modes: mode of pillow, such as RGB or L → number of images
+    """
+
+    width: tuple[int, int]
+    height: tuple[int, int]
+    modes: Mapping[str, int]
+
+    def described(self) -> str:
+        """The sizes and modes in a few words."""
+        width, height = ("to".join(f" {side} " for side in dict.fromkeys(sides)).strip() for sides in self._sides)
+        size = f"{width} × {height} pixels" if self.one_size else f"{width} pixels wide and {height} pixels high"
+        return f"{size}; {', '.join(f'{mode} {count:,}' for mode, count in self.modes.items())}"
+
+    @property
+    def one_size(self) -> bool:
+        """Whether all images have the same size."""
+        return all(smallest == largest for smallest, largest in self._sides)
+
+    @property
+    def _sides(self) -> tuple[tuple[int, int], tuple[int, int]]:
+        return self.width, self.height
+
+
+@dataclass(frozen=True)
 class Record:
     """What was read of a data set, and what was made of it.
 
@@ -46,6 +74,7 @@ class Record:
     max_length: of the tokens of a text or pair
     outputs: label → name of the output of the teacher's head that stands for it; empty until the teacher is loaded
     by_place: whether the names could not be compared, so that the order decided which output it is
+    images: sizes and modes; None where the rows are no images
     """
 
     source: str = ""
@@ -62,6 +91,7 @@ class Record:
     max_length: int | None = None
     outputs: Mapping[str, str] = field(default_factory=dict)
     by_place: bool = False
+    images: ImageRecord | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The record as JSON holds it."""
@@ -72,7 +102,11 @@ class Record:
         """The record that `to_dict` gave."""
         parts = {name: PartRecord(**part) for name, part in content.get("parts", {}).items()}
         left_out = [LeftOut(**each) for each in content.get("left_out", ())]
-        return Record(**{**content, "parts": parts, "left_out": left_out})
+        images = content.get("images")
+        if images is not None:
+            sides = {side: tuple(images[side]) for side in ("width", "height")}
+            images = ImageRecord(**{**images, **sides})
+        return Record(**{**content, "parts": parts, "left_out": left_out, "images": images})
 
     def lines(self, *, labels: bool = True) -> list[str]:
         """The record in plain text, one fact a line; without `labels` the numbers of their rows are left out."""
@@ -81,6 +115,7 @@ class Record:
             f"rows: {', '.join(_rows(name, part) for name, part in self.parts.items())}",
             f"columns: {' '.join(self.found)}",
             f"problem: {self.reason or self.problem}",
+            *(() if self.images is None else (f"images: {self.images.described()}",)),
             *(self._labels() if labels else ()),
             *self._outputs(),
             *self._cut(),

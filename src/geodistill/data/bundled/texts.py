@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 
+from geodistill.data.bundled.images import BUNDLED_IMAGES
 from geodistill.data.bundled.natural_instructions import instruction_splits
 from geodistill.data.bundled.packages import TEXTS, package_files
 from geodistill.data.splits import cut, text_key
@@ -32,6 +33,8 @@ def bundled_splits(recipe: DataRecipe) -> dict[str, Callable[[], Table]]:
         tables = instruction_splits(recipe)
         return {part: partial(tables.__getitem__, part) for part in tables}
     if recipe.source not in BUNDLED:
+        if recipe.source in BUNDLED_IMAGES:
+            raise GeodistillError(f"'{recipe.source}' holds images, and the task reads texts.", "Set task: images.")
         names = [*BUNDLED, INSTRUCTIONS]
         raise GeodistillError(f"There is no bundled data set '{recipe.source}'.", suggest(recipe.source, names))
     return {"train": partial(BUNDLED[recipe.source], recipe)}
