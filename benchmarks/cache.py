@@ -90,7 +90,7 @@ def prepare(
     folder: Path, model: Any, tokenizer: Any, encoded: Any, collate: Any, settings: Mapping[str, Any]
 ) -> TeacherCache:
     teacher = Teacher(model, REQUESTS)
-    return prepare_cache(folder, teacher, tokenizer, encoded, collate, limit_bytes=10**9, progress=False, **settings)
+    return prepare_cache(folder, teacher, encoded, collate, limit_bytes=10**9, progress=False, **settings)
 
 
 def print_changes(model: Any, caches: Mapping[str, TeacherCache], batches: list[Any]) -> None:
@@ -111,15 +111,15 @@ def print_changes(model: Any, caches: Mapping[str, TeacherCache], batches: list[
     for name, source in sources.items():
         largest = dict.fromkeys((bound for _, _, bound in measures), 0.0)
         for batch in batches:
-            mask = batch["attention_mask"]
-            teacher = exact(batch).features[REQUESTS[1]].double()
-            found = source(batch).features[REQUESTS[1]].double()
-            rows = teacher[mask.bool()]
-            best = torch.linalg.svd(rows - rows.mean(0), full_matrices=False)[2][:128].T
-            for rival in (torch.randn(*teacher.shape[:2], 128, dtype=torch.float64), teacher @ best):
+            teacher, found = (
+                rows.values[rows.mask].double()
+                for rows in (each(batch).features[REQUESTS[1]] for each in (exact, source))
+            )
+            best = torch.linalg.svd(teacher - teacher.mean(0), full_matrices=False)[2][:128].T
+            for rival in (torch.randn(len(teacher), 128, dtype=torch.float64), teacher @ best):
                 for measure, options, bound in measures:
-                    before = measure(rival, teacher, mask=mask, **options)
-                    change = (measure(rival, found, mask=mask, **options) - before).abs()
+                    before = measure(rival, teacher, **options)
+                    change = (measure(rival, found, **options) - before).abs()
                     largest[bound] = max(largest[bound], float(change))
         bounds = source.bounds.get(REQUESTS[1]) if isinstance(source, TeacherCache) else None
         cells = "".join(

@@ -33,7 +33,8 @@ from timing import clock
 from transformers import PreTrainedModel, set_seed
 
 from geodistill.distillation.cache.teacher_cache import prepare_cache
-from geodistill.distillation.objective import Objective, feature_requests
+from geodistill.distillation.feature_terms import feature_requests
+from geodistill.distillation.objective import Objective
 from geodistill.distillation.signals import SignalSource, Teacher
 from geodistill.distillation.trainer import DistillationTrainer
 from geodistill.recipe import ObjectiveRecipe
@@ -108,7 +109,7 @@ def train_with_geodistill(job: Job, cache: Path | None = None) -> PreTrainedMode
     collate = taught.task.collator(taught.tokenizer)
     if cache is not None:
         start = clock()
-        source = prepare_cache(cache, source, taught.tokenizer, job.train, collate, limit_bytes=10**9, progress=False)
+        source = prepare_cache(cache, source, job.train, collate, limit_bytes=10**9, progress=False)
         job.once = clock() - start
     set_seed(job.seed)
     objective = Objective(terms, student=student, teacher=taught.model)

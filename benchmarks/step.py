@@ -26,7 +26,7 @@ from geodistill.distillation.objective import Objective
 from geodistill.distillation.signals import Teacher, TeacherSignals, bfloat16_is_faster
 from geodistill.distillation.students.build import build_student
 from geodistill.features import IGNORED_LABEL, Capture, is_causal, next_tokens_scored, select_rows
-from geodistill.recipe import DataRecipe, ObjectiveRecipe, RowKind, StudentRecipe
+from geodistill.recipe import DataRecipe, ObjectiveRecipe, StudentRecipe
 from geodistill.recipe_file import load_recipe
 from geodistill.recipes import recipe_path
 from geodistill.tasks.choose import task_of
@@ -117,7 +117,7 @@ def step_with_all_logits(
     return run
 
 
-def rows_of(batch: Mapping[str, Tensor]) -> RowKind:
+def rows_of(batch: Mapping[str, Tensor]) -> str:
     return "response" if batch["labels"].ndim == 2 else "tokens"
 
 
@@ -127,12 +127,12 @@ def term(
     """The feature loss and its gradient, of the rows that this batch gives."""
     (request,), (point,) = objective.requests, objective.student_points
     (loss,) = objective.features[0].losses
-    target = Teacher(teacher, [request])(batch).features[request]
+    target = Teacher(teacher, [request])(batch).features[request].values
     inputs = {name: value for name, value in batch.items() if name in ("input_ids", "attention_mask")}
     with torch.no_grad():
         hidden = Capture(student, [point])(**inputs)[1][point]
     rows, mask = select_rows(
-        hidden, kind=rows_of(batch), attention_mask=batch["attention_mask"], labels=batch["labels"]
+        hidden, {"attention_mask": batch["attention_mask"], "labels": batch["labels"]}, kind=rows_of(batch)
     )
     leaves = [rows.requires_grad_(), *loss.parameters()]
     return lambda: torch.autograd.grad(loss(rows, target, mask=mask), leaves)

@@ -12,7 +12,8 @@ from pydantic import ValidationError
 from transformers import BertConfig, BertForSequenceClassification
 
 from geodistill.applies import DoesNotApply
-from geodistill.distillation.objective import FeatureMatch, make_logit_loss
+from geodistill.distillation.feature_terms import FeatureMatch
+from geodistill.distillation.objective import make_logit_loss
 from geodistill.distillation.students.build import build_student
 from geodistill.errors import GeodistillError
 from geodistill.recipe import FeatureTerm, LogitTerm, LoraRecipe, Recipe, Section, StudentRecipe, TrainingRecipe

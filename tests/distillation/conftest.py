@@ -84,7 +84,7 @@ class Lesson:
     def prepare(self, folder: Path, teacher: Teacher | None = None, **options: Any) -> TeacherCache:
         options = {"dtype": "float32", "limit_bytes": 10**8, "batch_size": 4, "progress": False, **options}
         dataset = options.pop("dataset", self.dataset)
-        return prepare_cache(folder, teacher or self.teacher(), self.tokenizer, dataset, self.collate(), **options)
+        return prepare_cache(folder, teacher or self.teacher(), dataset, self.collate(), **options)
 
 
 def tiny_config(**changes: Any) -> RobertaConfig:

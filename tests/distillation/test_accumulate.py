@@ -58,8 +58,8 @@ def test_the_gradient_is_exact_with_dropout(tmp_path: Path) -> None:
         batch = collate(make_examples(12)[start : start + 4])
         mask = batch["attention_mask"]
         _, features = Capture(twin, [2])(input_ids=batch["input_ids"], attention_mask=mask)
-        students.append(select_rows(features[2], kind="tokens", attention_mask=mask)[0][mask.bool()])
-        teachers.append(next(iter(trainer.teacher(batch).features.values()))[mask.bool()])
+        students.append(select_rows(features[2], {"attention_mask": mask}, kind="tokens")[0][mask.bool()])
+        teachers.append(next(iter(trainer.teacher(batch).features.values())).values[mask.bool()])
     ProcrustesLoss()(torch.cat(students), torch.cat(teachers)).backward()
     compared = 0
     for name, parameter in twin.named_parameters():

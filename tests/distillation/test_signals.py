@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 import torch
+from training import counted
 from transformers import (
     BertConfig,
     BertForQuestionAnswering,
@@ -55,7 +56,7 @@ def test_it_runs_in_evaluation_mode_without_gradients(model: Any, inputs: dict[s
     assert not any(parameter.requires_grad for parameter in model.parameters())
     first, second = teacher(inputs), teacher(inputs)
     assert torch.equal(first.logits, second.logits)
-    for tensor in (first.logits, *first.features.values()):
+    for tensor in (first.logits, *(rows.values for rows in first.features.values())):
         assert not tensor.requires_grad
 
 
@@ -75,18 +76,18 @@ def test_rows_are_the_ones_asked_for(model: Any, inputs: dict[str, torch.Tensor]
     signals = Teacher(model, requests, precision="float32")(inputs)
     hidden = hidden_states(model, inputs)
     attended = inputs["attention_mask"].bool().unsqueeze(-1)
-    torch.testing.assert_close(signals.features[requests[0]], hidden[3] * attended)
-    torch.testing.assert_close(signals.features[requests[1]], hidden[1][:, 0])
-    torch.testing.assert_close(signals.features[requests[2]], torch.stack([hidden[0][0, 5], hidden[0][1, 3]]))
+    torch.testing.assert_close(signals.features[requests[0]].values, hidden[3] * attended)
+    torch.testing.assert_close(signals.features[requests[1]].values, hidden[1][:, 0])
+    torch.testing.assert_close(signals.features[requests[2]].values, torch.stack([hidden[0][0, 5], hidden[0][1, 3]]))
     means = torch.stack([hidden[2][0].mean(0), hidden[2][1, :4].mean(0)])
-    torch.testing.assert_close(signals.features[requests[3]], means)
+    torch.testing.assert_close(signals.features[requests[3]].values, means)
     inner = torch.stack([hidden[2][0, 1:5].mean(0), hidden[2][1, 1:3].mean(0)])
-    torch.testing.assert_close(signals.features[requests[4]], inner)
+    torch.testing.assert_close(signals.features[requests[4]].values, inner)
     captured: list[torch.Tensor] = []
     handle = model.get_submodule(MODULE).register_forward_hook(lambda *call: captured.append(call[2][0]))
     hidden_states(model, inputs)
     handle.remove()
-    torch.testing.assert_close(signals.features[requests[5]], captured[0][:, 0])
+    torch.testing.assert_close(signals.features[requests[5]].values, captured[0][:, 0])
     assert list(signals.features) == requests
 
 
@@ -112,7 +113,7 @@ def test_it_reads_what_is_its_own(model: Any, inputs: dict[str, torch.Tensor]) -
     assert teacher_view({**students, **own}) == inputs
     found, expected = teacher({**students, **own}), teacher(inputs)
     assert torch.equal(found.logits, expected.logits)
-    assert torch.equal(found.features[teacher.requests[0]], expected.features[teacher.requests[0]])
+    assert torch.equal(counted(found.features[teacher.requests[0]]), counted(expected.features[teacher.requests[0]]))
 
 
 def test_some_inputs_of_its_own_without_tokens_are_refused(inputs: dict[str, torch.Tensor]) -> None:
@@ -126,7 +127,7 @@ def test_precision_is_its_own_whatever_autocast_surrounds_it(model: Any, inputs:
     with torch.autocast("cpu", dtype=torch.bfloat16):
         inside = {name: Teacher(model, [request], precision=name)(inputs) for name in ("float32", "bfloat16")}
     for name, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16)):
-        assert outside[name].features[request].dtype == inside[name].features[request].dtype == dtype
+        assert outside[name].features[request].values.dtype == inside[name].features[request].values.dtype == dtype
         assert outside[name].logits.dtype == dtype
         assert torch.equal(outside[name].logits, inside[name].logits)
     exact, rounded = outside["float32"].logits, outside["bfloat16"].logits.float()

@@ -61,7 +61,7 @@ class Watched(Teacher):
 
     def __call__(self, inputs: Any) -> Any:
         signals = super().__call__(inputs)
-        self.said.append((inputs["example_id"].tolist(), signals.features[self.requests[-1]]))
+        self.said.append((inputs["example_id"].tolist(), signals.features[self.requests[-1]].values))
         return signals
 
 
@@ -92,7 +92,7 @@ def test_inputs_of_the_teacher_alone_reach_it(tmp_path: Path, kind: str) -> None
     teacher = Teacher(bert_teacher(), trainer.teacher.requests, precision="float32")
     assert len(trainer.teacher.said) == 4
     for examples, rows in trainer.teacher.said:
-        expected = teacher(collate_pairs([data[example] for example in examples])).features[teacher.requests[-1]]
+        expected = teacher(collate_pairs([data[example] for example in examples])).features[teacher.requests[-1]].values
         torch.testing.assert_close(rows, expected, rtol=0, atol=0)
 
 
@@ -102,7 +102,7 @@ def test_a_cached_teacher_makes_the_same_student(tmp_path: Path, lesson: Any) ->
     def cached(teacher: Any, requests: Any) -> SignalSource:
         source = Teacher(teacher, requests, precision="float32")
         options = {"dtype": "float32", "limit_bytes": 10**8, "progress": False}
-        return prepare_cache(tmp_path / "cache", source, lesson.tokenizer, data, collate_pairs, **options)
+        return prepare_cache(tmp_path / "cache", source, data, collate_pairs, **options)
 
     online = distil(tmp_path / "online", lambda *args: Teacher(*args, precision="float32"), data)
     from_cache = distil(tmp_path / "cached", cached, data)

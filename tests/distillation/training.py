@@ -21,6 +21,7 @@ from geodistill.distillation.model import DistillationModel, DistillationOutput
 from geodistill.distillation.objective import Objective
 from geodistill.distillation.signals import FeatureRequest, Teacher, TeacherSignals, model_inputs
 from geodistill.distillation.trainer import DistillationTrainer
+from geodistill.features import Rows
 from geodistill.recipe import ObjectiveRecipe
 
 OBJECTIVE = {
@@ -111,7 +112,10 @@ class Lessons(Teacher):
         self.calls += 1
         signals = super().__call__(inputs)
         if self.calls in self.spoiled:
-            return TeacherSignals(signals.logits, {key: value * torch.nan for key, value in signals.features.items()})
+            return TeacherSignals(
+                signals.logits,
+                {key: rows._replace(values=rows.values * torch.nan) for key, rows in signals.features.items()},
+            )
         return signals
 
 
@@ -213,5 +217,10 @@ def reopen(
     lesson: Any, folder: Path, requests: Sequence[FeatureRequest] | None = None, **settings: Any
 ) -> TeacherCache:
     settings = {"dtype": "float32", **settings}
-    fingerprint = cache_fingerprint(lesson.teacher(), lesson.tokenizer, lesson.dataset, **settings)
+    fingerprint = cache_fingerprint(lesson.teacher(), lesson.dataset, **settings)
     return open_cache(folder, fingerprint=fingerprint, requests=lesson.requests if requests is None else requests)
+
+
+def counted(rows: Rows) -> torch.Tensor:
+    """The rows that count, in their order."""
+    return rows.values.flatten(0, -2) if rows.mask is None else rows.values[rows.mask]

@@ -24,14 +24,13 @@ from transformers import (
 from geodistill.errors import GeodistillError
 from geodistill.features import (
     Capture,
-    feature_width,
-    feature_widths,
     find_module,
     hidden_size,
     input_names,
     layer_count,
     map_layers,
     model_config,
+    row_widths,
     select_rows,
 )
 
@@ -119,9 +118,9 @@ def test_widths_are_measured_without_a_trace(family):
     model.get_submodule(BLOCK[family]).eval()
     modes = [module.training for module in model.modules()]
     state = torch.get_rng_state()
-    widths = feature_widths(model, [0, -1, BLOCK[family]])
+    widths = row_widths(model, [0, -1, BLOCK[family]])
     assert widths == {0: WIDTH, -1: 8 if family == "opt" else WIDTH, BLOCK[family]: WIDTH}
-    assert feature_width(model, 1) == WIDTH
+    assert row_widths(model, [1])[1] == WIDTH
     assert [module.training for module in model.modules()] == modes
     assert torch.equal(torch.get_rng_state(), state)
 
@@ -157,9 +156,11 @@ def test_teacher_and_student_of_different_families_share_rows():
     with torch.no_grad():
         _, teacher_features = Capture(teacher, [teacher_layer])(**inputs)
     _, student_features = Capture(student, [student_layer])(**inputs)
-    rows, mask = select_rows(student_features[student_layer], kind="tokens", attention_mask=inputs["attention_mask"])
+    rows, mask = select_rows(
+        student_features[student_layer], {"attention_mask": inputs["attention_mask"]}, kind="tokens"
+    )
     targets, targets_mask = select_rows(
-        teacher_features[teacher_layer], kind="tokens", attention_mask=inputs["attention_mask"]
+        teacher_features[teacher_layer], {"attention_mask": inputs["attention_mask"]}, kind="tokens"
     )
     assert torch.equal(mask, targets_mask)
     (rows[mask] - targets[mask]).square().sum().backward()
@@ -328,7 +329,7 @@ def test_input_names_are_those_of_the_forward() -> None:
 
 def test_widths_of_a_module_that_takes_tokens_alone() -> None:
     model = nn.Sequential(nn.Embedding(10, 6), nn.Linear(6, 4))
-    assert feature_widths(model, ["0", "1"], {"input": torch.zeros(1, 2, dtype=torch.long)}) == {"0": 6, "1": 4}
+    assert row_widths(model, ["0", "1"], {"input": torch.zeros(1, 2, dtype=torch.long)}) == {"0": 6, "1": 4}
 
     class Tokens(nn.Module):
         def __init__(self) -> None:
@@ -338,7 +339,7 @@ def test_widths_of_a_module_that_takes_tokens_alone() -> None:
         def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
             return self.embed(input_ids)
 
-    assert feature_widths(Tokens(), ["embed"]) == {"embed": 6}
+    assert row_widths(Tokens(), ["embed"]) == {"embed": 6}
 
 
 def test_a_module_that_is_no_transformers_model_has_no_config() -> None:

@@ -11,14 +11,19 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from geodistill.errors import GeodistillError
 from geodistill.features import (
     IGNORED_LABEL,
+    KINDS,
     NO_WORD,
-    ROW_KINDS,
+    Rows,
     count_word_tokens,
+    counted_rows,
     find_special_tokens,
+    match_rows,
     response_logits_mask,
+    row_width,
     select_rows,
 )
 
+OF_TEXTS = [name for name, kind in KINDS.items() if not kind.of_maps]
 LENGTHS = st.lists(st.integers(1, 6), min_size=1, max_size=4)
 
 
@@ -78,7 +83,7 @@ def slow_rows(sentences, kind, special_tokens):
     LENGTHS,
     st.integers(0, 5),
     st.sampled_from(["left", "right"]),
-    st.sampled_from(ROW_KINDS),
+    st.sampled_from(OF_TEXTS),
     st.booleans(),
     st.sampled_from([float("nan"), float("inf"), -float("inf"), 7.0]),
 )
@@ -88,12 +93,9 @@ def test_padding_changes_neither_values_nor_gradients(lengths, extra, side, kind
     hidden.requires_grad_()
     rows, rows_mask = select_rows(
         hidden,
+        {"attention_mask": mask, "special_tokens_mask": special, "labels": respond(mask), "word_ids": spell(mask)},
         kind=kind,
-        attention_mask=mask,
-        special_tokens_mask=special,
         special_tokens=special_tokens,
-        labels=respond(mask),
-        word_ids=spell(mask),
     )
     kept = rows if rows_mask is None else rows[rows_mask]
     expected = slow_rows(sentences, kind, special_tokens)
@@ -110,7 +112,7 @@ def test_padding_changes_neither_values_nor_gradients(lengths, extra, side, kind
 def test_tokens_come_with_a_boolean_mask_and_zeros_outside_it():
     hidden, mask, special = padded(draw([4, 2]), 5, "right")
     rows, rows_mask = select_rows(
-        hidden, kind="tokens", attention_mask=mask, special_tokens_mask=special, special_tokens=False
+        hidden, {"attention_mask": mask, "special_tokens_mask": special}, kind="tokens", special_tokens=False
     )
     assert rows.shape == hidden.shape
     assert rows_mask.tolist() == [[False, True, True, False, False], [False] * 5]
@@ -126,7 +128,7 @@ def test_what_a_prompt_holds_changes_neither_values_nor_gradients(lengths, side,
     hidden.requires_grad_()
     found = []
     for each in (hidden, spoiled):
-        rows, kept = select_rows(each, kind="response", attention_mask=mask, labels=labels)
+        rows, kept = select_rows(each, {"attention_mask": mask, "labels": labels}, kind="response")
         assert torch.equal(kept, labels != IGNORED_LABEL)
         rows.pow(3).sum().backward()
         found.append(rows)
@@ -136,15 +138,17 @@ def test_what_a_prompt_holds_changes_neither_values_nor_gradients(lengths, side,
 
 def test_a_label_on_padding_makes_no_row():
     mask = torch.tensor([[1, 1, 0]])
-    kept = select_rows(torch.ones(1, 3, 2), kind="response", attention_mask=mask, labels=torch.tensor([[-100, 5, 5]]))
+    kept = select_rows(
+        torch.ones(1, 3, 2), {"attention_mask": mask, "labels": torch.tensor([[-100, 5, 5]])}, kind="response"
+    )
     assert kept[1].tolist() == [[False, True, False]]
 
 
 def test_a_response_needs_a_label_for_each_token():
     with pytest.raises(GeodistillError, match="need a label for each token"):
-        select_rows(torch.zeros(2, 4, 3), kind="response", attention_mask=None)
+        select_rows(torch.zeros(2, 4, 3), {}, kind="response")
     with pytest.raises(GeodistillError, match=r"shape of the labels is \(2,\)"):
-        select_rows(torch.zeros(2, 4, 3), kind="response", attention_mask=None, labels=torch.tensor([0, 1]))
+        select_rows(torch.zeros(2, 4, 3), {"labels": torch.tensor([0, 1])}, kind="response")
 
 
 def slow_words(hidden, word_ids, attention_mask):
@@ -173,7 +177,7 @@ def test_words_and_their_gradient_are_those_of_a_loop_in_float64(word_ids, seed)
     mask = torch.ones_like(ids)
     hidden = torch.randn(*ids.shape, 3, generator=generator, dtype=torch.float64, requires_grad=True)
     spoiled = torch.where((ids == NO_WORD).unsqueeze(-1), float("nan"), hidden)
-    rows, kept = select_rows(spoiled, kind="words", attention_mask=mask, word_ids=ids)
+    rows, kept = select_rows(spoiled, {"attention_mask": mask, "word_ids": ids}, kind="words")
     expected = slow_words(hidden.tolist(), ids.tolist(), mask.tolist())
     assert rows.shape == (len(ids), max(1, *map(len, names), 1), 3)
     assert kept.sum(1).tolist() == [len(each) for each in names]
@@ -191,7 +195,7 @@ def test_words_and_their_gradient_are_those_of_a_loop_in_float64(word_ids, seed)
 
 def test_words_of_low_precision_are_averaged_in_float32():
     hidden = torch.randn(1, 300, 4, generator=torch.Generator().manual_seed(0)).bfloat16()
-    rows, _ = select_rows(hidden, kind="words", attention_mask=None, word_ids=torch.zeros(1, 300, dtype=torch.long))
+    rows, _ = select_rows(hidden, {"word_ids": torch.zeros(1, 300, dtype=torch.long)}, kind="words")
     assert rows.dtype == torch.float32
     torch.testing.assert_close(rows, hidden.double().mean(1, keepdim=True).float())
 
@@ -199,33 +203,37 @@ def test_words_of_low_precision_are_averaged_in_float32():
 def test_a_batch_without_words_has_none():
     ids = torch.full((2, 3), NO_WORD)
     assert count_word_tokens(ids).tolist() == [[0], [0]]
-    rows, kept = select_rows(torch.full((2, 3, 4), torch.nan), kind="words", attention_mask=None, word_ids=ids)
+    rows, kept = select_rows(torch.full((2, 3, 4), torch.nan), {"word_ids": ids}, kind="words")
     assert rows.shape == (2, 1, 4) and not rows.any() and not kept.any()
 
 
 def test_words_need_the_word_of_each_token():
     with pytest.raises(GeodistillError, match="need the word of each token"):
-        select_rows(torch.zeros(2, 4, 3), kind="words", attention_mask=None)
+        select_rows(torch.zeros(2, 4, 3), {}, kind="words")
     with pytest.raises(GeodistillError, match=r"shape of the word_ids is \(2, 3\)"):
-        select_rows(torch.zeros(2, 4, 3), kind="words", attention_mask=None, word_ids=torch.zeros(2, 3).long())
+        select_rows(torch.zeros(2, 4, 3), {"word_ids": torch.zeros(2, 3).long()}, kind="words")
 
 
 def test_without_a_mask_every_token_counts():
     hidden = torch.randn(2, 3, 4)
-    assert torch.equal(select_rows(hidden, kind="cls", attention_mask=None)[0], hidden[:, 0])
-    assert torch.equal(select_rows(hidden, kind="last", attention_mask=None)[0], hidden[:, 2])
-    torch.testing.assert_close(select_rows(hidden, kind="mean", attention_mask=None)[0], hidden.mean(1))
-    rows, mask = select_rows(hidden, kind="tokens", attention_mask=None)
+    assert torch.equal(select_rows(hidden, {}, kind="cls")[0], hidden[:, 0])
+    assert torch.equal(select_rows(hidden, {}, kind="last")[0], hidden[:, 2])
+    torch.testing.assert_close(select_rows(hidden, {}, kind="mean")[0], hidden.mean(1))
+    rows, mask = select_rows(hidden, {}, kind="tokens")
     assert torch.equal(rows, hidden)
-    assert mask.all()
+    assert mask is None
 
 
 def test_boolean_and_float_masks_mean_the_same():
     hidden, mask, _ = padded(draw([3, 1]), 4, "left")
-    for kind in ROW_KINDS:
-        expected, _ = select_rows(hidden, kind=kind, attention_mask=mask, labels=respond(mask), word_ids=spell(mask))
+    for kind in OF_TEXTS:
+        expected, _ = select_rows(
+            hidden, {"attention_mask": mask, "labels": respond(mask), "word_ids": spell(mask)}, kind=kind
+        )
         for other in (mask.bool(), mask.float()):
-            found, _ = select_rows(hidden, kind=kind, attention_mask=other, labels=respond(mask), word_ids=spell(mask))
+            found, _ = select_rows(
+                hidden, {"attention_mask": other, "labels": respond(mask), "word_ids": spell(mask)}, kind=kind
+            )
             assert torch.equal(found, expected)
 
 
@@ -234,7 +242,7 @@ def test_a_sentence_without_attended_tokens_gives_zeros(kind):
     hidden = torch.full((2, 3, 4), float("nan"))
     hidden[0] = 1.0
     hidden.requires_grad_()
-    rows, _ = select_rows(hidden, kind=kind, attention_mask=torch.tensor([[1, 1, 1], [0, 0, 0]]))
+    rows, _ = select_rows(hidden, {"attention_mask": torch.tensor([[1, 1, 1], [0, 0, 0]])}, kind=kind)
     assert torch.equal(rows, torch.tensor([[1.0], [0.0]]).expand(2, 4))
     rows.sum().backward()
     assert torch.isfinite(hidden.grad).all()
@@ -242,24 +250,24 @@ def test_a_sentence_without_attended_tokens_gives_zeros(kind):
 
 def test_the_mean_of_low_precision_is_taken_in_float32():
     hidden = torch.randn(2, 300, 4, generator=torch.Generator().manual_seed(0)).bfloat16()
-    rows, _ = select_rows(hidden, kind="mean", attention_mask=None)
+    rows, _ = select_rows(hidden, {}, kind="mean")
     assert rows.dtype == torch.float32
     torch.testing.assert_close(rows, hidden.double().mean(1).float())
 
 
 def test_a_mistyped_kind_is_met_with_the_nearest():
     with pytest.raises(GeodistillError, match="Did you mean 'tokens'"):
-        select_rows(torch.zeros(1, 2, 3), kind="token", attention_mask=None)
+        select_rows(torch.zeros(1, 2, 3), {}, kind="token")
 
 
 def test_a_mask_of_another_shape_is_refused():
     with pytest.raises(GeodistillError, match=r"attention_mask is \(2, 5\)"):
-        select_rows(torch.zeros(2, 4, 3), kind="cls", attention_mask=torch.ones(2, 5))
+        select_rows(torch.zeros(2, 4, 3), {"attention_mask": torch.ones(2, 5)}, kind="cls")
 
 
 def test_leaving_special_tokens_out_needs_to_know_them():
     with pytest.raises(GeodistillError, match="return_special_tokens_mask=True"):
-        select_rows(torch.zeros(2, 4, 3), kind="mean", attention_mask=None, special_tokens=False)
+        select_rows(torch.zeros(2, 4, 3), {}, kind="mean", special_tokens=False)
 
 
 def tokenizer(**special):
@@ -308,3 +316,86 @@ def test_scored_logits_are_those_that_a_causal_model_takes_its_loss_from():
     mask = response_logits_mask(labels)
     targets = ids.roll(-1, 1)[mask]
     torch.testing.assert_close(output.loss, functional.cross_entropy(output.logits[mask], targets))
+
+
+# Two sides
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    LENGTHS, st.sampled_from(["left", "right"]), st.sampled_from(["left", "right"]), st.integers(0, 3), st.booleans()
+)
+def test_rows_meet_in_their_order_whatever_the_padding_of_each_side(lengths, one, other, extra, special_tokens):
+    sides = []
+    for side, length, width in ((one, max(lengths), 5), (other, max(lengths) + extra, 3)):
+        hidden, mask, special = padded(draw(lengths, width), length, side)
+        batch = {"attention_mask": mask, "special_tokens_mask": special}
+        sides.append(select_rows(hidden, batch, kind="tokens", special_tokens=special_tokens))
+    student, teacher = counted_rows(*match_rows(*sides))
+    for found, width in ((student, 5), (teacher, 3)):
+        expected = torch.cat([each if special_tokens else each[1:-1] for each in draw(lengths, width)])
+        assert torch.equal(found, expected)
+
+
+def test_a_pair_counts_where_both_sides_have_a_row():
+    values = torch.arange(8.0).view(2, 4, 1)
+    student = Rows(values, torch.tensor([[True, True, True, False], [False, True, False, True]]))
+    teacher = Rows(-values, torch.tensor([[False, True, True, False], [True, True, True, True]]))
+    found = counted_rows(*match_rows(student, teacher))
+    assert [side.flatten().tolist() for side in found] == [[0, 1, 5, 7], [-1, -2, -4, -5]]
+    everywhere = counted_rows(*match_rows(student, Rows(-values)))
+    assert everywhere[1].flatten().tolist() == [0, -1, -2, -4, -5]
+
+
+def test_rows_of_other_inputs_are_refused():
+    with pytest.raises(GeodistillError, match=r"rows \(2, 3\), and the teacher \(4, 3\)"):
+        match_rows(Rows(torch.zeros(2, 3)), Rows(torch.zeros(4, 3)))
+    with pytest.raises(GeodistillError, match="a row for each token"):
+        match_rows(Rows(torch.zeros(2, 4, 3), torch.ones(2, 4, dtype=torch.bool)), Rows(torch.zeros(2, 3)))
+
+
+# Maps
+
+
+def test_rows_of_maps():
+    maps = torch.randn(2, 3, 4, 5, generator=torch.Generator().manual_seed(0))
+    positions, mask = select_rows(maps, {}, kind="positions")
+    assert mask is None and positions.shape == (2, 4, 5, 3)
+    assert torch.equal(positions[1, 2, 3], maps[1, :, 2, 3])
+    torch.testing.assert_close(select_rows(maps, {}, kind="pooled").values, maps.mean((2, 3)))
+    assert torch.equal(select_rows(maps, {}, kind="samples").values, maps.flatten(1))
+    assert select_rows(maps, {}, kind="map").values is maps
+    assert [row_width(maps, kind) for kind in ("positions", "pooled", "samples", "map")] == [3, 3, 60, 3]
+
+
+@pytest.mark.parametrize("special", [0, 1, 2])
+def test_patch_tokens_are_a_square_map(special):
+    tokens = torch.randn(2, 9 + special, 6, generator=torch.Generator().manual_seed(0))
+    positions = select_rows(tokens, {}, kind="positions").values
+    assert positions.shape == (2, 3, 3, 6)
+    assert torch.equal(positions.flatten(1, 2), tokens[:, special:])
+    torch.testing.assert_close(select_rows(tokens, {}, kind="pooled").values, tokens[:, special:].mean(1))
+
+
+@pytest.mark.parametrize("kind", ["positions", "map"])
+@pytest.mark.parametrize("shape", [(2, 5), (2, 7, 4)])
+def test_vectors_are_no_maps(kind, shape):
+    with pytest.raises(GeodistillError, match=f"rows '{kind}' need feature maps"):
+        select_rows(torch.zeros(shape), {}, kind=kind)
+
+
+def test_maps_have_no_tokens():
+    with pytest.raises(GeodistillError, match="have no tokens"):
+        select_rows(torch.zeros(2, 3, 4, 4), {}, kind="tokens")
+
+
+@pytest.mark.parametrize("student, teacher", [((8, 8), (4, 4)), ((4, 4), (8, 8)), ((6, 4), (3, 8)), ((5, 5), (2, 2))])
+def test_grids_meet_on_the_coarser_one_by_average_pooling(student, teacher):
+    generator = torch.Generator().manual_seed(0)
+    maps = [torch.randn(2, 3, *grid, generator=generator) for grid in (student, teacher)]
+    *found, mask = match_rows(*(select_rows(each, {}, kind="positions") for each in maps))
+    grid = [min(sides) for sides in zip(student, teacher, strict=True)]
+    assert mask is None
+    for rows, original in zip(found, maps, strict=True):
+        expected = torch.nn.functional.adaptive_avg_pool2d(original, grid).permute(0, 2, 3, 1)
+        torch.testing.assert_close(rows, expected)

@@ -144,7 +144,7 @@ def test_a_word_row_holds_the_same_text_on_both_sides():
         counts = [len(text[start:end].replace(" ", "")) for start, end in side["offset_mapping"]]
         word_ids = torch.tensor([ids])
         hidden = torch.tensor(counts, dtype=torch.float64).view(1, -1, 1)
-        rows, mask = select_rows(hidden, kind="words", attention_mask=None, word_ids=word_ids)
+        rows, mask = select_rows(hidden, {"word_ids": word_ids}, kind="words")
         assert mask.all()
         characters.append((rows[0, :, 0] * count_word_tokens(word_ids)[0]).tolist())
     assert characters[0] == characters[1] == [len(word) for word in text.split()]

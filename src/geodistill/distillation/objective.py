@@ -10,33 +10,28 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from geodistill.distillation.accumulate import AccumulatedStep, PairSummary
+from geodistill.distillation.feature_terms import (
+    FeatureMatch,
+    FeaturePair,
+    Probe,
+    chance_loss,
+    feature_requests,
+    unique_names,
+)
 from geodistill.distillation.outputs import logits_of, loss_of, no_label_loss, no_logits
 from geodistill.distillation.signals import FeatureRequest, TeacherSignals
 from geodistill.distillation.students.adapters import Student, adapted_model
 from geodistill.errors import GeodistillError
-from geodistill.features import (
-    IGNORED_LABEL,
-    Capture,
-    Point,
-    feature_widths,
-    is_causal,
-    layer_count,
-    map_layers,
-    model_config,
-    next_tokens_scored,
-    scored_logits,
-    select_rows,
-)
-from geodistill.losses import CKALoss, FeatureLoss, GramLoss, ProcrustesLoss, ProjectionLoss
+from geodistill.features import IGNORED_LABEL, Point, is_causal, next_tokens_scored, scored_logits
 from geodistill.losses.logits import PROBLEM_TYPES, LogitLoss, ProblemType
-from geodistill.recipe import FeatureTerm, LogitTerm, ObjectiveRecipe
+from geodistill.recipe import LogitTerm, ObjectiveRecipe
 
 
 @dataclass(frozen=True)
@@ -50,64 +45,20 @@ class ObjectiveOutput:
     starved: Tensor
 
 
-class FeaturePair(NamedTuple):
-    """Two layers of one batch that a term compares: the student's features, the teacher's rows, and which count."""
-
-    key: str
-    weight: float
-    loss: FeatureLoss
-    student: Tensor
-    teacher: Tensor
-    mask: Tensor | None
-
-    def rows(self) -> tuple[Tensor, Tensor]:
-        """The rows that count, (n, d_s) and (n, d_t)."""
-        if self.mask is None:
-            return self.student.flatten(0, -2), self.teacher.flatten(0, -2)
-        return self.student[self.mask], self.teacher[self.mask]
-
-
-class FeatureMatch(nn.Module):
-    """One feature term: a loss for each of its layer pairs (a learned projection differs from pair to pair)."""
-
-    def __init__(
-        self,
-        term: FeatureTerm,
-        student: PreTrainedModel,
-        teacher: nn.Module,
-        widths: Mapping[FeatureRequest, int],
-    ) -> None:
-        super().__init__()
-        self.weight, self.rows, self.special_tokens = term.weight, term.rows, term.special_tokens
-        self.pairs = resolve_pairs(term, student, teacher)
-        student_widths = feature_widths(student, [pair[0] for pair in self.pairs])
-        teacher_widths = self.measure(teacher, widths, needed=term.loss == "projection")
-        self.losses = nn.ModuleList(make_loss(term, student_widths[s], teacher_widths[t]) for s, t in self.pairs)
-        self.names = [f"{term.loss}_{s}_{t}" for s, t in self.pairs]
-
-    def measure(self, teacher: nn.Module, widths: Mapping[FeatureRequest, int], *, needed: bool) -> Mapping[Point, int]:
-        """Return the width of the teacher's rows at each point, as given or measured.
-
-        A module of the user's own may take more than tokens, so it is run only where a width is `needed`.
-        """
-        points = [t for _, t in self.pairs]
-        known = {t: widths[self.request(t)] for t in points if self.request(t) in widths}
-        if needed or isinstance(teacher, PreTrainedModel):
-            return {**feature_widths(teacher, points), **known}
-        return {**dict.fromkeys(Capture(teacher, points).points, 0), **known}
-
-    def request(self, teacher_point: Point) -> FeatureRequest:
-        return FeatureRequest(teacher_point, self.rows, self.special_tokens)
-
-
 class Objective(nn.Module):
     """All terms of a recipe, bound to a student and a teacher.
 
     `student_points` and `requests` say what has to be captured of the one and asked of the other. The models are read
     for their layers and widths, and are not kept. The teacher may be any module, whose layers then go by module path:
-    only those of transformers models have numbers. `widths` are those of teacher rows that come narrower than the
-    teacher is, from a rotated cache (`TeacherCache.widths`). `vocabulary` is how many logits of a language model stand
-    for a token: the logit term leaves out those beyond, with which families pad their vocabularies to different sizes.
+    only those of transformers models have numbers.
+
+    Args:
+        recipe: the terms.
+        student, teacher: the models.
+        widths: of teacher rows that are narrower than the teacher is, from a rotated cache (`TeacherCache.widths`).
+        vocabulary: how many logits of a language model stand for a token. The logit term leaves out those beyond, with
+            which families pad their vocabularies to different sizes.
+        student_probe, teacher_probe: tiny batches that each side reads, for a model of which none can be made up.
 
     Raises GeodistillError for a layer out of range, a module path that does not exist, or, with a logit term, models
     of different problem types.
@@ -121,6 +72,8 @@ class Objective(nn.Module):
         teacher: nn.Module,
         widths: Mapping[FeatureRequest, int] | None = None,
         vocabulary: int | None = None,
+        student_probe: Probe = None,
+        teacher_probe: Probe = None,
     ) -> None:
         super().__init__()
         inner: PreTrainedModel = adapted_model(student)
@@ -132,10 +85,12 @@ class Objective(nn.Module):
         self.causal = is_causal(inner)
         self.vocabulary = vocabulary
         self.reads_logits = recipe.label is not None or recipe.logits is not None
-        self.features = nn.ModuleList(FeatureMatch(term, inner, teacher, widths or {}) for term in recipe.features)
+        self.features = nn.ModuleList(
+            FeatureMatch(term, inner, teacher, widths or {}, student_probe, teacher_probe) for term in recipe.features
+        )
         self.keys = unique_names(self._matches())
         self.student_points = list(dict.fromkeys(s for match in self._matches() for s, _ in match.pairs))
-        self.requests = feature_requests(recipe, student, teacher)
+        self.requests = feature_requests(recipe, student, teacher, student_probe, teacher_probe)
 
     def forward(
         self,
@@ -189,7 +144,7 @@ class Objective(nn.Module):
         for pair in self._pairs(student_features, signals, inputs):
             if accumulated is None:
                 value = terms[pair.key] = pair.loss(pair.student, pair.teacher, mask=pair.mask)
-                rows = pair.mask.sum() if pair.mask is not None else len(pair.student)
+                rows = pair.mask.sum() if pair.mask is not None else pair.student.shape[:-1].numel()
             else:
                 whole = accumulated.whole(pair.key, pair.loss)
                 value = accumulated.micro_batches * whole(pair.student, pair.teacher, pair.mask)
@@ -220,70 +175,12 @@ class Objective(nn.Module):
     def _pairs(
         self, student_features: Mapping[Point, Tensor], signals: TeacherSignals, inputs: Mapping[str, Tensor]
     ) -> Iterator[FeaturePair]:
-        keys = iter(self.keys)
-        for match in self._matches():
-            for (s, t), loss in zip(match.pairs, match.losses, strict=True):
-                student, mask = select_rows(
-                    student_features[s],
-                    kind=match.rows,
-                    attention_mask=inputs.get("attention_mask"),
-                    special_tokens_mask=inputs.get("special_tokens_mask"),
-                    special_tokens=match.special_tokens,
-                    labels=inputs.get("labels"),
-                    word_ids=inputs.get("word_ids"),
-                )
-                teacher, weight = signals.features[match.request(t)], match.weight / len(match.pairs)
-                yield FeaturePair(next(keys), weight, loss, student, teacher, mask)  # type: ignore[arg-type]
+        pairs = (pair for match in self._matches() for pair in match.match(student_features, signals, inputs))
+        for key, pair in zip(self.keys, pairs, strict=True):
+            yield pair._replace(key=key)
 
     def _matches(self) -> list[FeatureMatch]:
         return list(self.features)  # type: ignore[arg-type]  # an nn.ModuleList forgets what it holds
-
-
-def unique_names(matches: list[FeatureMatch]) -> list[str]:
-    """Return a name for each pair of each term; one that is taken gets the term's number."""
-    keys: list[str] = []
-    for number, match in enumerate(matches):
-        for name in match.names:
-            keys.append(name if name not in keys else f"{name}_{number}")
-    return keys
-
-
-def feature_requests(recipe: ObjectiveRecipe, student: Student, teacher: nn.Module) -> list[FeatureRequest]:
-    """Return the teacher rows that the objective compares, each once."""
-    requests = [
-        FeatureRequest(point, term.rows, term.special_tokens)
-        for term in recipe.features
-        for _, point in resolve_pairs(term, adapted_model(student), adapted_model(teacher))
-    ]
-    return list(dict.fromkeys(requests))
-
-
-def resolve_pairs(term: FeatureTerm, student: nn.Module, teacher: nn.Module) -> list[tuple[Point, Point]]:
-    """Return the term's (student point, teacher point) pairs: layers of a map, or module paths as they are."""
-    if not isinstance(term.layers, str) and term.layers and isinstance(term.layers[0][0], str):
-        return list(term.layers)
-    counts = (layer_count(model_config(model)) for model in (student, teacher))
-    layers = map_layers(term.layers, *counts)  # type: ignore[arg-type]
-    return [(s, t) for s, t in layers]
-
-
-def make_loss(term: FeatureTerm, student_width: int, teacher_width: int) -> nn.Module:
-    """Make the loss that a term names."""
-    shared: dict[str, Any] = {
-        "center": term.center,
-        "normalize": term.normalize,
-        "squared": term.squared,
-        "global_batch": term.global_batch,
-    }
-    match term.loss:
-        case "procrustes":
-            return ProcrustesLoss(**shared)
-        case "gram":
-            return GramLoss(**shared)
-        case "cka":
-            return CKALoss(**shared)
-        case "projection":
-            return ProjectionLoss(student_width, teacher_width, orthogonal=term.orthogonal, **shared)
 
 
 def make_logit_loss(term: LogitTerm, problem: ProblemType | None = None) -> LogitLoss:
@@ -336,11 +233,3 @@ def labelled_tokens(logits: Tensor, inputs: Mapping[str, Tensor]) -> Tensor | No
         return attended
     labelled = inputs["labels"] != IGNORED_LABEL
     return labelled if attended is None else labelled & (attended != 0)
-
-
-@torch.no_grad()
-def chance_loss(loss: nn.Module, student: Tensor, teacher: Tensor, seed: int) -> Tensor:
-    """Return what the loss gives for rows (n, d_s) and (n, d_t) that are not paired: the teacher's are shuffled."""
-    # An own generator: asking for the chance level must not change the course of the training.
-    order = torch.randperm(len(teacher), generator=torch.Generator().manual_seed(seed)).to(teacher.device)
-    return loss(student, teacher[order])

@@ -12,7 +12,16 @@ from torch import Tensor, nn
 from geodistill.distillation.outputs import is_label, logits_of
 from geodistill.distillation.students.adapters import adapted_model
 from geodistill.errors import GeodistillError
-from geodistill.features import Capture, Point, input_names, only_scored, scored_logits, scored_tokens, select_rows
+from geodistill.features import (
+    Capture,
+    Point,
+    Rows,
+    input_names,
+    only_scored,
+    scored_logits,
+    scored_tokens,
+    select_rows,
+)
 from geodistill.losses.top_k import TopKLogits
 
 
@@ -26,13 +35,13 @@ class FeatureRequest(NamedTuple):
 
 @dataclass(frozen=True)
 class TeacherSignals:
-    """What the teacher says of one batch: logits, where it has any, and the rows of each request, (b, t, d) or (b, d).
+    """What the teacher says of one batch: logits, where it has any, and the rows of each request with their mask.
 
     Logits are (b, …); of a causal language model (r, V), a row for each of `scored_tokens`, or the largest of each.
     """
 
     logits: Tensor | TopKLogits | None
-    features: dict[FeatureRequest, Tensor] = field(default_factory=dict)
+    features: dict[FeatureRequest, Rows] = field(default_factory=dict)
 
 
 TEACHER_PREFIX = "teacher_"
@@ -41,6 +50,8 @@ TEACHER_PREFIX = "teacher_"
 
 NO_INPUTS = ("example_id", "special_tokens_mask", "word_ids")
 """Columns of a batch that say something of its rows, and that no model reads."""
+BESIDE_INPUTS = (*NO_INPUTS, "attention_mask", "token_type_ids", "position_ids")
+"""Columns of a batch that say something of its inputs, and from which alone no model could answer."""
 
 
 class SignalSource(Protocol):
@@ -96,7 +107,7 @@ class Teacher:
         inputs = teacher_view(inputs)
         if self.model.training:  # a module that holds it was told to train
             self.model.eval()
-        device = inputs["input_ids"].device
+        device = device_of(inputs)
         bfloat16 = runs_in_bfloat16(self.precision, device)
         # An enclosing autocast of the student's must not decide the teacher's precision, so it is set either way.
         autocast = torch.autocast(device.type, dtype=torch.bfloat16, enabled=bfloat16)
@@ -109,19 +120,11 @@ class Teacher:
 
 
 def teacher_rows(
-    hidden: Mapping[Point, Tensor], requests: Sequence[FeatureRequest], inputs: Mapping[str, Tensor]
-) -> dict[FeatureRequest, Tensor]:
-    """Return the rows of each request, from the teacher's hidden states of a batch."""
+    features: Mapping[Point, Tensor], requests: Sequence[FeatureRequest], inputs: Mapping[str, Tensor]
+) -> dict[FeatureRequest, Rows]:
+    """Return the rows of each request, from the teacher's features of a batch."""
     return {
-        request: select_rows(
-            hidden[request.point],
-            kind=request.rows,
-            attention_mask=inputs.get("attention_mask"),
-            special_tokens_mask=inputs.get("special_tokens_mask"),
-            special_tokens=request.special_tokens,
-            labels=inputs.get("labels"),
-            word_ids=inputs.get("word_ids"),
-        )[0]
+        request: select_rows(features[request.point], inputs, kind=request.rows, special_tokens=request.special_tokens)
         for request in requests
     }
 
@@ -129,16 +132,23 @@ def teacher_rows(
 def teacher_view(inputs: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return what the teacher reads of a batch or an example: its own inputs where it has any, else the student's.
 
-    Raises GeodistillError where it has some but no tokens: nothing is filled in from the student's, which are others.
+    Raises GeodistillError where it has some but none to answer from, such as a mask alone: nothing is filled in from
+    the student's, which are others.
     """
     own = {name.removeprefix(TEACHER_PREFIX): inputs[name] for name in inputs if name.startswith(TEACHER_PREFIX)}
-    if own and "input_ids" not in own:
+    if own and all(name in BESIDE_INPUTS or is_label(name) for name in own):
+        read = next((name for name in inputs if name in ("input_ids", "pixel_values")), "input_ids")
         raise GeodistillError(
-            f"The batch has '{TEACHER_PREFIX}{next(iter(own))}' for the teacher and no '{TEACHER_PREFIX}input_ids'.",
+            f"The batch has '{TEACHER_PREFIX}{next(iter(own))}' for the teacher and no '{TEACHER_PREFIX}{read}'.",
             f"Give all that the teacher reads with the prefix '{TEACHER_PREFIX}', or nothing: it then reads what the "
             "student reads.",
         )
     return own or inputs
+
+
+def device_of(inputs: Mapping[str, Any]) -> torch.device:
+    """Return the device of a batch."""
+    return next(value.device for value in inputs.values() if isinstance(value, Tensor))
 
 
 def check_requests(source: SignalSource, requests: Sequence[FeatureRequest]) -> None:

@@ -1,24 +1,28 @@
 """From a model to feature rows: capture hidden states, choose rows, pair layers."""
 
-from geodistill.features.capture import (
-    Capture,
+from geodistill.features.capture import Capture, find_module, row_widths
+from geodistill.features.layers import map_layers, resolve_layer
+from geodistill.features.points import (
     Point,
+    default_probe,
     evaluation_mode,
-    feature_width,
-    feature_widths,
-    find_module,
     hidden_size,
     input_names,
+    last_layer,
     layer_count,
     model_config,
+    points,
 )
-from geodistill.features.layers import map_layers, resolve_layer
 from geodistill.features.rows import (
     IGNORED_LABEL,
-    ROW_KINDS,
+    KINDS,
+    Rows,
     count_word_tokens,
+    counted_rows,
     find_special_tokens,
+    match_rows,
     response_logits_mask,
+    row_width,
     select_rows,
 )
 from geodistill.features.scored import (
@@ -34,30 +38,36 @@ from geodistill.features.words import NO_WORD, TokenWords, align_words, token_wo
 
 __all__ = [
     "IGNORED_LABEL",
+    "KINDS",
     "NO_WORD",
-    "ROW_KINDS",
     "Capture",
     "Point",
+    "Rows",
     "TokenWords",
     "align_words",
     "count_scored",
     "count_word_tokens",
+    "counted_rows",
+    "default_probe",
     "evaluation_mode",
-    "feature_width",
-    "feature_widths",
     "find_module",
     "find_special_tokens",
     "hidden_size",
     "input_names",
     "is_causal",
+    "last_layer",
     "layer_count",
     "map_layers",
+    "match_rows",
     "model_config",
     "next_token_loss",
     "next_tokens_scored",
     "only_scored",
+    "points",
     "resolve_layer",
     "response_logits_mask",
+    "row_width",
+    "row_widths",
     "scored_logits",
     "scored_tokens",
     "select_rows",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -11,41 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
-from transformers import PretrainedConfig
 
 from geodistill.errors import GeodistillError
-from geodistill.features.layers import describe_range, resolve_layer
-
-Point = int | str
-
-
-def hidden_size(config: PretrainedConfig) -> int:
-    """Return the width of a model's blocks. A captured feature may be of another: measure it by `feature_widths`."""
-    return _text_attribute(config, "hidden_size")
-
-
-def layer_count(config: PretrainedConfig) -> int:
-    """Return how many blocks a model has; it has one hidden state more, the embedding layer."""
-    return _text_attribute(config, "num_hidden_layers")
-
-
-def model_config(model: nn.Module) -> PretrainedConfig:
-    """Return the config of a transformers model; raises GeodistillError for any other module, which has no layers with
-    numbers."""
-    config = getattr(model, "config", None)
-    if not isinstance(config, PretrainedConfig):
-        raise GeodistillError(
-            f"{type(model).__name__} is not a transformers model, so its layers have no numbers.",
-            "Name modules by their path instead, as in layers: [[student path, teacher path]].",
-        )
-    return config
-
-
-def input_names(model: nn.Module) -> set[str] | None:
-    """Return the names of the inputs that a model's forward takes; None where it names none and takes any."""
-    parameters = inspect.signature(model.forward).parameters.values()
-    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    return {parameter.name for parameter in parameters if parameter.kind in named} or None
+from geodistill.features.points import Point, check_layers, evaluation_mode, known_last_layer, probe_inputs
+from geodistill.features.rows import row_width
 
 
 class Capture:
@@ -72,8 +40,8 @@ class Capture:
         self.points = list(dict.fromkeys(points))
         self._layers = [point for point in self.points if isinstance(point, int)]
         self._modules = {point: find_module(model, point) for point in self.points if isinstance(point, str)}
-        if self._layers:
-            _check_layers(model, self._layers)
+        if self._layers and (known := known_last_layer(model)) is not None:
+            check_layers(model, self._layers, known)
 
     def __call__(self, **inputs: Any) -> tuple[Any, dict[Point, Tensor]]:
         if self._layers or getattr(getattr(self.model, "config", None), "return_dict", True) is False:
@@ -84,8 +52,7 @@ class Capture:
         with self._hooks(found, with_gradient=torch.is_grad_enabled()):
             outputs = self.model(**inputs)
         if self._layers:
-            hidden_states = _hidden_states(outputs)
-            found.update((layer, hidden_states[layer]) for layer in self._layers)
+            found.update(_chosen(self.model, _hidden_states(outputs), self._layers))
         return outputs, self.complete(found)
 
     @contextmanager
@@ -137,42 +104,6 @@ def find_module(model: nn.Module, path: str) -> nn.Module:
         raise GeodistillError(f"{type(model).__name__} has no module '{path}'.", remedy) from None
 
 
-def feature_widths(
-    model: nn.Module, points: Sequence[Point], inputs: Mapping[str, Tensor] | None = None
-) -> dict[Point, int]:
-    """Measure the width of the features at each point by one forward pass, of two tokens unless `inputs` are given.
-
-    The config does not tell it: OPT-350M's last hidden state is as wide as its word embeddings, half of `hidden_size`,
-    and a module path may lead to anything. The model's mode, its buffers and the random state are as before afterwards.
-    """
-    if inputs is None:
-        device = next(model.parameters()).device
-        tokens = torch.zeros(1, 2, dtype=torch.long, device=device)
-        inputs = {"input_ids": tokens, "attention_mask": torch.ones_like(tokens)}
-        names = input_names(model)
-        inputs = {name: value for name, value in inputs.items() if names is None or name in names}
-    with evaluation_mode(model), torch.no_grad():
-        _, features = Capture(model, points)(**inputs)
-    return {point: feature.shape[-1] for point, feature in features.items()}
-
-
-def feature_width(model: nn.Module, point: Point, inputs: Mapping[str, Tensor] | None = None) -> int:
-    """Measure the width of the features at one point; see `feature_widths`."""
-    return feature_widths(model, [point], inputs)[point]
-
-
-@contextmanager
-def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Put a model into eval mode, and each of its modules back into its own mode afterwards."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
-
-
 def _keep(path: str, found: dict[Point, Tensor], with_gradient: bool) -> Callable[[nn.Module, Any, Any], None]:
     """Make a forward hook that puts the module's features into `found`."""
 
@@ -204,8 +135,7 @@ def _listen_to_layers(model: nn.Module, layers: Sequence[int], found: dict[Point
         return args, {**inputs, "output_hidden_states": True}
 
     def keep(module: nn.Module, args: Any, output: Any) -> Any:
-        hidden_states = _hidden_states(output)
-        found.update((layer, hidden_states[layer]) for layer in layers)
+        found.update(_chosen(model, _hidden_states(output), layers))
         # The others are let go, and nobody converts them to float32 on the way out.
         return output if asked else type(output)(**{key: output[key] for key in output if key != "hidden_states"})
 
@@ -239,22 +169,27 @@ def _hidden_states(outputs: Any) -> tuple[Tensor, ...]:
     return hidden_states
 
 
-def _check_layers(model: nn.Module, layers: Sequence[int]) -> None:
-    blocks = layer_count(model_config(model))
-    for layer in layers:
-        if resolve_layer(layer, blocks) is None:
-            raise GeodistillError(
-                f"Layer {layer} is out of range for {type(model).__name__}.",
-                f"0 is the embedding layer and -1 the last: it has {describe_range(blocks)}.",
-            )
+def _chosen(model: nn.Module, hidden_states: Sequence[Tensor], layers: Sequence[int]) -> dict[Point, Tensor]:
+    check_layers(model, layers, len(hidden_states) - 1)
+    return {layer: hidden_states[layer] for layer in layers}
 
 
-def _text_attribute(config: PretrainedConfig, name: str) -> int:
-    # Every family's config answers to these two names (its attribute_map translates), multimodal ones in a text part.
-    value = getattr(config.get_text_config(), name, None)
-    if not isinstance(value, int):
-        raise GeodistillError(
-            f"The config of a '{config.model_type}' model has no single '{name}'.",
-            "Use a model whose blocks all have one width, or name modules by their path.",
-        )
-    return value
+def row_widths(
+    model: nn.Module, points: Sequence[Point], probe: Mapping[str, Tensor] | None = None, *, kind: str = "tokens"
+) -> dict[Point, int]:
+    """Measure how wide the rows of a kind are at each point, by one forward pass.
+
+    The config does not tell it: OPT-350M's last hidden state is as wide as its word embeddings, half of `hidden_size`,
+    and a module path may lead to anything. The model's mode, its buffers and the random state are as before afterwards.
+
+    Args:
+        model: any module.
+        points: layers or module paths.
+        probe: a tiny batch that the model reads; by default `default_probe`.
+        kind: a key of `KINDS`; the width of `map` is the number of channels.
+
+    Raises GeodistillError for a point that the kind of rows does not take.
+    """
+    with evaluation_mode(model), torch.no_grad():
+        _, features = Capture(model, points)(**probe_inputs(model, probe))
+    return {point: row_width(feature, kind) for point, feature in features.items()}

@@ -51,10 +51,11 @@ def count_scored(inputs: Mapping[str, Tensor], *, causal: bool) -> Tensor:
     ones of a token classifier; of any other the examples."""
     if causal:
         return next_tokens_scored(inputs).sum()
-    tokens, labels = inputs["input_ids"], inputs.get("labels")
-    if labels is not None and labels.shape == tokens.shape:
+    tokens, labels = inputs.get("input_ids"), inputs.get("labels")
+    if tokens is not None and labels is not None and labels.shape == tokens.shape:
         return (labels != IGNORED_LABEL).sum()
-    return torch.tensor(len(tokens), device=tokens.device)
+    examples = next(iter(inputs.values())) if tokens is None else tokens
+    return torch.tensor(len(examples), device=examples.device)
 
 
 @contextmanager

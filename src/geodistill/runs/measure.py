@@ -9,7 +9,16 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from geodistill.distillation.signals import FeatureRequest, Teacher, model_inputs
-from geodistill.features import Capture, layer_count, map_layers, only_scored, scored_tokens, select_rows
+from geodistill.features import (
+    Capture,
+    counted_rows,
+    last_layer,
+    map_layers,
+    match_rows,
+    only_scored,
+    scored_tokens,
+    select_rows,
+)
 from geodistill.geometry import chance_level, cka, floor, gram_distance, procrustes_distance
 from geodistill.runs.arguments import send
 from geodistill.tasks.task import Collator, EncodedExamples, batches, spread
@@ -36,7 +45,7 @@ def measure_geometry(
     rows give.
     """
     student.eval()
-    pairs = map_layers("uniform", layer_count(student.config), layer_count(teacher.config))
+    pairs = map_layers("uniform", last_layer(student), last_layer(teacher))
     requests = [FeatureRequest(t, rows) for _, t in pairs]
     ask = Teacher(teacher, requests, precision="float32")
     capture = Capture(student, [s for s, _ in pairs])
@@ -51,16 +60,9 @@ def measure_geometry(
         with only_scored(student, scored_tokens(student, inputs, wanted=False)):
             _, hidden = capture(**model_inputs(student, inputs))
         for place, ((s, _), request) in enumerate(zip(pairs, requests, strict=True)):
-            found, mask = select_rows(
-                hidden[s],
-                kind=rows,
-                attention_mask=inputs["attention_mask"],
-                labels=inputs.get("labels"),
-                word_ids=inputs.get("word_ids"),
-            )
-            assert mask is not None
-            student_rows[place].append(found[mask].cpu())
-            teacher_rows[place].append(signals.features[request][mask].cpu())
+            pair = match_rows(select_rows(hidden[s], inputs, kind=rows), signals.features[request])
+            for side, kept in zip((student_rows, teacher_rows), counted_rows(*pair), strict=True):
+                side[place].append(kept.cpu())
     # The rows of all layers together may be too many for an accelerator, so there is one pair of layers at a time.
     compared = [
         compare_rows(torch.cat(s_rows).to(device), torch.cat(t_rows).to(device))

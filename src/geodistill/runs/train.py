@@ -18,8 +18,9 @@ from geodistill.distillation.cache.format import TopK
 from geodistill.distillation.cache.plan import Key
 from geodistill.distillation.cache.teacher_cache import prepare_cache
 from geodistill.distillation.export import export_student
+from geodistill.distillation.feature_terms import feature_requests
 from geodistill.distillation.memory import telling_of_memory
-from geodistill.distillation.objective import Objective, feature_requests
+from geodistill.distillation.objective import Objective
 from geodistill.distillation.sharding import whole_model
 from geodistill.distillation.signals import NoTeacher, SignalSource, Teacher, model_inputs, teacher_view
 from geodistill.distillation.students.adapters import Student, adapted_model, merge_adapters
@@ -240,7 +241,6 @@ def train_stage(
             teacher = prepare_cache(
                 cache / cache_name(task, top_k, recipe.student if paired else None),
                 online,
-                taught.tokenizer,
                 [teacher_view(example) for example in learnt],
                 reading.collate_taught,
                 dtype=recipe.teacher.cache_dtype,

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from geodistill.distillation.cache import index as cache_index
-from geodistill.distillation.cache.index import BatchRows, scan
+from geodistill.distillation.cache.index import EXAMPLE, BatchRows, scan
 from geodistill.errors import GeodistillError
 
 
@@ -31,51 +31,74 @@ def pad(examples, side):
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.lists(st.integers(0, 6), min_size=1, max_size=8), st.sampled_from(["left", "right"]), st.data())
-def test_gather_puts_each_row_where_its_token_is(lengths, side, data):
+@given(st.lists(st.integers(0, 6), min_size=1, max_size=8), st.data())
+def test_gather_gives_each_example_its_rows(lengths, data):
     dataset = [example(length) for length in lengths]
     positions = data.draw(st.lists(st.integers(0, len(dataset) - 1), min_size=1, max_size=5))
     index, _ = scan(dataset)
-    inputs = pad([dataset[position] for position in positions], side)
+    index.counts |= {"letters": torch.tensor(lengths), "tokens": torch.tensor(lengths) + 2}
+    inputs = pad([dataset[position] for position in positions], "right")
     batch = BatchRows(index, torch.tensor(positions), inputs)
-    for per in ("attended", "content", "response", "scored", "words", "example"):
-        if index.rows(per) == 0:
-            continue
+    for per, counts in index.counts.items():
         # Row k of the table is the k-th of all rows in the order of the tables: number it k + 1, and 0 means padding.
         table = torch.arange(1, index.rows(per) + 1).unsqueeze(1)
-        found = batch.gather(per, {"rows": table})["rows"].squeeze(-1)
-        each = [1] * len(lengths)
-        labelled = {"response": lengths, "scored": lengths}
-        tokens = {"attended": [n + 2 for n in lengths], "content": lengths, **labelled}
-        counts = {**tokens, "words": [(n + 1) // 2 for n in lengths], "example": each}[per]
+        if not len(table):
+            continue
+        found, mask = batch.gather(per, {"rows": table})["rows"]
         order = sorted(range(len(lengths)), key=lambda row: -lengths[row])
         first = {row: 1 + sum(counts[before] for before in order[: order.index(row)]) for row in order}
         numbers = [list(range(first[row], first[row] + counts[row])) for row in positions]
-        if per == "example":
-            assert found.tolist() == [row[0] for row in numbers]
+        found = found.squeeze(-1)
+        if per == EXAMPLE:
+            assert mask is None and found.tolist() == [row[0] for row in numbers]
             continue
-        if per == "scored":
-            assert found.tolist() == [number for row in numbers for number in row]
-            ends = [(inputs["labels"][row, 1:] != -100).nonzero().flatten().tolist() for row in range(len(positions))]
-            assert [row.nonzero().flatten().tolist() for row in batch.kept(per)] == ends
-            continue
-        kept = inputs["attention_mask"] == 1
-        if per == "content":
-            kept &= inputs["special_tokens_mask"] == 0
-        if per == "response":
-            kept &= inputs["labels"] != -100
-        if per == "words":
-            most = max(1, *(counts[position] for position in positions), 1)
-            kept = torch.tensor([[word < counts[position] for word in range(most)] for position in positions])
-        assert [row[mask].tolist() for row, mask in zip(found, kept, strict=True)] == numbers
-        assert not found[~kept].any()
+        assert found.shape[1] == max(1, *(len(row) for row in numbers), 1)
+        assert [row[kept].tolist() for row, kept in zip(found, mask, strict=True)] == numbers
+        assert torch.equal(mask, mask.sort(1, descending=True).values) and not found[~mask].any()
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+@pytest.mark.parametrize("wide", [False, True])
+def test_a_batch_of_the_data_is_known_however_it_is_padded(side, wide):
+    dataset = [example(length) for length in (3, 0, 5, 1)]
+    if wide:  # several numbers a token, as a sensor gives them
+        generator = torch.Generator().manual_seed(0)
+        for each in dataset:
+            each["signal"] = torch.randn(len(each["input_ids"]), 2, 3, generator=generator).tolist()
+    index, _ = scan(dataset)
+    plain = [{name: values for name, values in each.items() if name != "signal"} for each in dataset]
+    inputs = pad(plain, side)
+    if wide:
+        inputs["signal"] = torch.zeros(*inputs["input_ids"].shape, 2, 3)
+        for row, each in enumerate(dataset):
+            inputs["signal"][row, inputs["attention_mask"][row] == 1] = torch.tensor(each["signal"])
+    BatchRows(index, torch.arange(4), inputs)
+    for name, values in inputs.items():
+        changed = values.clone()
+        changed[2, inputs["attention_mask"][2] == 1] = changed[2, inputs["attention_mask"][2] == 1].flip(0) + 1
+        if name not in ("attention_mask", "labels"):
+            with pytest.raises(GeodistillError, match="of example 2 in the batch"):
+                BatchRows(index, torch.arange(4), {**inputs, name: changed})
+
+
+def test_images_have_no_tokens():
+    generator = torch.Generator().manual_seed(0)
+    dataset = [{"pixel_values": torch.randn(3, 4, 4, generator=generator), "labels": row} for row in range(3)]
+    index, digest = scan(dataset)
+    assert index.lengths.tolist() == [1, 1, 1] and list(index.checksums) == ["pixel_values"]
+    assert scan([{**each, "labels": 0} for each in dataset])[1] == digest != scan(dataset[:2])[1]
+    batch = {"pixel_values": torch.stack([each["pixel_values"] for each in dataset])}
+    BatchRows(index, torch.arange(3), batch)
+    batch["pixel_values"][1, 2, 3, 3] += 1e-3
+    with pytest.raises(GeodistillError, match="The pixels of example 1"):
+        BatchRows(index, torch.arange(3), batch)
 
 
 def test_the_longest_examples_come_first():
     index, _ = scan([example(2), example(5), example(2), example(0)])
     assert index.order.tolist() == [1, 0, 2, 3]
-    assert [index.rows("attended", count) for count in range(5)] == [0, 7, 11, 15, 17]
-    assert index.rows("attended") == 17 and index.rows("content") == 9 and index.rows("example", 3) == 3
+    assert [index.tokens(count) for count in range(5)] == [0, 7, 11, 15, 17]
+    assert index.tokens() == 17 and index.rows(EXAMPLE, 3) == 3
 
 
 @pytest.mark.parametrize("change", ["token", "order", "longer", "shorter"])
@@ -96,37 +119,13 @@ def test_other_tokens_are_noticed(change):
         BatchRows(index, torch.tensor([1]), inputs)
 
 
-def test_a_special_token_mask_that_is_missing_or_another_is_refused():
+def test_labels_of_other_tokens_are_noticed():
     dataset = [example(4)]
     index, _ = scan(dataset)
     inputs = pad(dataset, "right")
-    without = {name: value for name, value in inputs.items() if name != "special_tokens_mask"}
-    with pytest.raises(GeodistillError, match="return_special_tokens_mask=True"):
-        BatchRows(index, torch.tensor([0]), without).kept("content")
-    with pytest.raises(GeodistillError, match="special-token mask of the batch differs"):
-        BatchRows(index, torch.tensor([0]), {**inputs, "special_tokens_mask": torch.ones(1, 7)}).kept("content")
-
-
-def test_labels_that_are_missing_or_others_are_refused():
-    dataset = [example(4)]
-    index, _ = scan(dataset)
-    inputs = pad(dataset, "right")
-    without = {name: value for name, value in inputs.items() if name != "labels"}
-    for wrong in (without, {**inputs, "labels": torch.tensor([1])}, {**inputs, "labels": inputs["input_ids"]}):
-        for per in ("response", "scored"):
-            with pytest.raises(GeodistillError, match="mark other tokens as the response"):
-                BatchRows(index, torch.tensor([0]), wrong).kept(per)
-
-
-def test_words_that_are_missing_or_others_are_refused():
-    dataset = [example(4)]
-    index, _ = scan(dataset)
-    inputs = pad(dataset, "right")
-    without = {name: value for name, value in inputs.items() if name != "word_ids"}
-    regrouped = torch.tensor([[-1, 0, 1, 1, 1, -1, -1]])  # as many words
-    for wrong in (without, {**inputs, "word_ids": regrouped}):
-        with pytest.raises(GeodistillError, match="are of other words than those of the cached data"):
-            BatchRows(index, torch.tensor([0]), wrong).kept("words")
+    BatchRows(index, torch.tensor([0]), {**inputs, "labels": torch.where(inputs["labels"] == -100, -100, 9)})
+    with pytest.raises(GeodistillError, match="The labelled tokens of example 0"):
+        BatchRows(index, torch.tensor([0]), {**inputs, "labels": inputs["input_ids"]})
 
 
 @pytest.mark.parametrize("chunk", [1, 2, 100])
@@ -136,13 +135,10 @@ def test_scan_finds_the_same_however_many_it_takes_at_a_time(monkeypatch, chunk)
     dataset[3] = {name: torch.tensor(values) for name, values in dataset[3].items()}
     monkeypatch.setattr(cache_index, "_CHUNK", chunk)
     index, _ = scan(dataset)
-    assert index.attended.tolist() == [5, 2, 5, 3, 5] and index.content.tolist() == [3, 0, 4, 1, 3]
-    assert index.response.tolist() == [3, 0, 5, 1, 3] and index.words.tolist() == [2, 0, 3, 1, 2]
-    assert index.scored.tolist() == [3, 0, 4, 1, 3]  # nothing precedes the first token of the one padded on the left
+    assert index.lengths.tolist() == [5, 2, 5, 3, 5]
     for position, entry in enumerate(dataset):
         batch = {name: torch.as_tensor(values).unsqueeze(0) for name, values in entry.items()}
-        rows = BatchRows(index, torch.tensor([position]), batch)
-        rows.kept("content"), rows.kept("words")
+        BatchRows(index, torch.tensor([position]), batch)
 
 
 def test_scan_knows_the_data_by_what_the_teacher_sees():
@@ -152,10 +148,16 @@ def test_scan_knows_the_data_by_what_the_teacher_sees():
     assert scan(dataset[:1])[1] != digest
     for name, value in [("input_ids", 9), ("attention_mask", 0), ("special_tokens_mask", 0), ("word_ids", 0)]:
         assert scan([dataset[0], {**dataset[1], name: [value, *dataset[1][name][1:]]}])[1] != digest
-    labels = [-100, 4, 4, 4]
-    responses = [scan([{**dataset[0], "labels": part}, dataset[1]])[1] for part in (labels, [-100, *labels[:3]])]
+    labels = ([-100, 4, 4, 4], [-100, -100, 4, 4])
+    responses = [
+        scan([{**entry, "labels": [*part, *[4] * (len(entry["input_ids"]) - 4)]} for entry in dataset])[1]
+        for part in labels
+    ]
     assert len({digest, *responses}) == 3
-    assert scan([{**dataset[0], "labels": [-100, 9, 9, 9]}, dataset[1]])[1] == responses[0]
+    assert (
+        scan([{**entry, "labels": [-100, *[9] * (len(entry["input_ids"]) - 1)]} for entry in dataset])[1]
+        == responses[0]
+    )
     typed = [{**entry, "token_type_ids": [0] * len(entry["input_ids"])} for entry in dataset]
     paired = [{**entry, "token_type_ids": [1] * len(entry["input_ids"])} for entry in dataset]
     assert len({digest, scan(typed)[1], scan(paired)[1]}) == 3
@@ -166,5 +168,5 @@ def test_scan_refuses_what_cannot_be_cached():
         scan([])
     with pytest.raises(GeodistillError, match="Example 1 of the data to be cached has the 'example_id' 0"):
         scan([{**example(2), "example_id": 0}, {**example(2), "example_id": 0}])
-    with pytest.raises(GeodistillError, match=r"Example 1 .* has the inputs input_ids, and the first has input_ids,"):
+    with pytest.raises(GeodistillError, match=r"Example 1 .* has the inputs input_ids, and the first has inp"):
         scan([example(2), {"input_ids": [1, 2]}])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torch.nn.utils.rnn import pad_sequence
-from training import POSITIONS, reopen
+from training import POSITIONS, counted, reopen
 from transformers import LlamaForCausalLM, RobertaConfig, RobertaForSequenceClassification, TrainingArguments
 
 from geodistill import geometry
@@ -34,8 +34,8 @@ def test_the_largest_logits_of_tokens(speaking, tmp_path):
             pair = (getattr(logits, name) for logits in (found.logits, expected))
             torch.testing.assert_close(*pair, atol=1e-6, rtol=0)
         torch.testing.assert_close(
-            found.features[speaking.requests[0]][attended],
-            signals.features[speaking.requests[0]][attended],
+            counted(found.features[speaking.requests[0]]),
+            counted(signals.features[speaking.requests[0]]),
             atol=1e-6,
             rtol=0,
         )
@@ -51,7 +51,7 @@ def test_the_largest_logits_of_tokens(speaking, tmp_path):
 def test_only_logits_that_are_scored_are_kept(speaking, tmp_path, top_k):
     collate = answering(speaking)
     options = {"dtype": "float32", "limit_bytes": 10**6, "progress": False, "top_k": top_k}
-    cache = prepare_cache(tmp_path, speaking.teacher(), speaking.tokenizer, speaking.dataset, collate, **options)
+    cache = prepare_cache(tmp_path, speaking.teacher(), speaking.dataset, collate, **options)
     responses = sum(len(example["input_ids"]) - 1 for example in speaking.dataset)
     assert (tmp_path / "logits.bin").stat().st_size == responses * 4 * (40 if top_k is None else 11)
     batch = collate([speaking.dataset[position] for position in POSITIONS])
@@ -70,7 +70,7 @@ def test_a_teacher_that_is_asked_for_rows_alone_has_no_logits_on_disk(speaking, 
     batch = speaking.batch(POSITIONS)
     found, expected = cache(batch), speaking.teacher()(batch)
     assert found.logits is None and quiet(batch).logits is None
-    torch.testing.assert_close(found.features[request], expected.features[request], atol=1e-6, rtol=0)
+    torch.testing.assert_close(counted(found.features[request]), counted(expected.features[request]), atol=1e-6, rtol=0)
     assert cache.select([request])(batch).logits is None
 
     # Who wants logits has it written again, with what it held; who does not want them reads what is there.
@@ -78,7 +78,9 @@ def test_a_teacher_that_is_asked_for_rows_alone_has_no_logits_on_disk(speaking, 
     torch.testing.assert_close(whole(batch).logits, expected.logits, atol=1e-6, rtol=0)
     stamp = (tmp_path / "logits.bin").stat().st_mtime_ns
     again = speaking.prepare(tmp_path, quiet)
-    torch.testing.assert_close(again(batch).features[request], expected.features[request], atol=1e-6, rtol=0)
+    torch.testing.assert_close(
+        counted(again(batch).features[request]), counted(expected.features[request]), atol=1e-6, rtol=0
+    )
     assert (tmp_path / "logits.bin").stat().st_mtime_ns == stamp
     more = speaking.prepare(
         tmp_path, Teacher(speaking.model, [FeatureRequest(1, "last")], precision="float32", logits=False)
@@ -106,9 +108,7 @@ def test_a_decoder_learns_from_the_largest_logits(speaking, tmp_path):
         speaking.model.lm_head.weight.mul_(20)  # a teacher that has something to say
     terms = ObjectiveRecipe(logits={"temperature": 1.0, "divergence": "skewed_reverse_kl"})
     options = {"dtype": "float32", "limit_bytes": 10**6, "progress": False, "top_k": TopK(5, 1.0)}
-    cache = prepare_cache(
-        tmp_path / "cache", speaking.teacher([]), speaking.tokenizer, speaking.dataset, collate, **options
-    )
+    cache = prepare_cache(tmp_path / "cache", speaking.teacher([]), speaking.dataset, collate, **options)
     student = LlamaForCausalLM(speaking.model.config)
     arguments = TrainingArguments(
         str(tmp_path / "out"),
@@ -176,7 +176,8 @@ class TestRotated:
             axes = cache.axes[request]
             assert axes.shape == (16, cache.widths[request])
             torch.testing.assert_close(axes.T @ axes, torch.eye(axes.shape[1]), atol=1e-6, rtol=0)
-            torch.testing.assert_close(found.features[request], expected.features[request] @ axes, atol=2e-6, rtol=0)
+            rows = counted(found.features[request]), counted(expected.features[request]) @ axes
+            torch.testing.assert_close(*rows, atol=2e-6, rtol=0)
             assert 0.99 <= cache.bounds[request].share <= 1
         assert {path.name for path in tmp_path.glob("spool*")} == set()
 
@@ -187,7 +188,7 @@ class TestRotated:
         expected, found = narrow.teacher()(batch), cache(batch)
         generator = torch.Generator().manual_seed(0)
         for request in narrow.requests:
-            before, after = expected.features[request].double(), found.features[request].double()
+            before, after = (counted(signals.features[request]).double() for signals in (expected, found))
             bound = cache.bounds[request]
             mask = before.abs().sum(-1) > 0
             directions = [torch.randn(16, 5, generator=generator).double(), torch.eye(16).double()[:, 12:]]
@@ -205,13 +206,10 @@ class TestRotated:
         cache = lesson.prepare(tmp_path, variance=1.0)
         batch = lesson.batch(range(len(lesson.dataset)))
         request = lesson.requests[0]
-        before, after = lesson.teacher()(batch).features[request], cache(batch).features[request]
-        student = torch.randn(*before.shape[:2], 4, generator=torch.Generator().manual_seed(0))
-        mask = batch["attention_mask"]
+        before, after = (counted(source(batch).features[request]) for source in (lesson.teacher(), cache))
+        student = torch.randn(len(before), 4, generator=torch.Generator().manual_seed(0))
         for distance in (geometry.procrustes_distance, geometry.gram_distance, geometry.cka):
-            torch.testing.assert_close(
-                distance(student, before, mask=mask), distance(student, after, mask=mask), atol=1e-5, rtol=0
-            )
+            torch.testing.assert_close(distance(student, before), distance(student, after), atol=1e-5, rtol=0)
         assert cache.bounds[request].procrustes_squared < 1e-6
 
     def test_it_stays_open_to_some_requests_and_to_damage_control(self, narrow, tmp_path):

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 from torch.nn.utils.rnn import pad_sequence
-from training import POSITIONS, reopen
+from training import POSITIONS, counted, reopen
 from transformers import LlamaConfig, LlamaForSequenceClassification, RobertaForTokenClassification
 
 from geodistill.distillation.cache.format import MANIFEST
@@ -30,7 +30,9 @@ def test_it_answers_like_the_teacher_however_the_batch_is_padded(lesson, cache, 
     logits = lesson.teacher()(lesson.batch(POSITIONS)).logits
     torch.testing.assert_close(found.logits, logits, atol=1e-6, rtol=0)
     for request in lesson.requests:
-        torch.testing.assert_close(found.features[request], expected.features[request], atol=1e-6, rtol=0)
+        torch.testing.assert_close(
+            counted(found.features[request]), counted(expected.features[request]), atol=1e-6, rtol=0
+        )
 
 
 @pytest.mark.parametrize("side", ["right", "left"])
@@ -42,7 +44,9 @@ def test_it_answers_like_a_decoder(lesson, tmp_path, side):
     expected, found = lesson.teacher(requests)(batch), lesson.prepare(tmp_path, lesson.teacher(requests))(batch)
     torch.testing.assert_close(found.logits, expected.logits, atol=1e-6, rtol=0)
     for request in requests:
-        torch.testing.assert_close(found.features[request], expected.features[request], atol=1e-6, rtol=0)
+        torch.testing.assert_close(
+            counted(found.features[request]), counted(expected.features[request]), atol=1e-6, rtol=0
+        )
 
 
 def test_a_batch_without_a_mask_is_attended_everywhere(lesson, cache):
@@ -51,7 +55,9 @@ def test_a_batch_without_a_mask_is_attended_everywhere(lesson, cache):
     batch = lesson.batch(alike)
     expected = cache(batch)
     del batch["attention_mask"]
-    assert torch.equal(cache(batch).features[lesson.requests[0]], expected.features[lesson.requests[0]])
+    assert torch.equal(
+        counted(cache(batch).features[lesson.requests[0]]), counted(expected.features[lesson.requests[0]])
+    )
 
 
 def test_bfloat16_answers_are_the_teachers_rounded(lesson, tmp_path):
@@ -61,19 +67,20 @@ def test_bfloat16_answers_are_the_teachers_rounded(lesson, tmp_path):
     assert found.logits.dtype == torch.float32
     torch.testing.assert_close(found.logits, expected.logits, atol=1e-6, rtol=0)
     for request in lesson.requests:
-        assert found.features[request].dtype == torch.bfloat16
+        assert found.features[request].values.dtype == torch.bfloat16
         # Half a unit in the last of 8 bits; the absolute part is the rounding of the two forward passes.
-        torch.testing.assert_close(found.features[request].float(), expected.features[request], atol=1e-6, rtol=2.0**-8)
+        rows = counted(found.features[request]).float(), counted(expected.features[request])
+        torch.testing.assert_close(*rows, atol=1e-6, rtol=2.0**-8)
 
 
 def test_answers_may_be_changed_without_changing_the_cache(lesson, cache):
     batch = lesson.batch(POSITIONS)
     first = cache(batch)
-    kept = {request: rows.clone() for request, rows in first.features.items()}
-    for rows in [first.logits, *first.features.values()]:
-        rows.fill_(7.0)
+    kept = {request: rows.values.clone() for request, rows in first.features.items()}
+    for values in [first.logits, *(rows.values for rows in first.features.values())]:
+        values.fill_(7.0)
     for request, rows in cache(batch).features.items():
-        assert torch.equal(rows, kept[request])
+        assert torch.equal(rows.values, kept[request])
 
 
 def test_logits_of_tokens(lesson, tmp_path):
@@ -102,11 +109,11 @@ def test_rows_of_responses(lesson, tmp_path):
         return {**batch, "labels": pad_sequence(rows, batch_first=True, padding_value=-100)}
 
     options: dict[str, Any] = {"dtype": "float32", "limit_bytes": 10**8, "progress": False}
-    cache = prepare_cache(tmp_path, teacher, lesson.tokenizer, lesson.dataset, collate, **options)
+    cache = prepare_cache(tmp_path, teacher, lesson.dataset, collate, **options)
     batch = collate([lesson.dataset[position] for position in POSITIONS])
     found, expected = cache(batch).features[request], teacher(batch).features[request]
-    torch.testing.assert_close(found, expected, atol=1e-6, rtol=0)
-    assert torch.equal(found.any(-1), batch["labels"] != -100)
+    torch.testing.assert_close(counted(found), counted(expected), atol=1e-6, rtol=0)
+    assert torch.equal(found.mask.sum(1), (batch["labels"] != -100).sum(1))
 
 
 @pytest.mark.parametrize("side", ["right", "left"])
@@ -127,23 +134,25 @@ def test_rows_of_words(lesson, tmp_path, side):
         return {**batch, "word_ids": word_ids}
 
     options: dict[str, Any] = {"dtype": "float32", "limit_bytes": 10**8, "progress": False}
-    cache = prepare_cache(tmp_path, teacher, lesson.tokenizer, lesson.dataset, collate, **options)
+    cache = prepare_cache(tmp_path, teacher, lesson.dataset, collate, **options)
     batch = collate([lesson.dataset[position] for position in POSITIONS])
     expected = teacher(batch)
     most = int(batch["word_ids"].max()) + 1
-    assert expected.features[request].shape == (len(POSITIONS), most, 16)
-    first = expected.features[tokens][0][batch["word_ids"][0] == 0].mean(0)
-    torch.testing.assert_close(expected.features[request][0, 0], first)
+    assert expected.features[request].values.shape == (len(POSITIONS), most, 16)
+    first = expected.features[tokens].values[0][batch["word_ids"][0] == 0].mean(0)
+    torch.testing.assert_close(expected.features[request].values[0, 0], first)
     foreign = {f"teacher_{name}": value for name, value in batch.items()}
     foreign |= {"input_ids": torch.ones(len(POSITIONS), 3), "example_id": batch["example_id"]}
     for source in (cache, teacher):
         for given in (batch, foreign):
             found = source(given)
-            torch.testing.assert_close(found.features[request], expected.features[request], atol=1e-6, rtol=0)
+            torch.testing.assert_close(
+                counted(found.features[request]), counted(expected.features[request]), atol=1e-6, rtol=0
+            )
             torch.testing.assert_close(found.logits, expected.logits, atol=1e-6, rtol=0)
     words = sum(max(example["word_ids"]) + 1 for example in lesson.dataset)
     assert (tmp_path / "features-0.bin").stat().st_size == 4 * 16 * words
-    with pytest.raises(GeodistillError, match="are of other words"):
+    with pytest.raises(GeodistillError, match="The words of example"):
         cache({**foreign, "teacher_word_ids": foreign["teacher_word_ids"].clamp(max=0)})
 
 
@@ -169,7 +178,9 @@ def test_some_of_its_requests(lesson, cache, tmp_path):
     some = reopen(lesson, tmp_path / "cache", lesson.requests[3:5])
     batch = lesson.batch(POSITIONS)
     assert list(some(batch).features) == some.requests == list(lesson.requests[3:5])
-    assert torch.equal(some(batch).features[lesson.requests[3]], cache(batch).features[lesson.requests[3]])
+    assert torch.equal(
+        counted(some(batch).features[lesson.requests[3]]), counted(cache(batch).features[lesson.requests[3]])
+    )
     assert some.widths == {request: 16 for request in some.requests}
 
 
@@ -180,7 +191,7 @@ def test_a_selection_reads_only_what_it_answers(lesson, cache):
         assert chosen.requests == list(chosen(batch).features) == requests
         assert torch.equal(chosen(batch).logits, cache(batch).logits)
         for request in requests:
-            assert torch.equal(chosen(batch).features[request], cache(batch).features[request])
+            assert torch.equal(counted(chosen(batch).features[request]), counted(cache(batch).features[request]))
     assert cache.requests == list(lesson.requests)
     with pytest.raises(GeodistillError, match=r"not opened for tokens of -1\. Choose among cls of 1\."):
         cache.select([lesson.requests[2]]).select([lesson.requests[0]])
@@ -195,7 +206,7 @@ def test_a_request_it_lacks_is_refused_and_prepared_beside_the_others(lesson, tm
     batch = lesson.batch(POSITIONS)
     expected = lesson.teacher()(batch)
     for request, rows in both(batch).features.items():
-        torch.testing.assert_close(rows, expected.features[request], atol=1e-6, rtol=0)
+        torch.testing.assert_close(counted(rows), counted(expected.features[request]), atol=1e-6, rtol=0)
 
 
 def test_batches_of_other_data_are_refused(lesson, cache):
@@ -283,7 +294,7 @@ def test_wrong_settings(lesson, tmp_path):
 def test_the_precision_of_the_teacher_counts(lesson, tmp_path):
     def fingerprint(precision):
         teacher = Teacher(lesson.model, precision=precision)
-        return cache_fingerprint(teacher, lesson.tokenizer, lesson.dataset)
+        return cache_fingerprint(teacher, lesson.dataset)
 
     assert fingerprint("float32") != fingerprint("bfloat16")
     assert fingerprint("auto") in (fingerprint("float32"), fingerprint("bfloat16"))

@@ -30,7 +30,16 @@ from geodistill.distillation.cache.format import (
     write_manifest,
 )
 from geodistill.distillation.cache.index import BatchRows, Collate, ExampleIndex, Examples
-from geodistill.distillation.cache.plan import Key, check_space, describe, make_batch, plan_cache, say, whole_logits
+from geodistill.distillation.cache.plan import (
+    ATTENDED,
+    Key,
+    check_space,
+    describe,
+    make_batch,
+    plan_cache,
+    say,
+    whole_logits,
+)
 from geodistill.distillation.cache.rotation import CutBounds, cut_bounds, mean_and_covariance, principal_axes
 from geodistill.distillation.signals import Teacher, TeacherSignals
 from geodistill.errors import GeodistillError
@@ -79,7 +88,7 @@ def write_cache(
                 continue
             final[key], axes[final[key].file], bounds[key] = _rotate(folder, table, final[key], index, variance)
             say(
-                f"Rotated cache, {describe(key)}: width {table.shape[0]} → {final[key].shape[0]}, {bounds[key]}.",
+                f"Rotated cache, {describe(key)}: width {table.shape[-1]} → {final[key].shape[-1]}, {bounds[key]}.",
                 progress,
             )
         save_file(axes, folder / AXES)
@@ -143,12 +152,12 @@ def _run_teacher(
     progress: bool,
 ) -> None:
     # Tokens, not examples, make the time left right: the longest examples come first.
-    total = index.rows("attended")
+    total = index.tokens()
     bar = tqdm(
         total=total,
-        initial=index.rows("attended", done),
+        initial=index.tokens(done),
         desc="Teacher",
-        unit="token",
+        unit="token" if index.tokens() > len(index) else "example",
         unit_scale=True,
         disable=not progress,
     )
@@ -171,7 +180,7 @@ def _run_teacher(
                 for key, table in tables.items():
                     files[key].write(tensor_bytes(_select(signals, key, table, rows).to(DTYPES[table.dtype])))
                 done += len(positions)
-                bar.update(int(rows.attended.sum()))
+                bar.update(int(index.lengths[positions].sum()))
                 if time.monotonic() - saved > FLUSH_SECONDS:
                     save()
                     saved = time.monotonic()
@@ -181,10 +190,14 @@ def _run_teacher(
 
 def _select(signals: TeacherSignals, key: Key, table: Table, rows: BatchRows) -> Tensor:
     """The rows that the table stores of one batch's signals, (rows, …), on the CPU."""
-    values = whole_logits(signals) if key is None else signals.features[key]
-    if table.top_k is not None:
-        values = TopKLogits.of(values, *table.top_k).pack()
-    values = values.cpu() if table.per in ("example", "scored") else values.cpu()[rows.kept(table.per)]
+    if key is None:
+        values = whole_logits(signals)
+        if table.top_k is not None:
+            values = TopKLogits.of(values, *table.top_k).pack()
+        values = values.cpu()[rows.attended] if table.per == ATTENDED else values.cpu()
+    else:
+        values, mask = signals.features[key]
+        values = values.cpu() if mask is None else values.cpu()[mask.cpu()]
     if not values.isfinite().all():
         raise GeodistillError(
             f"The teacher gives NaN or infinite values ({describe(key)}).",
@@ -198,9 +211,9 @@ def _rotate(
 ) -> tuple[Table, Tensor, CutBounds]:
     """Write the spooled rows in their principal axes, cut; return their table, the axes and what the cut can cost."""
     rows = spool.map(folder, index.rows(spool.per))
-    mean, covariance = mean_and_covariance(rows.split(_BLOCK))
+    mean, covariance = mean_and_covariance(block.flatten(0, -2) for block in rows.split(_BLOCK))
     axes = principal_axes(mean, covariance, variance)
-    table = replace(final, shape=(axes.shape[1],))
+    table = replace(final, shape=(*final.shape[:-1], axes.shape[1]))
     with (folder / table.file).open("wb") as file:
         for block in rows.split(_BLOCK):
             file.write(tensor_bytes((block @ axes.float()).to(DTYPES[table.dtype])))

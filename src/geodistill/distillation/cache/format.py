@@ -19,13 +19,12 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
 
 from geodistill.distillation.signals import FeatureRequest, Teacher, runs_in_bfloat16
 from geodistill.errors import GeodistillError
 from geodistill.files import fingerprint_of, sha256, write_json
 
-FORMAT = 3
+FORMAT = 4
 MANIFEST = "manifest.json"
 PROGRESS = "progress.json"
 INDEX = "examples.safetensors"
@@ -34,9 +33,6 @@ LOGITS = "logits.bin"
 
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 CacheDtype = Literal["bfloat16", "float32"]
-RowsPer = Literal["example", "attended", "content", "response", "scored", "words"]
-"""What a table has a row for: an example, each of its words, or each attended token, and of these only the content, the
-response, or those whose logits a language model is scored by."""
 
 
 class TopK(NamedTuple):
@@ -48,12 +44,15 @@ class TopK(NamedTuple):
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of one shape and dtype, stored back to back in one file; with `top_k`, each is a packed `TopKLogits`."""
+    """Rows of one shape and dtype, stored back to back in one file; with `top_k`, each is a packed `TopKLogits`.
+
+    per: what the table has a row for, a name of the index's counts; `example` for one row an example
+    """
 
     file: str
     dtype: str
     shape: tuple[int, ...]
-    per: RowsPer
+    per: str
     top_k: TopK | None = None
 
     @property
@@ -74,7 +73,6 @@ class Table:
 
 def fingerprint_teacher(
     teacher: Teacher,
-    tokenizer: PreTrainedTokenizerBase,
     data: str,
     dtype: str,
     variance: float | None,
@@ -91,7 +89,6 @@ def fingerprint_teacher(
     for name, tensor in teacher.model.state_dict().items():
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
         digest.update(tensor_bytes(tensor))
-    digest.update(_tokenizer_json(tokenizer).encode())
     return digest.hexdigest()
 
 
@@ -112,14 +109,6 @@ def _config_of(model: Any) -> dict[str, Any]:
 def _as_json(value: Any) -> Any:
     # A set's order depends on the process.
     return sorted(value) if isinstance(value, set) else str(value)
-
-
-def _tokenizer_json(tokenizer: PreTrainedTokenizerBase) -> str:
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    if backend is None:
-        return json.dumps([type(tokenizer).__name__, tokenizer.get_vocab()], sort_keys=True)
-    # How the last call padded and truncated is state, not identity.
-    return json.dumps({**json.loads(backend.to_str()), "padding": None, "truncation": None}, sort_keys=True)
 
 
 def tensor_bytes(tensor: Tensor) -> memoryview:

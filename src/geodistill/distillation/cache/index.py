@@ -1,9 +1,9 @@
-"""Which rows of a cache belong to which example, and where they go in a padded batch."""
+"""Which rows of a cache belong to which example, and a checksum by which a batch of other data is noticed."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
@@ -11,159 +11,162 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from geodistill.distillation.cache.format import RowsPer
 from geodistill.errors import GeodistillError
-from geodistill.features import IGNORED_LABEL, NO_WORD, count_word_tokens, response_logits_mask
+from geodistill.features import IGNORED_LABEL, Rows
 
 Examples = Sequence[Mapping[str, Any]]
 Collate = Callable[[list[Mapping[str, Any]]], Mapping[str, Tensor]]
 
-# What the teacher may see of an example; of labels only where they are.
-_TEACHER_INPUTS = ("input_ids", "attention_mask", "special_tokens_mask", "token_type_ids", "position_ids", "word_ids")
+EXAMPLE = "example"
+"""The table has one entry for each example."""
+NUMBERS = ("example_id", "row")  # they say which example it is, and nothing of what it holds
+IN_WORDS = {"input_ids": "tokens", "pixel_values": "pixels", "word_ids": "words", "labels": "labelled tokens"}
+_MOST_CHECKED = 4096  # numbers of an image that its checksum looks at
 _CHUNK = 4096
 
 
 class ExampleIndex:
-    """Where each example's rows lie, and a checksum of its tokens by which a batch of other data is recognised."""
+    """How long each example is, how many rows it has in each table, and checksums of its columns.
+
+    lengths: (n,) tokens that are attended; 1 for an example that has none
+    checksums: column → (n,)
+    counts: what a table has a row for → (n,) how many of them each example has
+    """
 
     def __init__(
-        self,
-        attended: Tensor,
-        content: Tensor,
-        response: Tensor,
-        scored: Tensor,
-        words: Tensor,
-        checksum: Tensor,
-        word_checksum: Tensor,
+        self, lengths: Tensor, checksums: Mapping[str, Tensor], counts: Mapping[str, Tensor] | None = None
     ) -> None:
-        self.attended, self.content, self.response = attended, content, response
-        self.scored, self.words = scored, words
-        self.checksum, self.word_checksum = checksum, word_checksum
-        self.order = attended.argsort(descending=True, stable=True)
-        self._counts: dict[RowsPer, Tensor] = {
-            "example": torch.ones_like(attended),
-            "attended": attended,
-            "content": content,
-            "response": response,
-            "scored": scored,
-            "words": words,
-        }
-        self.starts = {per: self._starts(counts) for per, counts in self._counts.items()}
+        self.lengths, self.checksums = lengths, dict(checksums)
+        self.order = lengths.argsort(descending=True, stable=True)
+        self.counts: dict[str, Tensor] = {EXAMPLE: torch.ones_like(lengths), **(counts or {})}
+        self._starts: dict[str, Tensor] = {}
 
     def __len__(self) -> int:
-        return len(self.attended)
+        return len(self.lengths)
 
-    def _starts(self, counts: Tensor) -> Tensor:
-        starts = torch.empty_like(counts)
-        starts[self.order] = counts[self.order].cumsum(0) - counts[self.order]
-        return starts
+    def starts(self, per: str) -> Tensor:
+        """Where the rows of each example begin in a table, (n,)."""
+        if per not in self._starts:
+            counts = self.counts[per][self.order]
+            starts = self._starts[per] = torch.empty_like(counts)
+            starts[self.order] = counts.cumsum(0) - counts
+        return self._starts[per]
 
-    def rows(self, per: RowsPer, examples: int | None = None) -> int:
+    def rows(self, per: str, examples: int | None = None) -> int:
         """How many rows the first `examples` in the order of the tables have; all when absent."""
-        return int(self._counts[per][self.order[:examples]].sum())
+        return int(self.counts[per][self.order[:examples]].sum())
+
+    def tokens(self, examples: int | None = None) -> int:
+        """How many tokens the first `examples` in the order of the tables have; all when absent."""
+        return int(self.lengths[self.order[:examples]].sum())
 
     @property
     def bytes(self) -> int:
         return sum(tensor.nbytes for tensor in self.tensors().values())
 
     def tensors(self) -> dict[str, Tensor]:
-        tokens = {"attended": self.attended, "content": self.content, "response": self.response, "scored": self.scored}
-        return {**tokens, "words": self.words, "checksum": self.checksum, "word_checksum": self.word_checksum}
+        """The index as a safetensors file holds it."""
+        return {
+            "lengths": self.lengths,
+            **{f"checksum.{name}": values for name, values in self.checksums.items()},
+            **{f"count.{name}": values for name, values in self.counts.items() if name != EXAMPLE},
+        }
+
+    @classmethod
+    def of(cls, tensors: Mapping[str, Tensor]) -> ExampleIndex:
+        """The index that `tensors` gave."""
+
+        def under(prefix: str) -> dict[str, Tensor]:
+            return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+        return cls(tensors["lengths"], under("checksum."), under("count."))
 
 
 class BatchRows:
-    """Which rows of the tables the examples of one padded batch are, and where they go in it."""
+    """Where the rows of a batch's examples are in the tables. The batch may be padded on either side, to any length.
+
+    Raises GeodistillError where an example of the batch is not the one that the index has at its position.
+    """
 
     def __init__(self, index: ExampleIndex, positions: Tensor, inputs: Mapping[str, Tensor]) -> None:
-        ids = inputs["input_ids"].cpu()
-        mask = inputs.get("attention_mask")
         self.index, self.positions = index, positions
-        self.attended = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask.cpu() != 0
-        self._special, self._labels = inputs.get("special_tokens_mask"), inputs.get("labels")
-        self._words = inputs.get("word_ids")
-        wrong = self._checksum(ids) != index.checksum[positions]
+        self.attended = attended_tokens(inputs)
+        for name, expected in index.checksums.items():
+            if name in inputs:
+                self._compare(name, checksum(name, inputs[name].cpu(), self.attended), expected[positions])
+
+    def _compare(self, name: str, found: Tensor, expected: Tensor) -> None:
+        wrong = found != expected
         if wrong.any():
-            example = int(positions[wrong.int().argmax()])
+            example = int(self.positions[wrong.int().argmax()])
             raise GeodistillError(
-                f"The tokens of example {example} in the batch are not those that the teacher cache holds for it.",
-                "Give each example its position in the cached data as 'example_id', and read no other data from it.",
+                f"The {IN_WORDS.get(name, name)} of example {example} in the batch are not those that the teacher "
+                "cache holds for it.",
+                "Give each example its position in the cached data as 'example_id', collate as when the cache was "
+                "written, and read no other data from it.",
             )
 
-    def _checksum(self, values: Tensor) -> Tensor:
-        rank = self.attended.cumsum(1) - 1
-        return ((values + 1) * _mix(rank) * self.attended).sum(1)
+    def gather(self, per: str, data: Mapping[Any, Tensor]) -> dict[Any, Rows]:
+        """Read this batch's rows of every table (rows, …) of `data`.
 
-    def kept(self, per: RowsPer) -> Tensor:
-        """The tokens (b, t) of the batch that have a row, or its words (b, w)."""
-        if per == "attended":
-            return self.attended
-        if per in ("response", "scored"):
-            return self._labelled(per)
-        if per == "words":
-            return self._existing_words()
-        if self._special is None:
-            raise GeodistillError(
-                "Leaving special tokens out needs the special-token mask, and the batch has none.",
-                "Tokenise with return_special_tokens_mask=True.",
-            )
-        kept = self.attended & (self._special.cpu() == 0)
-        if not torch.equal(kept.sum(1), self.index.content[self.positions]):
-            raise GeodistillError(
-                "The special-token mask of the batch differs from that of the cached data.",
-                "Use the same collator and tokenizer as when the cache was written.",
-            )
-        return kept
-
-    def _labelled(self, per: RowsPer) -> Tensor:
-        labels = self._labels.cpu() if self._labels is not None and self._labels.ndim == 2 else None
-        kept: Tensor | None
-        if per == "scored":
-            kept = self.attended if labels is None else response_logits_mask(labels, self.attended)
-        else:
-            kept = None if labels is None else self.attended & (labels != IGNORED_LABEL)
-        counts = self.index.scored if per == "scored" else self.index.response
-        if kept is None or not torch.equal(kept.sum(1), counts[self.positions]):
-            raise GeodistillError(
-                "The labels of the batch mark other tokens as the response than those of the cached data.",
-                "Use the same collator and data as when the cache was written.",
-            )
-        return kept
-
-    def _existing_words(self) -> Tensor:
-        words = None if self._words is None else self._words.cpu()
-        if words is None or not torch.equal(self._checksum(words), self.index.word_checksum[self.positions]):
-            raise GeodistillError(
-                "The tokens of the batch are of other words than those of the cached data.",
-                "Use the same tokenizers, collator and data as when the cache was written.",
-            )
-        return count_word_tokens(words.where(self.attended, NO_WORD)) > 0
-
-    def gather(self, per: RowsPer, data: Mapping[Any, Tensor]) -> dict[Any, Tensor]:
-        """Read this batch's rows of every tensor of `data` (rows, …): (b, …), or of tokens (b, t, …) or words (b, w, …)
-        with zeros as padding; those per scored token without padding, (r, …), as a `Teacher` gives them."""
-        starts = self.index.starts[per][self.positions]
-        if per == "example":
-            return {key: rows.index_select(0, starts) for key, rows in data.items()}
-        kept = self.kept(per)
-        where = starts.unsqueeze(1) + kept.cumsum(1) - 1
-        if per == "scored":
-            return {key: rows.index_select(0, where[kept]) for key, rows in data.items()}
-        where = where.masked_fill_(~kept, 0).flatten()
+        There is one for each example, (b, …), or there are several, (b, k, …) with k the most of any example: the rows
+        first, and zeros after them.
+        """
+        starts, counts = self.index.starts(per)[self.positions], self.index.counts[per][self.positions]
+        if per == EXAMPLE:
+            return {key: Rows(rows.index_select(0, starts)) for key, rows in data.items()}
+        places = torch.arange(max(1, int(counts.max())))
+        kept = places < counts.unsqueeze(1)
+        where = (starts.unsqueeze(1) + places).masked_fill(~kept, 0).flatten()
         padding = (~kept).flatten().nonzero().squeeze(1)
         return {
-            key: rows.index_select(0, where).index_fill_(0, padding, 0).view(*kept.shape, *rows.shape[1:])
+            key: Rows(rows.index_select(0, where).index_fill_(0, padding, 0).view(*kept.shape, *rows.shape[1:]), kept)
             for key, rows in data.items()
         }
 
 
-def scan(dataset: Examples) -> tuple[ExampleIndex, str]:
-    """Read every encoded example once: the index of them, and the SHA-256 of all that the teacher may see."""
+def attended_tokens(inputs: Mapping[str, Tensor]) -> Tensor | None:
+    """Which tokens (b, t) of a batch are no padding, on the CPU; None where the batch has no tokens."""
+    mask = inputs.get("attention_mask")
+    if mask is not None:
+        return mask.cpu() != 0
+    ids = inputs.get("input_ids")
+    return None if ids is None else torch.ones(ids.shape, dtype=torch.bool)
+
+
+def checksum(name: str, values: Tensor, attended: Tensor | None) -> Tensor:
+    """A number (b,) for each example's values in one column, which no padding changes."""
+    if name == "labels":
+        values = (values != IGNORED_LABEL).long()  # the teacher is told which tokens count, not what they are
+    numbers = _as_integers(values)
+    if attended is None or numbers.shape[:2] != attended.shape:
+        numbers = numbers.flatten(1)
+        numbers = numbers[:, :: -(-numbers.shape[1] // _MOST_CHECKED)]
+        return (numbers * _mix(torch.arange(numbers.shape[1]))).sum(1)
+    if numbers.ndim > 2:
+        numbers = numbers.flatten(2)
+        numbers = (numbers * _mix(torch.arange(numbers.shape[2]))).sum(2)
+    rank = attended.cumsum(1) - 1
+    return (numbers * _mix(rank) * attended).sum(1)
+
+
+def scan(dataset: Examples, names: Collection[str] | None = None) -> tuple[ExampleIndex, str]:
+    """Read every encoded example once: the index of them, and the SHA-256 of all columns that the teacher reads.
+
+    Args:
+        dataset: encoded examples, one after the other.
+        names: the columns that the teacher reads; by default all that hold numbers, but for class labels.
+
+    Raises GeodistillError for no examples, for examples that are not numbered 0, 1, 2, …, and for columns that some of
+    them lack.
+    """
     digest = hashlib.sha256()
-    parts: list[tuple[np.ndarray, ...]] = []
+    lengths: list[Tensor] = []
+    checksums: list[dict[str, Tensor]] = []
     examples = iter(dataset)
     columns: list[str] | None = None
     position = 0
-    # Many at a time, because a call of numpy for each short sentence would take longer than opening the cache.
+    # Many at a time, because a call of torch for each short sentence would take longer than opening the cache.
     while chunk := list(islice(examples, _CHUNK)):
         for example in chunk:
             if example.get("example_id", position) != position:
@@ -171,63 +174,91 @@ def scan(dataset: Examples) -> tuple[ExampleIndex, str]:
                     f"Example {position} of the data to be cached has the 'example_id' {example['example_id']}.",
                     "Number the encoded examples 0, 1, 2, … in the order of the data set.",
                 )
-            found = [name for name in _TEACHER_INPUTS if name in example]
+            found = [name for name in example if _is_read(name, example, names)]
             columns = columns or found
-            if found != columns:
+            if sorted(found) != sorted(columns):
                 raise GeodistillError(
                     f"Example {position} of the data to be cached has the inputs {', '.join(found)}, "
                     f"and the first has {', '.join(columns)}.",
                     "Tokenise all examples alike.",
                 )
             position += 1
-        parts.append(_scan_chunk(chunk, digest))
-    if not parts:
+        assert columns is not None
+        long, sums = _scan_chunk(chunk, sorted(columns), digest)
+        lengths.append(long)
+        checksums.append(sums)
+    if columns is None:
         raise GeodistillError("There are no examples for the teacher to read.", "Give a data set that is not empty.")
-    index = ExampleIndex(*(torch.from_numpy(np.concatenate(part)) for part in zip(*parts, strict=True)))
+    index = ExampleIndex(
+        torch.cat(lengths), {name: torch.cat([part[name] for part in checksums]) for name in checksums[0]}
+    )
     return index, digest.hexdigest()
 
 
-def _scan_chunk(chunk: list[Mapping[str, Any]], digest: Any) -> tuple[np.ndarray, ...]:
-    """Each example's attended tokens, those of them that are content, response and scored, its words and checksums, in
-    the order of `ExampleIndex`; `digest` takes in all columns."""
-    lengths = np.array([len(example["input_ids"]) for example in chunk])
-    digest.update(lengths.astype(np.int64).tobytes())
-    columns = {}
-    for name in _TEACHER_INPUTS:
-        if name in chunk[0]:
-            columns[name] = np.concatenate([np.asarray(example[name]) for example in chunk]).astype(np.int64)
-            digest.update(name.encode() + columns[name].tobytes())
-    tokens = np.ones(lengths.sum(), dtype=np.int64)
-    kept = columns.get("attention_mask", tokens) != 0
-    content = kept & (columns.get("special_tokens_mask", 0 * tokens) == 0)
-    owner = np.repeat(np.arange(len(chunk)), lengths)
-    response, scored = np.zeros_like(kept), kept
-    if np.ndim(chunk[0].get("labels", 0)):
-        labelled = np.concatenate([_labelled(example) for example in chunk])
-        response = kept & labelled
-        # The logits at one token are about the next one of the same example.
-        scored = kept & np.append(labelled[1:] & (owner[1:] == owner[:-1]), False)
-        digest.update(b"response" + response.tobytes())
-    attended, content, answer, predicted = (
-        np.bincount(owner[chosen], minlength=len(chunk)) for chosen in (kept, content, response, scored)
-    )
-    before = np.repeat(attended.cumsum() - attended, lengths)
-    word_ids = columns.get("word_ids", NO_WORD * tokens)
-    most = word_ids.max(initial=0) + 1
-    each = np.unique((owner * most + word_ids)[kept & (word_ids != NO_WORD)])
-    words = np.bincount(each // most, minlength=len(chunk))
-    checksums = np.zeros((2, len(chunk)), dtype=np.int64)
-    for checksum, values in zip(checksums, (columns["input_ids"], word_ids), strict=True):
-        np.add.at(checksum, owner, (values + 1) * _mix(kept.cumsum() - 1 - before) * kept)
-    return attended, content, answer, predicted, words, *checksums
+def _is_read(name: str, example: Mapping[str, Any], names: Collection[str] | None) -> bool:
+    if name in NUMBERS:
+        return False
+    if name == "labels":  # of tokens they say which rows count; those of examples the teacher never sees
+        return _length(example[name]) is not None and _length(example[name]) == _tokens(example)
+    if names is not None:
+        return name in names
+    return isinstance(example[name], Tensor | np.ndarray | list) and np.asarray(example[name]).dtype.kind in "biuf"
 
 
-def _labelled(example: Mapping[str, Any]) -> np.ndarray:
-    """Which tokens have a label; none where the labels are not those of tokens."""
-    labels, tokens = np.asarray(example.get("labels")), len(example["input_ids"])
-    return labels != IGNORED_LABEL if labels.shape == (tokens,) else np.zeros(tokens, dtype=bool)
+def _scan_chunk(chunk: list[Mapping[str, Any]], columns: list[str], digest: Any) -> tuple[Tensor, dict[str, Tensor]]:
+    """Each example's length, and the checksums of its columns; `digest` takes all of them in."""
+    tokens = [_tokens(example) for example in chunk]
+    if tokens[0] is None:
+        sums: dict[str, list[Tensor]] = {name: [] for name in columns}
+        for example in chunk:
+            for name in columns:
+                values = np.ascontiguousarray(example[name])
+                digest.update(f"{name} {values.dtype} {values.shape};".encode() + values.tobytes())
+                sums[name].append(checksum(name, torch.as_tensor(values).unsqueeze(0), None))
+        return torch.ones(len(chunk), dtype=torch.long), {name: torch.cat(each) for name, each in sums.items()}
+    # All tokens of the chunk in one row, so that a few calls serve thousands of examples.
+    lengths = torch.tensor(tokens)
+    digest.update(lengths.numpy().tobytes())
+    owner = torch.arange(len(chunk)).repeat_interleave(lengths)
+    flat: dict[str, Tensor] = {}
+    for name in columns:
+        joined = np.concatenate([np.asarray(example[name]) for example in chunk])
+        values = joined != IGNORED_LABEL if name == "labels" else joined
+        digest.update(f"{name} {values.shape[1:]} {values.dtype.kind};".encode())
+        digest.update((values if values.dtype.kind == "f" else values.astype(np.int64)).tobytes())
+        flat[name] = torch.as_tensor(joined)
+    mask = flat.get("attention_mask")
+    attended = torch.ones(len(owner), dtype=torch.bool) if mask is None else mask != 0
+    count = torch.zeros(len(chunk), dtype=torch.long).index_add_(0, owner, attended.long())
+    rank = attended.cumsum(0) - 1 - (count.cumsum(0) - count)[owner]
+    found = {}
+    for name in [name for name in columns if name != "attention_mask"]:  # it says which numbers the others count
+        column = flat[name]
+        numbers = _as_integers((column != IGNORED_LABEL).long() if name == "labels" else column)
+        if numbers.ndim > 1:
+            numbers = numbers.flatten(1)
+            numbers = (numbers * _mix(torch.arange(numbers.shape[1]))).sum(1)
+        weighed = numbers * _mix(rank) * attended
+        found[name] = torch.zeros(len(chunk), dtype=torch.long).index_add_(0, owner, weighed)
+    return count, found
 
 
-def _mix(rank: Any) -> Any:
-    # Weights below 2³¹ by position, so that a checksum notices two tokens changing places and never overflows.
+def _tokens(example: Mapping[str, Any]) -> int | None:
+    """How many tokens an example has, padding included; None for one that is no sequence."""
+    return next((_length(example[name]) for name in ("input_ids", "attention_mask") if name in example), None)
+
+
+def _length(values: Any) -> int | None:
+    return len(values) if np.ndim(values) else None
+
+
+def _as_integers(values: Tensor) -> Tensor:
+    """Each number as one that is compared exactly: an integer plus one, so that a zero counts, a float by its bits."""
+    if values.is_floating_point():
+        return values.float().contiguous().view(torch.int32).long() + 1
+    return values.long() + 1
+
+
+def _mix(rank: Tensor) -> Tensor:
+    # Weights below 2³¹ by position, so that a checksum notices two numbers changing places.
     return (rank * 2654435761 + 974593) % 2147483647

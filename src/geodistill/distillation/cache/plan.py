@@ -10,17 +10,21 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from geodistill.distillation.cache.format import LOGITS, CacheDtype, RowsPer, Table, TopK
-from geodistill.distillation.cache.index import Collate, ExampleIndex, Examples
-from geodistill.distillation.signals import FeatureRequest, Teacher, TeacherSignals
+from geodistill.distillation.cache.format import LOGITS, CacheDtype, Table, TopK
+from geodistill.distillation.cache.index import EXAMPLE, Collate, ExampleIndex, Examples, attended_tokens
+from geodistill.distillation.signals import FeatureRequest, Teacher, TeacherSignals, device_of
 from geodistill.errors import GeodistillError
-from geodistill.features import is_causal
+from geodistill.features import is_causal, next_tokens_scored, select_rows
 
 Key = FeatureRequest | None
 """A table of the cache: a feature request's, or the logits' (None)."""
+SCORED, ATTENDED = "scored tokens", "attended tokens"
+"""What a table of logits has a row for: the tokens that a language model is scored by, or all of a token classifier."""
+_COUNTED_TOGETHER = 256
 
 
 class Plan(NamedTuple):
@@ -49,6 +53,8 @@ def plan_cache(
     Raises GeodistillError for logits of an unknown shape or that have no k largest, or rows that no example has.
     """
     final = _plan_tables(teacher, dataset, collate, index, dtype, top_k)
+    if rotated:
+        _refuse_to_rotate(final)
     size = estimate_bytes(final, index)
     if not rotated:
         return Plan(final, final, size)
@@ -57,9 +63,18 @@ def plan_cache(
         for number, (key, table) in enumerate(final.items())
         if key is not None
     }
-    axes = sum(4 * table.shape[0] ** 2 for table in waiting.values())
+    axes = sum(4 * table.shape[-1] ** 2 for table in waiting.values())
     written = {key: waiting.get(key, table) for key, table in final.items()}
     return Plan(written, final, size + axes + sum(_size(table, index) for table in waiting.values()))
+
+
+def _refuse_to_rotate(tables: Mapping[Key, Table]) -> None:
+    """Refuse the rows that have no axes to rotate into: maps, and samples, whose covariance would be too large."""
+    for key in tables:
+        if key is not None and key.rows in ("map", "samples"):
+            raise GeodistillError(
+                f"Rows of the kind '{key.rows}' are not kept in principal axes.", "Leave teacher.cache_variance out."
+            )
 
 
 def estimate_bytes(tables: Mapping[Key, Table], index: ExampleIndex) -> int:
@@ -91,7 +106,7 @@ def check_space(folder: Path, plan: Plan, index: ExampleIndex, limit: int, progr
 
 def _shorter_logits(plan: Plan) -> str:
     logits = plan.final.get(None)
-    whole = logits is not None and logits.per != "example" and logits.top_k is None
+    whole = logits is not None and logits.per != EXAMPLE and logits.top_k is None
     return "Keep the largest logits only (teacher.cache_top_k=64)," if whole else "Ask for fewer layers,"
 
 
@@ -107,20 +122,17 @@ def _plan_tables(
     dtype: CacheDtype,
     top_k: TopK | None,
 ) -> dict[Key, Table]:
-    positions = index.order[-1:]
-    inputs = make_batch(teacher, dataset, collate, positions)
+    inputs = make_batch(teacher, dataset, collate, index.order[-1:])
     signals = teacher(inputs)
     tables: dict[Key, Table] = {}
     if teacher.logits:
         tables[None] = _logits_table(teacher, whole_logits(signals), inputs, top_k)
     for number, request in enumerate(teacher.requests):
-        per: RowsPer = "example"
-        if request.rows == "tokens":
-            per = "attended" if request.special_tokens else "content"
-        elif request.rows in ("response", "words"):
-            per = request.rows  # type: ignore[assignment]  # one of the two
-        width = signals.features[request].shape[-1]
-        tables[request] = Table(f"features-{number}.bin", dtype, (width,), per)
+        values, mask = signals.features[request]
+        per = EXAMPLE if mask is None else _name_of(request)
+        shape = tuple(values.shape[1:] if mask is None else values.shape[2:])
+        tables[request] = Table(f"features-{number}.bin", dtype, shape, per)
+    _count(tables, teacher, dataset, collate, index)
     for key, table in tables.items():
         if index.rows(table.per) == 0:
             raise GeodistillError(
@@ -130,6 +142,42 @@ def _plan_tables(
                 "Check the texts, or keep special tokens; a response needs labels, and words need word_ids.",
             )
     return tables
+
+
+def _name_of(request: FeatureRequest) -> str:
+    return f"{request.rows}{'' if request.special_tokens else ' without special tokens'}"
+
+
+def _count(
+    tables: Mapping[Key, Table], teacher: Teacher, dataset: Examples, collate: Collate, index: ExampleIndex
+) -> None:
+    """Count the rows that each example has in each table, by masks alone: the teacher does not run."""
+    wanted = {table.per: key for key, table in tables.items() if table.per != EXAMPLE}
+    counts = {per: torch.zeros(len(index), dtype=torch.long) for per in wanted}
+    for positions in index.order.split(_COUNTED_TOGETHER) if wanted else ():
+        inputs = make_batch(teacher, dataset, collate, positions)
+        for per, key in wanted.items():
+            mask = row_mask(teacher, key, per, inputs)
+            counts[per][positions] = mask.sum(1).cpu()
+    index.counts |= counts
+
+
+def row_mask(teacher: Teacher, key: Key, per: str, inputs: Mapping[str, Tensor]) -> Tensor:
+    """Which tokens or words (b, k) of a batch have a row in a table."""
+    if per == SCORED:
+        return next_tokens_scored(inputs)
+    attended = attended_tokens(inputs)
+    if attended is None:
+        raise GeodistillError(
+            f"The teacher has rows for the parts of an example ({describe(key)}), and the batch does not say how many.",
+            "Give an 'attention_mask', or set teacher.cache=false.",
+        )
+    if key is None:
+        return attended
+    # Features of no width have the rows of any others.
+    nothing = torch.zeros(*attended.shape, 0, device=device_of(inputs))
+    mask = select_rows(nothing, inputs, kind=key.rows, special_tokens=key.special_tokens).mask
+    return attended if mask is None else mask
 
 
 def whole_logits(signals: TeacherSignals) -> Tensor:
@@ -142,8 +190,8 @@ def _logits_table(teacher: Teacher, logits: Tensor, inputs: Mapping[str, Tensor]
     # Float32 whatever the features are: there are few of them, and a KL divergence of confident logits feels rounding.
     per = _logits_per(teacher, logits, inputs)
     if top_k is None:
-        return Table(LOGITS, "float32", tuple(logits.shape[2:] if per == "attended" else logits.shape[1:]), per)
-    if per == "example":
+        return Table(LOGITS, "float32", tuple(logits.shape[2:] if per == ATTENDED else logits.shape[1:]), per)
+    if per == EXAMPLE:
         raise GeodistillError(
             f"The teacher's logits have shape {tuple(logits.shape)}, and only those of tokens are cut to the largest.",
             "Leave teacher.cache_top_k out.",
@@ -156,11 +204,12 @@ def _logits_table(teacher: Teacher, logits: Tensor, inputs: Mapping[str, Tensor]
     return Table(LOGITS, "float32", (2 * top_k.k + 1,), per, top_k)
 
 
-def _logits_per(teacher: Teacher, logits: Tensor, inputs: Mapping[str, Tensor]) -> RowsPer:
+def _logits_per(teacher: Teacher, logits: Tensor, inputs: Mapping[str, Tensor]) -> str:
     if logits.ndim == 2:
-        return "scored" if is_causal(teacher.model) else "example"
-    if logits.ndim == 3 and logits.shape[:2] == inputs["input_ids"].shape:
-        return "attended"
+        return SCORED if is_causal(teacher.model) else EXAMPLE
+    attended = attended_tokens(inputs)
+    if logits.ndim == 3 and attended is not None and logits.shape[:2] == attended.shape:
+        return ATTENDED
     raise GeodistillError(
         f"The teacher's logits have shape {tuple(logits.shape)}, neither (examples, labels) nor (examples, tokens, …).",
         "Set teacher.cache=false for this teacher.",
@@ -184,4 +233,4 @@ def say(message: str, progress: bool) -> None:
 def describe(key: Key) -> str:
     if key is None:
         return "logits"
-    return f"{key.rows}{'' if key.special_tokens else ' without special tokens'} of {key.point}"
+    return f"{_name_of(key)} of {key.point}"

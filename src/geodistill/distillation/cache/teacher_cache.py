@@ -12,7 +12,6 @@ import torch
 from filelock import FileLock, Timeout
 from safetensors.torch import load_file
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
 
 from geodistill.distillation.cache.build import discard, write_cache
 from geodistill.distillation.cache.format import (
@@ -20,7 +19,6 @@ from geodistill.distillation.cache.format import (
     DTYPES,
     INDEX,
     CacheDtype,
-    RowsPer,
     Table,
     TopK,
     fingerprint_teacher,
@@ -29,10 +27,18 @@ from geodistill.distillation.cache.format import (
     verify_files,
 )
 from geodistill.distillation.cache.index import BatchRows, Collate, ExampleIndex, Examples, scan
-from geodistill.distillation.cache.plan import Key, describe, say
+from geodistill.distillation.cache.plan import ATTENDED, Key, describe, say
 from geodistill.distillation.cache.rotation import CutBounds
-from geodistill.distillation.signals import FeatureRequest, Teacher, TeacherSignals, teacher_view
+from geodistill.distillation.signals import (
+    NO_INPUTS,
+    FeatureRequest,
+    Teacher,
+    TeacherSignals,
+    device_of,
+    teacher_view,
+)
 from geodistill.errors import GeodistillError, suggest
+from geodistill.features import Rows, input_names
 from geodistill.losses.top_k import TopKLogits
 
 
@@ -52,15 +58,16 @@ class TeacherCache:
         self, folder: Path, entries: Mapping[Key, Mapping[str, Any]], requests: Sequence[FeatureRequest]
     ) -> None:
         self.requests = list(dict.fromkeys(requests))
-        self._index = ExampleIndex(**load_file(folder / INDEX))
+        self._index = ExampleIndex.of(load_file(folder / INDEX))
         keys: list[Key] = [*([None] if None in entries else []), *self.requests]
         tables = {key: Table.from_json(entries[key]["table"]) for key in keys}
         self.top_k = tables[None].top_k if None in tables else None
-        self._data: dict[RowsPer, dict[Key, Tensor]] = {}
+        self._per_token = None in tables and tables[None].per == ATTENDED
+        self._data: dict[str, dict[Key, Tensor]] = {}
         for key, table in tables.items():
             rows = self._index.rows(table.per)
             self._data.setdefault(table.per, {})[key] = table.map(folder, rows)
-        self.widths = {request: tables[request].shape[-1] for request in self.requests}
+        self.widths = {request: tables[request].shape[0 if request.rows == "map" else -1] for request in self.requests}
         self.bounds = {
             request: CutBounds(**bounds)
             for request in self.requests
@@ -105,21 +112,30 @@ class TeacherCache:
                 f"A batch names the examples {positions.tolist()}, and the teacher cache holds {len(self)}.",
                 "Read only the data that the cache was written from.",
             )
-        rows = BatchRows(self._index, positions, inputs)
-        device = inputs["input_ids"].device
-        found: dict[Key, Tensor] = {}
+        batch, device = BatchRows(self._index, positions, inputs), device_of(inputs)
+        found: dict[Key, Rows] = {}
         for per, data in self._data.items():
-            found.update({key: values.to(device) for key, values in rows.gather(per, data).items()})
-        logits: Tensor | TopKLogits | None = found.get(None)
-        if self.top_k is not None:
-            logits = TopKLogits.unpack(found[None], self.top_k.temperature)
-        return TeacherSignals(logits=logits, features={request: found[request] for request in self.requests})
+            found |= {key: rows.to(device) for key, rows in batch.gather(per, data).items()}
+        features = {request: found[request] for request in self.requests}
+        return TeacherSignals(self._logits(found[None], batch) if None in found else None, features)
+
+    def _logits(self, rows: Rows, batch: BatchRows) -> Tensor | TopKLogits:
+        """The logits as a `Teacher` gives them: one for each example, for each scored token, or at each token."""
+        logits, kept = rows
+        if kept is not None:
+            logits = logits[kept]
+        if self._per_token:
+            assert batch.attended is not None
+            attended = batch.attended.to(logits.device)
+            placed = logits.new_zeros(*attended.shape, *logits.shape[1:])
+            placed[attended] = logits
+            logits = placed
+        return logits if self.top_k is None else TopKLogits.unpack(logits, self.top_k.temperature)
 
 
 def prepare_cache(
     folder: Path,
     teacher: Teacher,
-    tokenizer: PreTrainedTokenizerBase,
     dataset: Examples,
     collate: Collate,
     *,
@@ -156,8 +172,8 @@ def prepare_cache(
         raise GeodistillError(
             f"The share of the variance that a rotated cache keeps is {variance}.", "Give a share above 0 and up to 1."
         )
-    index, data = scan(dataset)
-    fingerprint = fingerprint_teacher(teacher, tokenizer, data, dtype, variance, top_k)
+    index, data = scan(dataset, read_columns(teacher))
+    fingerprint = fingerprint_teacher(teacher, data, dtype, variance, top_k)
     with _locked(folder, progress):
         if fresh:
             discard(folder)
@@ -193,7 +209,6 @@ def prepare_cache(
 
 def cache_fingerprint(
     teacher: Teacher,
-    tokenizer: PreTrainedTokenizerBase,
     dataset: Examples,
     *,
     dtype: CacheDtype = "bfloat16",
@@ -205,7 +220,13 @@ def cache_fingerprint(
 
     Which layers and rows it holds is not in it: a cache answers any of the requests that its manifest lists.
     """
-    return fingerprint_teacher(teacher, tokenizer, scan(dataset)[1], dtype, variance, top_k)
+    return fingerprint_teacher(teacher, scan(dataset, read_columns(teacher))[1], dtype, variance, top_k)
+
+
+def read_columns(teacher: Teacher) -> set[str] | None:
+    """Return the columns that decide what a teacher answers; None for a module that reads any."""
+    names = input_names(teacher.model)
+    return None if names is None else {*names, *NO_INPUTS}
 
 
 def open_cache(folder: Path, *, fingerprint: str, requests: Sequence[FeatureRequest] = ()) -> TeacherCache:

@@ -100,7 +100,7 @@ def _second_moment(layer: EmbeddingLayer, teacher: PreTrainedModel, sample: Iter
     total, count = torch.zeros_like(table), 0
     for batch in sample:
         inputs = {name: batch[name].to(teacher.device) for name in ("input_ids", "attention_mask")}
-        rows, mask = select_rows(_embed(layer, teacher, inputs), kind="tokens", attention_mask=inputs["attention_mask"])
+        rows, mask = select_rows(_embed(layer, teacher, inputs), inputs, kind="tokens")
         if rows.shape[-1] != layer.width:  # a projection lies between the tables and the first block
             return table
         assert mask is not None
