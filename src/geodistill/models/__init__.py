@@ -1,0 +1,32 @@
+"""Architectures that no library has: image classifiers for small pictures, as models of transformers."""
+
+from geodistill.models.base import CifarClassifier, CifarConfig
+from geodistill.models.mobilenet_v2 import CifarMobileNetV2Config, CifarMobileNetV2ForImageClassification
+from geodistill.models.named import NAMES, named, named_config, register
+from geodistill.models.resnet import CifarResNetConfig, CifarResNetForImageClassification
+from geodistill.models.shufflenet_v2 import CifarShuffleNetV2Config, CifarShuffleNetV2ForImageClassification
+from geodistill.models.vgg import CifarVGGConfig, CifarVGGForImageClassification
+from geodistill.models.wide_resnet import CifarWideResNetConfig, CifarWideResNetForImageClassification
+
+# On import, because from_pretrained reads the family from config.json and asks transformers' table for its class:
+# a saved student can be loaded as soon as this package was imported, and nobody has to know which class it is.
+register()
+
+__all__ = [
+    "NAMES",
+    "CifarClassifier",
+    "CifarConfig",
+    "CifarMobileNetV2Config",
+    "CifarMobileNetV2ForImageClassification",
+    "CifarResNetConfig",
+    "CifarResNetForImageClassification",
+    "CifarShuffleNetV2Config",
+    "CifarShuffleNetV2ForImageClassification",
+    "CifarVGGConfig",
+    "CifarVGGForImageClassification",
+    "CifarWideResNetConfig",
+    "CifarWideResNetForImageClassification",
+    "named",
+    "named_config",
+    "register",
+]
