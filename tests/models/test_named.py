@@ -35,6 +35,7 @@ PUBLISHED = {
     "vgg16": 14_774_436,
     "vgg19": 20_086_692,
     "mobilenetv2": 812_836,
+    "shufflenetv1": 949_258,
     "shufflenetv2": 1_355_528,
 }
 

@@ -4,6 +4,7 @@ from geodistill.models.base import CifarClassifier, CifarConfig
 from geodistill.models.mobilenet_v2 import CifarMobileNetV2Config, CifarMobileNetV2ForImageClassification
 from geodistill.models.named import NAMES, named, named_config, register
 from geodistill.models.resnet import CifarResNetConfig, CifarResNetForImageClassification
+from geodistill.models.shufflenet_v1 import CifarShuffleNetV1Config, CifarShuffleNetV1ForImageClassification
 from geodistill.models.shufflenet_v2 import CifarShuffleNetV2Config, CifarShuffleNetV2ForImageClassification
 from geodistill.models.vgg import CifarVGGConfig, CifarVGGForImageClassification
 from geodistill.models.wide_resnet import CifarWideResNetConfig, CifarWideResNetForImageClassification
@@ -20,6 +21,8 @@ __all__ = [
     "CifarMobileNetV2ForImageClassification",
     "CifarResNetConfig",
     "CifarResNetForImageClassification",
+    "CifarShuffleNetV1Config",
+    "CifarShuffleNetV1ForImageClassification",
     "CifarShuffleNetV2Config",
     "CifarShuffleNetV2ForImageClassification",
     "CifarVGGConfig",

@@ -107,6 +107,10 @@ class CifarClassifier(PreTrainedModel):
             GeodistillError: the images have another number of channels than the config, or are too small.
         """
         self._check_images(pixel_values)
+        if pixel_values.device.type == "cpu":
+            # A step of ResNet, WRN or MobileNetV2 takes a quarter less time on a CPU when channels come last, and each
+            # layer keeps the order of its input. On a GPU that depends on the precision, so there the caller chooses.
+            pixel_values = pixel_values.contiguous(memory_format=torch.channels_last)
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states
         if return_dict is None:

@@ -13,6 +13,7 @@ from geodistill.errors import GeodistillError, suggest
 from geodistill.models.base import CifarClassifier, CifarConfig
 from geodistill.models.mobilenet_v2 import CifarMobileNetV2Config, CifarMobileNetV2ForImageClassification
 from geodistill.models.resnet import CifarResNetConfig, CifarResNetForImageClassification
+from geodistill.models.shufflenet_v1 import CifarShuffleNetV1Config, CifarShuffleNetV1ForImageClassification
 from geodistill.models.shufflenet_v2 import CifarShuffleNetV2Config, CifarShuffleNetV2ForImageClassification
 from geodistill.models.vgg import CifarVGGConfig, CifarVGGForImageClassification
 from geodistill.models.wide_resnet import CifarWideResNetConfig, CifarWideResNetForImageClassification
@@ -22,6 +23,7 @@ FAMILIES: dict[type[CifarConfig], type[CifarClassifier]] = {
     CifarWideResNetConfig: CifarWideResNetForImageClassification,
     CifarVGGConfig: CifarVGGForImageClassification,
     CifarMobileNetV2Config: CifarMobileNetV2ForImageClassification,
+    CifarShuffleNetV1Config: CifarShuffleNetV1ForImageClassification,
     CifarShuffleNetV2Config: CifarShuffleNetV2ForImageClassification,
 }
 
@@ -46,6 +48,7 @@ NAMES: dict[str, Callable[..., CifarConfig]] = {
     "vgg16": partial(CifarVGGConfig, convolutions=(2, 2, 3, 3, 3)),
     "vgg19": partial(CifarVGGConfig, convolutions=(2, 2, 4, 4, 4)),
     "mobilenetv2": partial(CifarMobileNetV2Config, width=0.5, expansion=6),
+    "shufflenetv1": partial(CifarShuffleNetV1Config, groups=3),
     "shufflenetv2": partial(CifarShuffleNetV2Config, widths=(116, 232, 464)),
 }
 

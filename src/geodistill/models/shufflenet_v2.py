@@ -6,6 +6,7 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from geodistill.errors import GeodistillError
 from geodistill.models.base import CifarClassifier, CifarConfig, conv_norm, conv_norm_relu
@@ -68,7 +69,7 @@ class ShuffleUnit(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         first, second = (x, x) if self.halves else x.chunk(2, dim=1)
         joined = torch.cat([self.kept(first), self.convolved(second)], dim=1)
-        return joined.unflatten(1, (2, -1)).transpose(1, 2).flatten(1, 2)
+        return functional.channel_shuffle(joined, 2)
 
 
 class CifarShuffleNetV2ForImageClassification(CifarClassifier):
