@@ -51,6 +51,15 @@ def test_splits_of_other_names(tmp_path: Path) -> None:
     assert set(open_images(DataRecipe(source=str(tmp_path), train_split="fold1")).splits) == {"fold1", "fold2"}
 
 
+@pytest.mark.parametrize("name", ["Train", "training"])
+def test_a_split_folder_is_no_class(tmp_path: Path, name: str) -> None:
+    touch(tmp_path, f"{name}/cat/a.png", f"{name}/dog/a.png", "Test/cat/b.png")
+    source = open_images(DataRecipe(source=str(tmp_path)))
+    assert set(source.splits) == {name, "Test"}
+    with pytest.raises(GeodistillError, match=rf"There is no split 'train'\. Did you mean '{name}'"):
+        source.find("train", required=True)
+
+
 def test_a_test_split_without_labels(tmp_path: Path) -> None:
     touch(tmp_path, "train/cat/a.png", "train/dog/b.png", "test/c.png")
     assert rows(tmp_path, "test") == [("test/c.png", "")]

@@ -76,7 +76,7 @@ def test_modes_are_counted_and_told_where_something_is_converted() -> None:
     assert count_modes(rows.facts) == {"L": 4, "RGB": 1}
     assert modes_note({"RGB": 3}) == modes_note({"L": 3}) == []
     assert modes_note({"RGB": 2000, "L": 4, "RGBA": 1}) == [
-        "Of the 2,005 images 2,000 are RGB (RGB), 4 are grey (L), 1 are RGB with transparency (RGBA): "
+        "Of the 2,005 images 2,000 are RGB, 4 are grey (L), 1 are RGB with transparency (RGBA): "
         "all are converted to RGB; transparency is dropped."
     ]
     assert modes_note({"L": 1, "1": 1})[0].endswith("all are converted to grey.")

@@ -190,9 +190,7 @@ def test_grey_transparent_and_palette_images_are_told(tmp_path: Path) -> None:
     write(tmp_path, {"hen": 4}, seed=2, mode="RGBA")
     write(tmp_path, {"owl": 4}, seed=3, mode="P")
     (note,) = load(tmp_path).notes
-    assert note.startswith(
-        "Of the 32 images 20 are RGB (RGB), 4 are grey (L), 4 are RGB with transparency (RGBA), 4 are"
-    )
+    assert note.startswith("Of the 32 images 20 are RGB, 4 are grey (L), 4 are RGB with transparency (RGBA), 4 are")
 
 
 def rows(count: int = 10) -> list[tuple[bytes, int]]:

@@ -13,7 +13,8 @@ from geodistill.data.tables import READERS, Table
 from geodistill.errors import GeodistillError, suggest
 from geodistill.recipe import DataRecipe
 
-SPLIT_NAMES = ("train", "test", *VALIDATION_NAMES)
+# A folder of such a name is no class, whether or not the recipe asks for it: what is asked for and not there is refused.
+SPLIT_NAMES = ("train", "training", "test", "testing", "eval", "evaluation", *VALIDATION_NAMES)
 BY_FOLDER = "The label of an image is the name of its folder."
 LEFT_BY_SYSTEMS = ("thumbs.db", "desktop.ini")
 
@@ -40,8 +41,8 @@ def open_images(recipe: DataRecipe) -> Source:
     if not folder.is_dir() or recipe.configuration is not None:
         return open_source(recipe)
     inner = _folders(folder)
-    chosen = (*SPLIT_NAMES, recipe.train_split, recipe.validation_split, recipe.test_split)
-    if any(each.name in chosen and _folders(each) for each in inner):
+    chosen = (recipe.train_split, recipe.validation_split, recipe.test_split)
+    if any((each.name in chosen or each.name.casefold() in SPLIT_NAMES) and _folders(each) for each in inner):
         return Source({each.name: partial(_by_class, each, each.name) for each in inner}, found=[BY_FOLDER])
     if any(path.suffix.lower() in READERS for path in _files(folder)):
         return open_source(recipe)

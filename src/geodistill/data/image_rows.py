@@ -109,7 +109,9 @@ def modes_note(modes: dict[str, int]) -> list[str]:
     """Say what is converted, where images are not all RGB or all grey."""
     if set(modes) in ({RGB}, {"L"}):
         return []
-    counts = ", ".join(f"{count:,} are {MODES[mode]} ({mode})" for mode, count in modes.items())
+    counts = ", ".join(
+        f"{count:,} are {MODES[mode]}" + (f" ({mode})" if mode != MODES[mode] else "") for mode, count in modes.items()
+    )
     goal = "grey" if channels_of(modes) == 1 else "RGB"
     lost = "; transparency is dropped" if any(mode.endswith("A") for mode in modes) else ""
     return [f"Of the {sum(modes.values()):,} images {counts}: all are converted to {goal}{lost}."]
