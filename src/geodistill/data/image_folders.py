@@ -13,7 +13,7 @@ from geodistill.data.tables import READERS, Table
 from geodistill.errors import GeodistillError, suggest
 from geodistill.recipe import DataRecipe
 
-# A folder of such a name is no class, whether or not the recipe asks for it: what is asked for and not there is refused.
+# A folder of such a name is no class, whether or not the recipe asks for it: what it asks for must be there.
 SPLIT_NAMES = ("train", "training", "test", "testing", "eval", "evaluation", *VALIDATION_NAMES)
 BY_FOLDER = "The label of an image is the name of its folder."
 LEFT_BY_SYSTEMS = ("thumbs.db", "desktop.ini")
