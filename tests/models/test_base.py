@@ -29,12 +29,24 @@ def test_hidden_states_are_the_stem_and_the_stages(small: Small) -> None:
     model = build(small(num_labels=5))
     seen: list[torch.Tensor] = []
     for module in (model.stem, *model.stages):
-        module.register_forward_hook(lambda module, args, output: seen.append(output.clone()))
+        module.register_forward_hook(lambda module, args, output: seen.append(output))
     output = model(torch.randn(2, 3, 32, 32), output_hidden_states=True)
     assert len(output.hidden_states) == 1 + len(model.stages)
     for given, hooked in zip(output.hidden_states, seen, strict=True):
-        # A later module that writes in place would change a map after the hook copied it.
         torch.testing.assert_close(given, hooked, rtol=0, atol=0)
+
+
+def test_no_module_writes_into_the_output_of_another(small: Small) -> None:
+    """A feature is taken at any module by a hook, and has to be what that module gave."""
+    model = build(small(num_labels=5))
+    seen: list[tuple[torch.Tensor, torch.Tensor]] = []
+    for module in model.modules():
+        if module is not model:
+            module.register_forward_hook(lambda module, args, output: seen.append((output, output.clone())))
+    model(torch.randn(2, 3, 32, 32))
+    assert seen
+    for kept, at_once in seen:
+        torch.testing.assert_close(kept, at_once, rtol=0, atol=0)
 
 
 def test_logits_are_linear_in_the_averaged_last_map(small: Small) -> None:

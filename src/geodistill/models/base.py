@@ -171,7 +171,7 @@ def conv_norm(inputs: int, outputs: int, kernel: int = 3, *, stride: int = 1, gr
 
 
 def conv_norm_relu(inputs: int, outputs: int, kernel: int = 3, *, stride: int = 1, bias: bool = False) -> nn.Sequential:
-    """A convolution, batch normalisation and a rectifier."""
+    """A convolution, batch normalisation and a rectifier; not in place, because features are taken at any module."""
     return nn.Sequential(
-        convolution(inputs, outputs, kernel, stride=stride, bias=bias), nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)
+        convolution(inputs, outputs, kernel, stride=stride, bias=bias), nn.BatchNorm2d(outputs), nn.ReLU()
     )

@@ -56,7 +56,7 @@ class InvertedResidual(nn.Module):
         self.residual = nn.Sequential(
             *conv_norm_relu(inputs, hidden, kernel=1),
             *conv_norm(hidden, hidden, stride=stride, groups=hidden),
-            nn.ReLU(inplace=True),
+            nn.ReLU(),
             *conv_norm(hidden, outputs, kernel=1),
         )
         self.adds_input = stride == 1 and inputs == outputs

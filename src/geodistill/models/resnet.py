@@ -52,7 +52,7 @@ class BasicBlock(nn.Module):
         )
         same = stride == 1 and inputs == outputs
         self.shortcut = nn.Identity() if same else conv_norm(inputs, outputs, kernel=1, stride=stride)
-        self.relu = nn.ReLU(inplace=True)
+        self.relu = nn.ReLU()
 
     def forward(self, x: Tensor) -> Tensor:
         return self.relu(self.residual(x) + self.shortcut(x))

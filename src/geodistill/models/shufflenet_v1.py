@@ -60,14 +60,14 @@ class GroupedUnit(nn.Module):
         middle = made // 4
         self.residual = nn.Sequential(
             *conv_norm(inputs, middle, kernel=1, groups=first_groups),
-            nn.ReLU(inplace=True),
+            nn.ReLU(),
             nn.ChannelShuffle(first_groups),
             *conv_norm(middle, middle, stride=2 if halves else 1, groups=middle),
-            nn.ReLU(inplace=True),
+            nn.ReLU(),
             *conv_norm(middle, made, kernel=1, groups=groups),
         )
         self.pool = nn.AvgPool2d(3, stride=2, padding=1) if halves else None
-        self.relu = nn.ReLU(inplace=True)
+        self.relu = nn.ReLU()
 
     def forward(self, x: Tensor) -> Tensor:
         residual = self.residual(x)

@@ -44,7 +44,7 @@ class PreActivationBlock(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
-        self.activation = nn.Sequential(nn.BatchNorm2d(inputs), nn.ReLU(inplace=True))
+        self.activation = nn.Sequential(nn.BatchNorm2d(inputs), nn.ReLU())
         self.residual = nn.Sequential(
             *conv_norm_relu(inputs, outputs, stride=stride),
             convolution(outputs, outputs),
@@ -84,4 +84,4 @@ class CifarWideResNetForImageClassification(CifarClassifier):
             others = (PreActivationBlock(width, width, 1) for _ in range(1, blocks))
             self.stages.append(nn.Sequential(PreActivationBlock(inputs, width, stride), *others))
             inputs = width
-        self._finish(nn.Sequential(nn.BatchNorm2d(inputs), nn.ReLU(inplace=True)), inputs)
+        self._finish(nn.Sequential(nn.BatchNorm2d(inputs), nn.ReLU()), inputs)
