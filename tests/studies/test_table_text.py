@@ -5,15 +5,19 @@ from typing import Any
 
 import pytest
 
-from geodistill.studies.formats import p_value
+from geodistill.display import p_value, plain, width_of
 from geodistill.studies.table import Row, RunResult, TeacherResult, build_table
-from geodistill.studies.table_text import columns, headline, legend, markdown_table, print_table, quality_table
+from geodistill.studies.table_text import ComparisonTable, columns, headline, legend, markdown_table, quality_table
 from geodistill.tasks.metrics import Constant
 
 
 @pytest.fixture
 def rows(runs: list[RunResult], teacher: TeacherResult) -> list[Row]:
     return build_table(runs, baseline="KD", main_metric="accuracy", teacher=teacher)
+
+
+def printed(rows: list[Row], width: int = 120) -> str:
+    return plain(ComparisonTable(rows), width)
 
 
 def line_of(text: str, name: str) -> str:
@@ -23,29 +27,36 @@ def line_of(text: str, name: str) -> str:
 def test_the_table_prints_the_numbers_of_the_rows(rows: list[Row]) -> None:
     ours = rows[3]
     assert ours.comparison is not None and ours.comparison.t_interval is not None and ours.holm_p is not None
-    cells = line_of(print_table(rows), "KD + Procrustes")
+    cells = line_of(printed(rows), "KD + Procrustes")
     low, high = ours.comparison.t_interval
     assert f"{100 * ours.score.mean:.2f} ± {100 * (ours.score.deviation or 0):.2f}" in cells
     assert f"+2.05  +{100 * low:.2f} … +{100 * high:.2f}" in cells
     assert p_value(ours.holm_p) in cells and "0.250" in cells
-    assert "baseline" in line_of(print_table(rows), "KD ")
-    assert "−0.50" in line_of(print_table(rows), "labels only")
+    assert "baseline" in line_of(printed(rows), "KD ")
+    assert "−0.50" in line_of(printed(rows), "labels only")
 
 
-def test_the_table_is_aligned_and_fits(rows: list[Row]) -> None:
+@pytest.mark.parametrize("width", [40, 80, 120])
+def test_the_table_is_aligned_and_fits(rows: list[Row], width: int) -> None:
     long = [replace(row, name=f"{row.name} with a rather long name, weight={i}, 表") for i, row in enumerate(rows)]
     for some in (rows, long):
-        *blocks, foot = print_table(some).split("\n\n")
+        shown = printed(some, width)
+        *blocks, _ = shown.split("\n\n")
         assert len(blocks) >= 2 and "D_P²" in "\n".join(blocks)
-        for block in blocks:
-            lines = block.splitlines()
-            assert len(lines) == 2 + len(some)
-            assert max(map(len, lines)) <= 120 == max(120, *map(len, foot.splitlines()))
-    assert "…" in print_table(long) and "weight=3" in print_table(long)
+        assert width_of(shown.splitlines()) <= width
+        for column in columns(some)[1:]:
+            assert all(cell in shown for cell in column.cells), "no number is cut"
+    assert all(f"weight={place}" in printed(long, width) for place in range(4))
+
+
+def test_a_section_that_is_too_wide_is_cut_between_its_columns(rows: list[Row]) -> None:
+    first, second, geometry, *_ = printed(rows, 80).split("\n\n")
+    assert "p Holm" in first and "Wilcoxon" not in first and "Wilcoxon" in second
+    assert "D_P²" not in second and "D_P²" in geometry
 
 
 def test_a_wide_terminal_gets_one_block(rows: list[Row]) -> None:
-    table, _ = print_table(rows, width=400).split("\n\n")
+    table, _ = printed(rows, 400).split("\n\n")
     assert len(table.splitlines()) == 2 + len(rows)
 
 
@@ -70,7 +81,7 @@ def test_the_legend_says_how_it_was_done(rows: list[Row]) -> None:
 
 def test_without_three_seeds_it_says_that_no_test_was_made(runs: list[RunResult], teacher: TeacherResult) -> None:
     rows = build_table(runs[::3], baseline="KD", main_metric="accuracy", teacher=teacher)
-    text = print_table(rows)
+    text = printed(rows)
     assert "No test was made: fewer than 3 seeds." in text
     assert "Wilcoxon" not in text and "interval" not in text
     assert "no test was made: fewer than 3 seeds" in headline(rows)
@@ -86,7 +97,7 @@ def test_the_legend_names_what_is_amiss(runs: list[RunResult], make_run: Any) ->
     assert "to choose on the test split" in text and "not used to choose" not in text
     assert "No test was made: a score is not finite." in text
     assert "nan, b=2: 2 of 3 seeds have a partner." in text
-    assert "not finite" in line_of(print_table(rows), "nan") and "–" in line_of(print_table(rows), "odd")
+    assert "not finite" in line_of(printed(rows), "nan") and "–" in line_of(printed(rows), "odd")
 
 
 def test_headline_of_a_candidate_that_wins(rows: list[Row]) -> None:
@@ -130,7 +141,7 @@ def test_markdown_holds_the_same_cells(rows: list[Row]) -> None:
 
 def test_names_cannot_break_the_table(rows: list[Row]) -> None:
     evil = [*rows[:3], replace(rows[3], name="a|b\nc\x1b[31m <b>*x*")]
-    assert "a|b c [31m <b>*x*" in print_table(evil) and "\x1b" not in print_table(evil)
+    assert "a|b c [31m <b>*x*" in printed(evil) and "\x1b" not in printed(evil)
     assert r"| a\|b c \[31m \<b\>\*x\* |" in markdown_table(evil)
 
 
@@ -144,7 +155,7 @@ def test_a_metric_of_its_own_unit_is_shown_as_it_is_and_the_smallest_is_best() -
     assert headline(rows).startswith("KD + Gram is best by mean: unseen_perplexity 11.23 ± 0.32, −1.00 against KD")
     assert legend(rows)[0].startswith("unseen_perplexity on the test split")
     assert "points" not in " ".join(legend(rows))
-    table = quality_table(rows)
+    table = plain(quality_table(rows))
     assert "12.23 ± 0.25" in table and "params" not in table
 
 
@@ -184,9 +195,8 @@ def test_a_page_of_students_at_the_constant_predictor_says_so(
 ) -> None:
     constant = Constant("'b'", {"accuracy": reached}, examples=900)
     rows = build_table(runs, baseline="KD", main_metric="accuracy", teacher=teacher, constant=constant)
-    assert f"always 'b'  {100 * reached:.2f}" in " ".join(line_of(quality_table(rows), "always").split()).replace(
-        "'b' ", "'b'  "
-    )
+    line = line_of(plain(quality_table(rows)), "always")
+    assert line.split() == ["always", "'b'", f"{100 * reached:.2f}"]
     said = f"{low} at the level of the constant predictor (always 'b': {100 * reached:.2f})"
     assert (said in headline(rows)) == bool(low) == ("constant predictor (" in headline(rows))
     other = build_table(runs, baseline="KD", main_metric="macro_f1", teacher=teacher, constant=constant)

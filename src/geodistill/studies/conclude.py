@@ -6,14 +6,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from geodistill.display import decimal, plain
 from geodistill.recipe import Recipe
 from geodistill.runs.folder import ENVIRONMENT, RECIPE, RESULTS, read_json, read_metrics, read_recipe
-from geodistill.studies.formats import decimal
 from geodistill.studies.plan import Job, default_comparison
-from geodistill.studies.report.svg import write_figure_svg
 from geodistill.studies.report.write import write_report, write_run_report
 from geodistill.studies.table import RunResult, TeacherResult, build_table, run_names
-from geodistill.studies.table_text import print_table, quality_table
+from geodistill.studies.table_text import ComparisonTable, quality_table
 from geodistill.tasks.choose import task_of
 
 REPORT, FIGURE = "report.html", "scores.svg"
@@ -42,10 +41,10 @@ def conclude_comparison(
         curves=curves,
         others=others,
         read=read_json(folder / RESULTS).get("read"),
+        picture=folder / FIGURE,
     )
-    write_figure_svg(rows, runs, folder / FIGURE)
-    further = "".join(f"\n\n{quality_table(each)}" for each in others)
-    return f"{print_table(rows)}{further}\n\nReport: {folder / REPORT}"
+    further = "".join(f"\n\n{plain(quality_table(each))}" for each in others)
+    return f"{plain(ComparisonTable(rows))}{further}\n\nReport: {folder / REPORT}"
 
 
 def conclude_run(folder: Path, results: Mapping[str, Any]) -> str:

@@ -7,18 +7,32 @@ from __future__ import annotations
 
 import math
 import re
-import textwrap
-import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from geodistill.studies.formats import ABSENT, count, duration, one_line, p_value, unit
+from rich.console import Console, ConsoleOptions, RenderResult
+
+from geodistill.display import (
+    ABSENT,
+    GAP,
+    LEAST_NAME,
+    Drawn,
+    Table,
+    bullets,
+    count,
+    duration,
+    one_line,
+    p_value,
+    unit,
+    width_of,
+)
 from geodistill.studies.statistics import PairedComparison, minimum_wilcoxon_p
 from geodistill.studies.table import MEASURES, Row
 from geodistill.tasks.metrics import is_share
 
 MEASURE_NAMES = {"procrustes": "D_P²", "gram": "D_FG²", "cka": "CKA"}
+SECTIONS = {"quality": "Quality", "geometry": "Geometry: value (floor, chance)", "cost": "Cost"}
 SIGNIFICANT = 0.05
 SWEPT = "Every sweep point is shown; to pick the best of them from this table is to choose on the test split."
 
@@ -70,26 +84,63 @@ def columns(rows: Sequence[Row]) -> list[Column]:
     return [every[0], *(c for c in every[1:] if any(cell not in ("", ABSENT) for cell in c.cells))]
 
 
-def print_table(rows: Sequence[Row], *, width: int = 120) -> str:
-    """One aligned table, in blocks under one another (quality, geometry, cost) where it is wider than `width`."""
-    names, *others = columns(rows)
-    sections = [[c for c in others if c.section == section] for section in dict.fromkeys(c.section for c in others)]
-    sizes = [sum(_width(c) + 2 for c in section) for section in sections]
-    names = Column("", "", [_shorten(cell, max(16, width - max(sizes, default=0))) for cell in names.cells])
+class ComparisonTable:
+    """The table for a terminal: in blocks under one another (quality, geometry, cost) where it is wider than the
+    terminal, with the legend under it."""
+
+    def __init__(self, rows: Sequence[Row]) -> None:
+        self.rows = rows
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        names, *others = columns(self.rows)
+        sections = [[c for c in others if c.section == section] for section in dict.fromkeys(c.section for c in others)]
+        widest = max((sum(map(_width, section)) for section in sections), default=0)
+        name_width = min(width_of(names.cells), max(LEAST_NAME, options.max_width - widest))
+        for block in _blocks(sections, options.max_width - name_width):
+            yield Drawn(as_table([names, *block], self.rows), name_width)
+            yield ""
+        yield bullets(legend(self.rows))
+
+
+def _blocks(sections: Sequence[Sequence[Column]], width: int) -> list[list[Column]]:
+    """Put sections side by side where they fit; one that is wider than `width` is itself cut between its columns."""
     blocks: list[list[Column]] = []
     left = 0
-    for section, size in zip(sections, sizes, strict=True):
-        if size > left:
-            blocks.append([names])
-            left = width - _width(names)
-        blocks[-1].extend(section)
-        left -= size
-    return "\n\n".join([*map(_block, blocks), _wrapped(legend(rows), width)])
+    for section in sections:
+        size = sum(map(_width, section))
+        pieces = [section] if size <= width else [[column] for column in section]
+        for place, piece in enumerate(pieces):
+            size = sum(map(_width, piece))
+            if size > left or (place == 0 and len(pieces) > 1):
+                blocks.append([])
+                left = width
+            blocks[-1].extend(piece)
+            left -= size
+    return blocks
 
 
-def quality_table(rows: Sequence[Row]) -> str:
-    """The columns of quality alone, aligned: what a further metric of the same runs adds."""
-    return _block([column for column in columns(rows) if column.section in ("", "quality")])
+def _width(column: Column) -> int:
+    return width_of([column.heading, *column.cells]) + GAP
+
+
+def quality_table(rows: Sequence[Row]) -> Drawn:
+    """Draw the columns of quality alone: what a further metric of the same runs adds."""
+    return Drawn(comparison_table(rows, ("quality",)))
+
+
+def comparison_table(rows: Sequence[Row], sections: Sequence[str]) -> Table:
+    """Return the columns of some sections, grouped under the titles of the sections."""
+    names, *others = [column for column in columns(rows) if column.section in ("", *sections)]
+    spans = [(SECTIONS[section], sum(c.section == section for c in others)) for section in sections]
+    groups = [(title, span) for title, span in spans if span]
+    return as_table([names, *others], rows, f"{' and '.join(sections)} of each variant", groups)
+
+
+def as_table(
+    chosen: Sequence[Column], rows: Sequence[Row], label: str = "", groups: Sequence[tuple[str, int]] = ()
+) -> Table:
+    cells = list(zip(*(column.cells for column in chosen), strict=True))
+    return Table([column.heading for column in chosen], cells, label, groups, [row.role for row in rows])
 
 
 def markdown_table(rows: Sequence[Row]) -> str:
@@ -277,43 +328,6 @@ def _several(number: int, noun: str) -> str:
 
 def _sentence(text: str | None) -> str:
     return f"{text[:1].upper()}{text[1:]}." if text else ""
-
-
-def _cells_wide(text: str) -> int:
-    wide = sum(unicodedata.east_asian_width(c) in "WF" for c in text)
-    return len(text) + wide - sum(unicodedata.combining(c) != 0 for c in text)
-
-
-def _width(column: Column) -> int:
-    return max(map(_cells_wide, [column.heading, *column.cells]))
-
-
-def _shorten(text: str, size: int) -> str:
-    """Take out the middle: names of one study differ at their ends."""
-    half = (size - 1) // 2
-    while _cells_wide(text) > size:
-        text = f"{text[:half]}…{text[-half:]}"
-        half -= 1
-    return text
-
-
-def _wrapped(lines: list[str], width: int) -> str:
-    return "\n".join(textwrap.fill(line, width, subsequent_indent="  ", break_on_hyphens=False) for line in lines)
-
-
-def _block(block: list[Column]) -> str:
-    widths = [_width(column) for column in block]
-    lines = [
-        [c.heading for c in block],
-        ["─" * w for w in widths],
-        *map(list, zip(*(c.cells for c in block), strict=True)),
-    ]
-    return "\n".join(_line(cells, widths) for cells in lines)
-
-
-def _line(cells: list[str], widths: list[int]) -> str:
-    padding = [" " * (width - _cells_wide(cell)) for cell, width in zip(cells, widths, strict=True)]
-    return "  ".join([cells[0] + padding[0], *(p + c for c, p in zip(cells[1:], padding[1:], strict=True))]).rstrip()
 
 
 def _markdown(text: str) -> str:

@@ -9,7 +9,8 @@ import pytest
 
 from geodistill.data.record import PartRecord, Record
 from geodistill.studies.report import write as report
-from geodistill.studies.report.write import write_figure_svg, write_report, write_run_report
+from geodistill.studies.report.scores import score_picture, write_score_svg
+from geodistill.studies.report.write import write_report, write_run_report
 from geodistill.studies.table import RunResult, TeacherResult, build_table, run_names
 from geodistill.studies.table_text import columns, headline, legend
 
@@ -178,7 +179,7 @@ def test_files_are_written_whole_or_not_at_all(
         elif write == "run":
             write_run_report(path, title="t", results={}, recipe={}, environment={})
         else:
-            write_figure_svg(rows, runs, path)
+            write_score_svg(score_picture(rows, runs), path)
 
     def full(*_: Any) -> None:
         raise OSError("no space left")
@@ -194,8 +195,10 @@ def test_files_are_written_whole_or_not_at_all(
 def test_the_page_draws_the_numbers_of_the_plots(
     runs: list[RunResult], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    drawn: list[dict[str, Any]] = []
-    monkeypatch.setattr(report.Page, "html", lambda self, *_: drawn.extend(self.figures.values()) or "")
+    drawn: dict[str, Any] = {}
+    monkeypatch.setattr(
+        report, "page", lambda template, plots, **_: [drawn.update({plot.name: plot.figure for plot in plots}), ""][1]
+    )
     write_report(
         tmp_path / "r.html",
         title="t",
@@ -206,9 +209,9 @@ def test_the_page_draws_the_numbers_of_the_plots(
         teacher=None,
         curves={run_names(runs)[8]: CURVE, "stranger": CURVE},
     )
-    own, stranger = drawn[5]["data"]
+    own, stranger = drawn["curve-1"]["data"]
     assert own["y"] == [1, 0.5, 1 / 3]
-    assert own["line"]["color"] == drawn[0]["data"][-1]["marker"]["color"] != stranger["line"]["color"]
+    assert own["line"]["color"] == drawn["scores"]["data"][-1]["marker"]["color"] != stranger["line"]["color"]
 
 
 def test_what_was_read_is_on_the_page(runs: list[RunResult], tmp_path: Path) -> None:

@@ -1,100 +1,64 @@
-"""The HTML of a report page: sections, tables, figures, and the shell around them.
+"""The shell of a report page, and the figures that its script draws.
 
-Everything that is put into a page is escaped here. Its content security policy lets the page run no script but its own
-two, known by their digests, and load nothing at all.
+Text that is put into a page is escaped by its template. The content security policy lets the page run no script but its
+own two, known by their digests, and load nothing at all.
 """
 
 from __future__ import annotations
 
 import base64
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
-from html import escape
+from dataclasses import dataclass
+from typing import Any
 
+from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
+from geodistill.display import read_template, render
 from geodistill.studies.report.plots import Figure
-from geodistill.studies.report.style import CSS, SCRIPT
+
+TEMPLATES = "studies/report/templates"
 
 
-class Page:
-    """The body of a page as it grows, and the figures that its script draws."""
+@dataclass(frozen=True)
+class Plot:
+    """A figure in its place on a page.
 
-    def __init__(self) -> None:
-        self.body: list[str] = []
-        self.figures: dict[str, Figure] = {}
+    name: the id of the element that the figure is drawn into
+    label: what a screen reader says of it
+    fallback: markup that stands there where no script runs
+    """
 
-    def section(self, title: str, *parts: str) -> None:
-        """Append a section made of markup from this module."""
-        self.body.append(f"<section><h2>{escape(title)}</h2>{''.join(parts)}</section>")
-
-    def plot(self, figure: Figure, label: str, caption: str, fallback: str = "") -> str:
-        """Markup for a figure that is drawn once the page is open; `label` is what a screen reader says of it."""
-        name = f"figure-{len(self.figures) + 1}"
-        self.figures[name] = figure
-        height = f"min-height:{figure['layout']['height']}px"
-        return (
-            f'<figure><div id="{name}" class="plot" role="img" aria-label="{escape(label)}" style="{height}"></div>'
-            f"<noscript>{fallback}</noscript><figcaption>{escape(caption)}</figcaption></figure>"
-        )
-
-    def grid(self, figures: Mapping[str, Figure], label: str) -> str:
-        """Markup for small plots side by side, each under its name."""
-        plots = [self.plot(figure, f"{label}: {name}", name) for name, figure in figures.items()]
-        return f'<div class="grid">{"".join(plots)}</div>'
-
-    def html(self, title: str, lead: str, kind: str) -> str:
-        """The whole page."""
-        scripts = [get_plotlyjs(), SCRIPT] if self.figures else []
-        allowed = " ".join(map(_digest, scripts)) or "'none'"
-        policy = f"default-src 'none'; style-src 'unsafe-inline'; img-src data: blob:; script-src {allowed}"
-        # Inside a script element only `<` could end it, and JSON can spell `<` otherwise.
-        figures = json.dumps(self.figures, ensure_ascii=False, allow_nan=False).replace("<", "\\u003c")
-        return "\n".join(
-            [
-                '<!doctype html><html lang="en"><head><meta charset="utf-8">',
-                f'<meta http-equiv="Content-Security-Policy" content="{policy}">',
-                '<meta name="viewport" content="width=device-width, initial-scale=1">',
-                '<meta name="color-scheme" content="light dark">',
-                f"<title>{escape(title)}</title><style>{CSS}</style></head><body><main>",
-                f'<header><p class="kind">{escape(kind)}</p><h1>{escape(title)}</h1>',
-                f'<p class="lead">{escape(lead)}</p></header>',
-                *self.body,
-                "</main>",
-                f'<script type="application/json" id="figures">{figures}</script>',
-                *(f"<script>{script}</script>" for script in scripts),
-                "</body></html>\n",
-            ]
-        )
+    name: str
+    figure: Figure
+    label: str
+    caption: str
+    fallback: Markup | str = ""
 
 
-def table(heads: Sequence[str], rows: Sequence[Sequence[str]], label: str) -> str:
-    """A table of text; the first cell of a row is its heading. Without any heading text there is no head."""
-    head = "".join(f'<th scope="col">{escape(text)}</th>' for text in heads) if any(heads) else ""
-    body = "".join(
-        f'<tr><th scope="row">{escape(first)}</th>{"".join(f"<td>{escape(cell)}</td>" for cell in rest)}</tr>'
-        for first, *rest in rows
+def small_plots(figures: Mapping[str, Figure], name: str, label: str) -> list[Plot]:
+    """Return plots that stand side by side, each with its name for a caption."""
+    return [
+        Plot(f"{name}-{place}", figure, f"{label}: {caption}", caption)
+        for place, (caption, figure) in enumerate(figures.items(), start=1)
+    ]
+
+
+def page(template: str, plots: Sequence[Plot], *, title: str, lead: str, kind: str, **content: Any) -> str:
+    """Fill the template of a page; `plots` are all the plots that its content has."""
+    scripts = [get_plotlyjs(), read_template(f"{TEMPLATES}/draw.js")] if plots else []
+    allowed = " ".join(map(_digest, scripts)) or "'none'"
+    return render(
+        f"{TEMPLATES}/{template}",
+        policy=f"default-src 'none'; style-src 'unsafe-inline'; img-src data: blob:; script-src {allowed}",
+        title=title,
+        lead=lead,
+        kind=kind,
+        figures={plot.name: plot.figure for plot in plots},
+        scripts=list(map(Markup, scripts)),
+        **content,
     )
-    return scroll(f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>", label)
-
-
-def scroll(content: str, label: str) -> str:
-    """A wide table that a narrow screen, or the keyboard, can scroll."""
-    return f'<div class="scroll" role="region" aria-label="{escape(label)}" tabindex="0">{content}</div>'
-
-
-def bullets(lines: Sequence[str]) -> str:
-    return f'<ul class="legend">{"".join(f"<li>{escape(line)}</li>" for line in lines)}</ul>'
-
-
-def heading(text: str) -> str:
-    """A heading inside a section."""
-    return f"<h3>{escape(text)}</h3>"
-
-
-def details(summary: str, content: str) -> str:
-    return f"<details><summary>{escape(summary)}</summary>{content}</details>"
 
 
 def _digest(script: str) -> str:

@@ -9,67 +9,37 @@ import html
 import math
 import textwrap
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
-from geodistill.studies.formats import one_line
-from geodistill.studies.statistics import mean_interval
+from geodistill.display import one_line
+from geodistill.studies.report.scores import GREY, SYMBOLS, Reference, ScorePicture, Style, styles
 from geodistill.studies.table import MEASURES, Row, RunResult, point_names, run_names
-from geodistill.studies.table_text import MEASURE_NAMES, score
+from geodistill.studies.table_text import MEASURE_NAMES
 
 Figure = dict[str, Any]
 Curve = Sequence[Mapping[str, Any]]
+Line = TypeVar("Line")
 
-GREY = "#808894"
-COLOURS = ("#2f7de1", "#d9541e", "#1a9873", "#b757b0", "#a87900", "#7a72d8", "#c8456a", "#4a90a0")
-SYMBOLS = (("circle", "●"), ("square", "■"), ("diamond", "◆"), ("triangle-up", "▲"), ("triangle-down", "▼"), ("x", "✖"))
 NOT_A_TERM = ("step", "done", "epoch", "total_flos")
 
 
-@dataclass(frozen=True)
-class Style:
-    """How a row is drawn wherever it appears; `glyph` is the marker as a character."""
-
-    colour: str
-    symbol: str
-    glyph: str
-
-
-def styles(names: Sequence[str]) -> dict[str, Style]:
-    """One style for each name; colours and symbols repeat at different periods, so that their pair does not."""
-    unique = list(dict.fromkeys(names))
-    return {
-        name: Style(COLOURS[i % len(COLOURS)], *SYMBOLS[(i + i // 24) % len(SYMBOLS)]) for i, name in enumerate(unique)
-    }
-
-
-def score_plot(rows: Sequence[Row], runs: Sequence[RunResult]) -> Figure:
+def score_plot(picture: ScorePicture) -> Figure:
     """The score of each row: seeds as open markers, mean and t interval of the mean, the teacher as a line."""
-    students = [row for row in rows if row.is_student]
-    drawn = styles([row.name for row in students])
-    points = scores_of(students, runs)
     data = []
-    for height, row in _from_the_top(students):
-        style, values = drawn[row.name], [row.scale * value for value in points[row.name].values()]
-        texts = [
-            f"{_safe(row.name)}, seed {seed}: {value:.2f}" for seed, value in zip(points[row.name], values, strict=True)
-        ]
-        data.append(_markers(values, [height - 0.24] * len(values), texts, style, size=8, opaque=False))
-        mean = _markers([row.scale * row.score.mean], [height], [f"{_safe(row.name)}: {score(row)}"], style, size=12)
-        interval = mean_interval(values)
-        if interval:
-            reach = (interval[1] - interval[0]) / 2
-            mean["error_x"] = {"type": "data", "array": [reach], "thickness": 2, "color": style.colour}
+    for height, line in _from_the_top(picture.lines):
+        values = list(line.seeds.values())
+        texts = [f"{_safe(line.name)}, seed {seed}: {value:.2f}" for seed, value in line.seeds.items()]
+        data.append(_markers(values, [height - 0.24] * len(values), texts, line.style, size=8, opaque=False))
+        mean = _markers([line.mean], [height], [f"{_safe(line.name)}: {line.text}"], line.style, size=12)
+        if line.interval:
+            reach = (line.interval[1] - line.interval[0]) / 2
+            mean["error_x"] = {"type": "data", "array": [reach], "thickness": 2, "color": line.style.colour}
         data.append(mean)
-    layout = _row_layout(students, _safe(rows[0].shown_as) if rows else "")
-    teachers = [row for row in rows if row.role == "teacher" and math.isfinite(row.score.mean)]
-    layout["shapes"] = [_vertical(row.scale * row.score.mean) for row in teachers]
-    layout["annotations"] = [_note(row, students) for row in teachers]
-    for row in teachers:
-        # An invisible point makes the axis reach as far as the teacher's line.
-        unseen = {"opacity": 0, "hoverinfo": "skip", "showlegend": False}
-        data.append({"type": "scatter", "x": [row.scale * row.score.mean], "y": [0], **unseen})
-    return {"data": _clean(data), "layout": layout}
+    layout = _row_layout([line.name for line in picture.lines], _safe(picture.axis))
+    layout["xaxis"]["range"] = [picture.ticks[0], picture.ticks[-1]]
+    layout["shapes"] = [_vertical(reference.value) for reference in picture.references]
+    layout["annotations"] = [_note(reference) for reference in picture.references]
+    return {"data": data, "layout": layout}
 
 
 def geometry_plot(rows: Sequence[Row]) -> Figure | None:
@@ -90,7 +60,7 @@ def geometry_plot(rows: Sequence[Row]) -> Figure | None:
         percents = [None if share is None else 100 * share for share in shares]
         trace = _markers(percents, [height for height, _ in found], texts, drawn[measure], size=11)
         data.append({**trace, "name": MEASURE_NAMES[measure], "showlegend": True})
-    layout = _row_layout(students, "% of the way, chance to floor")
+    layout = _row_layout([row.name for row in students], "% of the way, chance to floor")
     layout["shapes"] = [_vertical(0), _vertical(100)]
     layout["xaxis"]["range"] = [-5, 105]
     layout |= {"legend": {"orientation": "h", "x": 0, "y": 1, "yanchor": "bottom"}}
@@ -153,16 +123,6 @@ def curve_plots(curves: Mapping[str, Curve], drawn: Mapping[str, Style]) -> dict
     return figures
 
 
-def scores_of(rows: Sequence[Row], runs: Sequence[RunResult]) -> dict[str, dict[int, float]]:
-    """Row name → seed → score, finite ones only."""
-    scores: dict[str, dict[int, float]] = {row.name: {} for row in rows}
-    metrics = {row.name: row.metric for row in rows}
-    for name, run in zip(point_names(runs), runs, strict=True):
-        if name in metrics and math.isfinite(run.metrics[metrics[name]]):
-            scores[name][run.seed] = run.metrics[metrics[name]]
-    return scores
-
-
 def _terms(entries: Any) -> list[str]:
     """The logged numbers worth a plot: not the clock, and not what stayed zero throughout."""
     values: dict[str, list[float]] = {}
@@ -174,8 +134,8 @@ def _terms(entries: Any) -> list[str]:
     return [name for name, series in values.items() if any(series)]
 
 
-def _from_the_top(rows: Sequence[Row]) -> list[tuple[int, Row]]:
-    return [(len(rows) - 1 - index, row) for index, row in enumerate(rows)]
+def _from_the_top(lines: Sequence[Line]) -> list[tuple[int, Line]]:
+    return [(len(lines) - 1 - index, line) for index, line in enumerate(lines)]
 
 
 def _markers(
@@ -208,12 +168,12 @@ def _layout(x_title: str, y_title: str, *, height: int) -> Figure:
     }
 
 
-def _row_layout(rows: Sequence[Row], x_title: str) -> Figure:
+def _row_layout(names: Sequence[str], x_title: str) -> Figure:
     """A horizontal plot with one line for each row, its name wrapped so that a phone has room for the plot."""
-    labels = ["<br>".join(map(_safe, textwrap.wrap(one_line(row.name), 24))) for row in rows]
-    layout = _layout(x_title, "", height=110 + 46 * len(rows))
-    heights = [height for height, _ in _from_the_top(rows)]
-    layout["yaxis"] |= {"tickvals": heights, "ticktext": labels, "range": [-0.6, len(rows) - 0.4]}
+    labels = ["<br>".join(map(_safe, textwrap.wrap(one_line(name), 24))) for name in names]
+    layout = _layout(x_title, "", height=110 + 46 * len(names))
+    heights = [height for height, _ in _from_the_top(names)]
+    layout["yaxis"] |= {"tickvals": heights, "ticktext": labels, "range": [-0.6, len(names) - 0.4]}
     layout["margin"] |= {"t": 28}
     return layout
 
@@ -223,11 +183,11 @@ def _vertical(x: float) -> Figure:
     return {"type": "line", "x0": x, "x1": x, "y0": 0, "y1": 1, "yref": "paper", "line": line}
 
 
-def _note(row: Row, others: Sequence[Row]) -> Figure:
-    """A name and score above the plot, on the side of their line where the others are, so that it is not cut off."""
-    side = "left" if all(row.score.mean < other.score.mean for other in others) else "right"
-    place = {"x": row.scale * row.score.mean, "y": 1, "yref": "paper", "yanchor": "bottom", "xanchor": side}
-    return {**place, "text": f"{_safe(row.name)} {score(row)}", "showarrow": False}
+def _note(reference: Reference) -> Figure:
+    """A name and score above the plot, on the side of their line that has room."""
+    anchor = "right" if reference.side == "left" else "left"  # the edge of the text that touches the line
+    place = {"x": reference.value, "y": 1, "yref": "paper", "yanchor": "bottom", "xanchor": anchor}
+    return {**place, "text": f"{_safe(reference.name)} {reference.text}", "showarrow": False}
 
 
 def _safe(text: str) -> str:

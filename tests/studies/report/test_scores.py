@@ -12,7 +12,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from geodistill.studies.report.svg import nice_ticks, score_svg, write_figure_svg
+from geodistill.studies.report.scores import (
+    nice_ticks,
+    score_picture,
+    score_svg,
+    scores_of,
+    styles,
+    write_score_svg,
+)
 from geodistill.studies.statistics import mean_interval
 from geodistill.studies.table import Row, RunResult, TeacherResult, build_table
 
@@ -25,7 +32,7 @@ def rows(runs: list[RunResult], teacher: TeacherResult) -> list[Row]:
 
 
 def test_marks_stand_where_the_axis_says(rows: list[Row], runs: list[RunResult], tmp_path: Path) -> None:
-    write_figure_svg(rows, runs, tmp_path / "scores.svg")
+    write_score_svg(score_picture(rows, runs), tmp_path / "scores.svg")
     root = ElementTree.parse(tmp_path / "scores.svg").getroot()
     grid = [float(line.attrib["x1"]) for line in root.iter(f"{SVG}line") if line.attrib.get("class") == "grid"]
     texts = [text.text or "" for text in root.iter(f"{SVG}text")]
@@ -46,7 +53,7 @@ def test_marks_stand_where_the_axis_says(rows: list[Row], runs: list[RunResult],
 
 
 def test_nothing_leaves_the_picture(rows: list[Row], runs: list[RunResult]) -> None:
-    root = ElementTree.fromstring(score_svg(rows, runs))
+    root = ElementTree.fromstring(score_svg(score_picture(rows, runs)))
     width, height = map(float, root.attrib["viewBox"].split()[2:])
     for element in root.iter():
         for key, value in element.attrib.items():
@@ -57,7 +64,7 @@ def test_nothing_leaves_the_picture(rows: list[Row], runs: list[RunResult]) -> N
 
 
 def test_it_says_in_words_what_it_shows(rows: list[Row], runs: list[RunResult]) -> None:
-    root = ElementTree.fromstring(score_svg(rows, runs))
+    root = ElementTree.fromstring(score_svg(score_picture(rows, runs)))
     assert root.attrib["role"] == "img"
     assert root.findtext(f"{SVG}title") == "accuracy of each variant"
     assert (root.findtext(f"{SVG}desc") or "").startswith("KD + Procrustes is best by mean")
@@ -67,7 +74,7 @@ def test_names_are_escaped_and_shortened(make_run: Any, teacher: TeacherResult) 
     evil = '</text><script>alert(1)</script>&"\x07' + "x" * 60
     runs = [make_run(evil, seed, 0.8 + seed / 100) for seed in (1, 2)]
     rows = build_table(runs, baseline=evil, main_metric="accuracy", teacher=replace(teacher, name="<b>&"))
-    text = score_svg(rows, runs)
+    text = score_svg(score_picture(rows, runs))
     root = ElementTree.fromstring(text)
     assert "<script" not in text and not list(root.iter(f"{SVG}script"))
     assert max(len(t.text or "") for t in root.iter(f"{SVG}text")) < 90
@@ -76,10 +83,35 @@ def test_names_are_escaped_and_shortened(make_run: Any, teacher: TeacherResult) 
 def test_one_seed_one_variant_and_scores_that_are_not_finite(make_run: Any) -> None:
     for values in ([0.8], [float("nan")], [float("nan"), 0.8], [0.8, 0.8]):
         runs = [make_run("KD", seed, value) for seed, value in enumerate(values)]
-        text = score_svg(build_table(runs, baseline="KD", main_metric="accuracy"), runs)
+        text = score_svg(score_picture(build_table(runs, baseline="KD", main_metric="accuracy"), runs))
         root = ElementTree.fromstring(text)
         assert len(list(root.iter(f"{SVG}circle"))) == sum(map(math.isfinite, values))
         assert "nan" not in text
+
+
+def test_the_picture_holds_what_both_drawings_show(rows: list[Row], runs: list[RunResult]) -> None:
+    picture = score_picture(rows, runs)
+    assert [line.name for line in picture.lines] == ["labels only", "KD", "KD + Procrustes"]
+    assert picture.lines[1].seeds == pytest.approx({1: 88.0, 2: 89.0, 3: 87.0})
+    assert picture.ticks[0] <= 80 and picture.ticks[-1] >= 95.5
+    (teacher,) = picture.references
+    assert (teacher.name, teacher.text, teacher.side) == ("teacher", "95.50", "left")
+    weak = [replace(rows[0], score=replace(rows[0].score, mean=0.2)), *rows[1:]]
+    assert score_picture(weak, runs).references[0].side == "right"
+
+
+def test_scores_that_are_not_finite_are_left_out(make_run: Any) -> None:
+    runs = [make_run("KD", 1, float("nan")), make_run("KD", 2, 0.8)]
+    rows = build_table(runs, baseline="KD", main_metric="accuracy")
+    assert scores_of(rows, runs) == {"KD": {2: 0.8}}
+    (line,) = score_picture(rows, runs).lines
+    assert line.mean is None and line.interval is None and line.seeds == {2: 80.0}
+
+
+def test_styles_tell_names_apart() -> None:
+    names = [f"variant {i}" for i in range(40)]
+    assert len(set(styles(names).values())) == 40
+    assert styles(names) == styles([*names, *names])
 
 
 @given(st.floats(-150, 150), st.floats(0, 300))
