@@ -6,7 +6,8 @@ import datasets
 import pytest
 
 from geodistill.data import sources
-from geodistill.data.sources import open_source
+from geodistill.data.sources import Source, choose_splits, open_source
+from geodistill.data.tables import Table
 from geodistill.errors import GeodistillError
 from geodistill.recipe import DataRecipe
 
@@ -124,3 +125,23 @@ def test_a_compressed_file_in_a_folder_is_not_passed_over(tmp_path: Path) -> Non
 def test_two_files_of_one_split(tmp_path: Path) -> None:
     with pytest.raises(GeodistillError, match="two files named 'train'"):
         open_source(DataRecipe(source=str(folder_with(tmp_path, "train.csv", "train.jsonl"))))
+
+
+def source(*names: str) -> Source:
+    return Source({name: lambda: Table({}) for name in names})
+
+
+def test_parts_are_found_under_their_names() -> None:
+    assert choose_splits(source("train", "dev"), DataRecipe()) == {"train": "train", "validation": "dev"}
+    named = DataRecipe(train_split="fit", test_split="held")
+    assert choose_splits(source("fit", "held", "more"), named) == {"train": "fit", "test": "held"}
+
+
+def test_one_split_is_not_trained_and_measured_on() -> None:
+    with pytest.raises(GeodistillError, match="asked for twice"):
+        choose_splits(source("train"), DataRecipe(test_split="train"))
+
+
+def test_validation_and_test_by_one_name_are_a_validation_split() -> None:
+    recipe = DataRecipe(test_split="validation")
+    assert choose_splits(source("train", "validation"), recipe) == {"train": "train", "validation": "validation"}

@@ -14,9 +14,9 @@ from geodistill.data.columns import Columns, check_split, find_columns, listed
 from geodistill.data.label_lists import LabelLists, are_several, train_label_lists, with_one_label
 from geodistill.data.labels import Labels, Problem, check_taught, label_name, train_labels
 from geodistill.data.overlap import HeldOut, separate
-from geodistill.data.parts import choose_splits, complete, cut_parts, limited, origins
+from geodistill.data.parts import complete, cut_parts, limited, origins
 from geodistill.data.record import Record, count_labels, part_records, summarize_values
-from geodistill.data.sources import Source, open_source
+from geodistill.data.sources import Source, choose_splits, open_source
 from geodistill.data.texts import Rows, clean, has_labels
 from geodistill.errors import GeodistillError
 from geodistill.recipe import DataRecipe

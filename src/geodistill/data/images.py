@@ -16,8 +16,9 @@ from geodistill.data.image_folders import open_images
 from geodistill.data.image_rows import ImageRows, channels_of, clean_images, count_modes, modes_note
 from geodistill.data.labels import Labels, check_taught, label_name, train_labels
 from geodistill.data.overlap import HeldOut, separate
-from geodistill.data.parts import choose_splits, complete, limited, origins
+from geodistill.data.parts import complete, limited, origins
 from geodistill.data.record import ImageRecord, Record, count_labels, part_records
+from geodistill.data.sources import choose_splits
 from geodistill.data.tables import Table
 from geodistill.data.texts import has_labels
 from geodistill.errors import GeodistillError

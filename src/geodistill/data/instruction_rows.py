@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
 from geodistill.data.columns import InstructionColumns
-from geodistill.data.splits import text_key
+from geodistill.data.parts import text_key
 from geodistill.data.tables import Table
 from geodistill.data.texts import as_text, column, is_blank, plain_column
 from geodistill.errors import GeodistillError
@@ -47,7 +47,7 @@ class InstructionRows:
         return InstructionRows(kept, [self.rows[index] for index in indices])
 
     def keys(self) -> list[str]:
-        """For each row what identical prompts share (`splits.text_key`)."""
+        """For each row what identical prompts share (`parts.text_key`)."""
         return [
             text_key(row.instruction, row.input)
             if row.messages is None
@@ -56,7 +56,7 @@ class InstructionRows:
         ]
 
     def contents(self) -> list[tuple[str, ...]]:
-        """For each row its prompt as one text, normalised (`splits.normalized`): an instruction alone, such as
+        """For each row its prompt as one text, normalised (`parts.normalized`): an instruction alone, such as
         "Translate this.", is no text of a test prompt that has an input as well."""
         return [(key.replace("\n", " ").strip(),) for key in self.keys()]
 

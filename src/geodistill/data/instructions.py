@@ -12,9 +12,9 @@ from datasets import Dataset, DatasetDict
 from geodistill.data.columns import check_split, find_instruction_columns
 from geodistill.data.instruction_rows import Instruction, InstructionRows, clean_instructions
 from geodistill.data.overlap import HeldOut, separate
-from geodistill.data.parts import choose_splits, complete, limited, origins
+from geodistill.data.parts import complete, limited, origins
 from geodistill.data.record import Record, part_records
-from geodistill.data.sources import open_source
+from geodistill.data.sources import choose_splits, open_source
 from geodistill.recipe import DataRecipe
 
 MAX_LENGTH = 512

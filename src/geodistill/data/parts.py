@@ -1,12 +1,14 @@
-"""The parts of a data set: chosen among the splits of a source, and cut from train where it has none."""
+"""The parts of a data set, cut from train where its source has none.
+
+A cut is the same on every machine and in any order of the rows: the hash of a row's content decides.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import hashlib
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, ClassVar, Protocol, TypeVar
 
-from geodistill.data.sources import Source
-from geodistill.data.splits import cut, sample
 from geodistill.errors import GeodistillError
 from geodistill.recipe import DataRecipe
 
@@ -33,23 +35,6 @@ class Part(Protocol):
 
 
 P = TypeVar("P", bound=Part)
-
-
-def choose_splits(source: Source, recipe: DataRecipe) -> dict[str, str]:
-    """The source's names of the parts it has. Raises GeodistillError for one that is missing or asked for twice."""
-    names = {
-        "train": source.find(recipe.train_split, required=True),
-        "validation": source.find(recipe.validation_split, required=recipe.validation_split != "validation"),
-        "test": source.find(recipe.test_split, required=recipe.test_split != "test"),
-    }
-    if names["train"] in (names["validation"], names["test"]):
-        raise GeodistillError(
-            f"The split '{names['train']}' is asked for twice, to train on and to measure on.",
-            "Give data.validation_split and data.test_split other splits; missing ones are cut from train.",
-        )
-    if names["test"] == names["validation"]:
-        names["test"] = None  # reported on as test, as a validation split without a test split is
-    return {part: name for part, name in names.items() if name is not None}
 
 
 def complete(
@@ -100,3 +85,47 @@ def origins(names: Mapping[str, str], given: Mapping[str, P], parts: Mapping[str
         part: next((names[name] for name, rows in given.items() if rows is each), None) for part, each in parts.items()
     }
     return {**found, "train": names["train"]}  # what is left of train after cutting is train
+
+
+def text_key(text: str, pair: str = "") -> str:
+    """What two texts share when they differ in case and white space only."""
+    return "\n".join(map(normalized, (text, pair)))
+
+
+def normalized(text: str) -> str:
+    """The text in small letters, with one space wherever it has white space."""
+    return " ".join(text.casefold().split())
+
+
+def cut(keys: Sequence[str], strata: Sequence[Any], shares: Mapping[str, float], seed: int) -> dict[str, list[int]]:
+    """Indices of the parts named in `shares`, and of the rest as `train`, in the order of the rows.
+
+    Each stratum (a class) is shared out by itself, and at least one of its texts stays in `train`. Rows with the same
+    key are one text and go to one part, so no text is both trained on and reported on.
+    """
+    texts: dict[str, list[int]] = {}
+    for index, key in enumerate(keys):
+        texts.setdefault(key, []).append(index)
+    by_stratum: dict[Hashable, list[str]] = {}
+    for key, indices in texts.items():
+        by_stratum.setdefault(strata[indices[0]], []).append(key)
+    parts: dict[str, list[int]] = {name: [] for name in ("train", *shares)}
+    for members in by_stratum.values():
+        rest = sorted(members, key=lambda key: _rank(key, f"cut {seed}"))
+        for name, share in shares.items():
+            count = min(round(share * len(members)), len(rest) - 1)
+            parts[name] += [index for key in rest[:count] for index in texts[key]]
+            rest = rest[count:]
+        parts["train"] += [index for key in rest for index in texts[key]]
+    return {name: sorted(indices) for name, indices in parts.items()}
+
+
+def sample(keys: Sequence[str], limit: int, seed: int) -> list[int]:
+    """At most `limit` indices in the order of the rows; those of a smaller limit are among those of a larger one."""
+    if limit >= len(keys):
+        return list(range(len(keys)))
+    return sorted(sorted(range(len(keys)), key=lambda index: (_rank(keys[index], f"limit {seed}"), index))[:limit])
+
+
+def _rank(key: str, salt: str) -> bytes:
+    return hashlib.sha256(f"{salt}\n{key}".encode()).digest()

@@ -56,6 +56,23 @@ class Source:
         return found
 
 
+def choose_splits(source: Source, recipe: DataRecipe) -> dict[str, str]:
+    """The source's names of the parts it has. Raises GeodistillError for one that is missing or asked for twice."""
+    names = {
+        "train": source.find(recipe.train_split, required=True),
+        "validation": source.find(recipe.validation_split, required=recipe.validation_split != "validation"),
+        "test": source.find(recipe.test_split, required=recipe.test_split != "test"),
+    }
+    if names["train"] in (names["validation"], names["test"]):
+        raise GeodistillError(
+            f"The split '{names['train']}' is asked for twice, to train on and to measure on.",
+            "Give data.validation_split and data.test_split other splits; missing ones are cut from train.",
+        )
+    if names["test"] == names["validation"]:
+        names["test"] = None  # reported on as test, as a validation split without a test split is
+    return {part: name for part, name in names.items() if name is not None}
+
+
 def open_source(recipe: DataRecipe) -> Source:
     """Find what `recipe.source` names. `glue/TASK` is the hub's; a folder of that name is reached as `./glue/TASK`.
 

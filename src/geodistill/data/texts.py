@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from geodistill.data.columns import Columns, listed
 from geodistill.data.label_lists import is_gathered, label_values, lacks_label
 from geodistill.data.labels import is_missing, label_name
-from geodistill.data.splits import normalized, text_key
+from geodistill.data.parts import normalized, text_key
 from geodistill.data.tables import Table
 from geodistill.errors import GeodistillError
 
@@ -41,13 +41,13 @@ class Rows:
         return len(self.texts)
 
     def keys(self) -> list[str]:
-        """For each row what identical texts share (`splits.text_key`)."""
+        """For each row what identical texts share (`parts.text_key`)."""
         return [
             text_key(text, pair) for text, pair in zip(self.texts, self.pairs or [""] * len(self.texts), strict=True)
         ]
 
     def contents(self) -> list[tuple[str, ...]]:
-        """For each row its text, or the two texts of its pair, normalised (`splits.normalized`)."""
+        """For each row its text, or the two texts of its pair, normalised (`parts.normalized`)."""
         columns = [self.texts] if self.pairs is None else [self.texts, self.pairs]
         return [tuple(map(normalized, row)) for row in zip(*columns, strict=True)]
 

@@ -8,7 +8,7 @@ import pytest
 
 from geodistill.data.bundled.texts import _labelled, sentences
 from geodistill.data.examples import Examples, load_examples
-from geodistill.data.splits import text_key
+from geodistill.data.parts import text_key
 from geodistill.errors import GeodistillError
 from geodistill.recipe import DataRecipe
 

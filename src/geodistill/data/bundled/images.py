@@ -12,7 +12,7 @@ import numpy as np
 
 from geodistill.data.bundled.packages import CIFAR10, MNIST, package_files
 from geodistill.data.decoding import as_png
-from geodistill.data.splits import cut
+from geodistill.data.parts import cut
 from geodistill.data.tables import Table
 
 CIFAR10_TEST_SHARE = 0.2

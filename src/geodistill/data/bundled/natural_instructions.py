@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from geodistill.data.bundled.packages import NATURAL_INSTRUCTIONS, package_files
-from geodistill.data.splits import cut, sample, text_key
+from geodistill.data.parts import cut, sample, text_key
 from geodistill.data.tables import Table
 from geodistill.recipe import DataRecipe
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from geodistill.data.bundled.images import BUNDLED_IMAGES
 from geodistill.data.bundled.natural_instructions import instruction_splits
 from geodistill.data.bundled.packages import TEXTS, package_files
-from geodistill.data.splits import cut, text_key
+from geodistill.data.parts import cut, text_key
 from geodistill.data.tables import Table
 from geodistill.errors import GeodistillError, suggest
 from geodistill.recipe import DataRecipe
