@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from geodistill.data.bundled.packages import MINILM_L3, MINILM_L6, SMOLLM2, extract, package_files
 from geodistill.data.bundled.store import cached
 from geodistill.errors import GeodistillError, require_package, suggest
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import BertModel
 
 BUNDLED_MODELS = ("bundled:minilm-l6", "bundled:minilm-l3", "bundled:smollm2-135m")
 TOKENIZER_FILES = ("special_tokens_map.json", "tokenizer.json", "tokenizer_config.json", "vocab.txt")
@@ -49,14 +54,57 @@ def resolve_model(name: str) -> str:
 def build_minilm_l3(folder: Path) -> None:
     """Write paraphrase-MiniLM-L3-v2 into `folder`, with the tokenizer of all-MiniLM-L6-v2, which has its vocabulary."""
     require_package("onnx", "onnx", "'bundled:minilm-l3' is rebuilt from an ONNX file")
-    from geodistill.data.bundled.onnx_bert import bert_state, build_bert
-
     extract(MINILM_L3, folder)
     exported = next(folder.glob("*.onnx"))
     build_bert(bert_state(exported, "model.0.auto_model"), heads=12).save_pretrained(folder)
     exported.unlink()
     for file in TOKENIZER_FILES:
         shutil.copy(package_files(MINILM_L6) / file, folder)
+
+
+def bert_state(path: Path, prefix: str) -> dict[str, torch.Tensor]:
+    """The state dict of the BertModel whose modules lie under `prefix`, such as `model.0.auto_model`, in an ONNX file.
+
+    PyTorch's exporter keeps the names of embeddings, biases and normalisation weights. It transposes the weight
+    matrices and names them by number, but the node that multiplies by a matrix carries the path of its layer. Needs the
+    `onnx` extra.
+    """
+    import onnx
+    import torch
+    from onnx import numpy_helper
+
+    graph = onnx.load(str(path)).graph
+    tensors = {tensor.name: torch.from_numpy(numpy_helper.to_array(tensor).copy()) for tensor in graph.initializer}
+    state = {
+        name.removeprefix(f"{prefix}."): tensor for name, tensor in tensors.items() if name.startswith(f"{prefix}.")
+    }
+    for node in graph.node:
+        if node.op_type == "MatMul" and node.input[1] in tensors:
+            module = node.name.strip("/").removesuffix("/MatMul").replace("/", ".").split(f"{prefix}.", 1)[1]
+            state[f"{module}.weight"] = tensors[node.input[1]].T.contiguous()
+    return state
+
+
+def build_bert(state: dict[str, torch.Tensor], heads: int) -> BertModel:
+    """The BertModel with this state; every size but the number of heads is read off the tensors.
+
+    It has no pooler: the exported graph has none, since a sentence embedding does not use it.
+    """
+    from transformers import BertConfig, BertModel
+
+    vocabulary, width = state["embeddings.word_embeddings.weight"].shape
+    config = BertConfig(
+        vocab_size=vocabulary,
+        hidden_size=width,
+        num_hidden_layers=len({name.split(".")[2] for name in state if name.startswith("encoder.layer.")}),
+        num_attention_heads=heads,
+        intermediate_size=state["encoder.layer.0.intermediate.dense.bias"].numel(),
+        max_position_embeddings=state["embeddings.position_embeddings.weight"].shape[0],
+        type_vocab_size=state["embeddings.token_type_embeddings.weight"].shape[0],
+    )
+    model = BertModel(config, add_pooling_layer=False)
+    model.load_state_dict(state)
+    return model.eval()
 
 
 def build_smollm2(folder: Path) -> None:
