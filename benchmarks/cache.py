@@ -183,10 +183,10 @@ def print_epochs(
     for name, source in sources.items():
         learner, watch = copy.deepcopy(student), EpochClock()
         trainer = DistillationTrainer(
-            model=learner,
-            teacher=source,
-            objective=Objective(recipe, student=learner, teacher=model),
-            args=training_arguments(training, place / "checkpoints"),
+            learner,
+            training_arguments(training, place / "checkpoints"),
+            teacher_model=source,
+            terms=recipe.terms,
             train_dataset=encoded,
             data_collator=collate,
             callbacks=[watch],

@@ -30,11 +30,10 @@ from peers_job import Job
 from peers_torchdistill import torchdistill_is_there, train_with_torchdistill
 from peers_written import PaddedLoop, train_with_trainer
 from timing import clock
-from transformers import PreTrainedModel, set_seed
+from transformers import PreTrainedModel
 
 from geodistill.distillation.cache.teacher_cache import prepare_cache
 from geodistill.distillation.feature_terms import feature_requests
-from geodistill.distillation.objective import Objective
 from geodistill.distillation.signals import SignalSource, Teacher
 from geodistill.distillation.trainer import DistillationTrainer
 from geodistill.recipe import ObjectiveRecipe
@@ -111,20 +110,19 @@ def train_with_geodistill(job: Job, cache: Path | None = None) -> PreTrainedMode
         start = clock()
         source = prepare_cache(cache, source, job.train, collate, limit_bytes=10**9, progress=False)
         job.once = clock() - start
-    set_seed(job.seed)
-    objective = Objective(terms, student=student, teacher=taught.model)
-    for name, parameter in objective.named_parameters():
-        if name.endswith("weight"):  # ours would start 1.7 times as large, which after few epochs is another student
-            reach = student.config.hidden_size**-0.5
-            torch.nn.init.uniform_(parameter, -reach, reach)
     trainer = DistillationTrainer(
-        model=student,
-        teacher=source,
-        objective=objective,
-        args=training_arguments(job.training, job.folder / "checkpoints"),
+        student,
+        training_arguments(job.training, job.folder / "checkpoints"),
+        teacher_model=source,
+        terms=terms.terms,
         train_dataset=job.train,
         data_collator=collate,
     )
+    draw = torch.Generator().manual_seed(job.seed)
+    for name, parameter in trainer.distillation.objective.named_parameters():
+        if name.endswith("weight"):  # ours would start 1.7 times as large, which after few epochs is another student
+            reach = student.config.hidden_size**-0.5
+            torch.nn.init.uniform_(parameter, -reach, reach, generator=draw)
     quiet(trainer).train()
     return student
 

@@ -18,9 +18,9 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import BertConfig, BertForSequenceClassification
-from transformers.training_args import TrainingArguments
 
-from geodistill.distillation.objective import Objective
+from geodistill.distillation.config import DistillationConfig
+from geodistill.distillation.feature_terms import feature_requests
 from geodistill.distillation.signals import Teacher, TeacherSignals
 from geodistill.distillation.trainer import DistillationTrainer
 from geodistill.losses import CKALoss, GramLoss, ProcrustesLoss
@@ -52,7 +52,8 @@ class Remembered:
     """A teacher whose answers are known, batch by batch."""
 
     def __init__(self, teacher: Teacher) -> None:
-        self.teacher, self.requests = teacher, teacher.requests
+        self.teacher, self.requests, self.model = teacher, teacher.requests, teacher.model
+        self.widths, self.vocabulary = teacher.widths, teacher.vocabulary
         self.known: dict[int, TeacherSignals] = {}
 
     def to(self, device: torch.device) -> Remembered:
@@ -82,14 +83,15 @@ def examples(count: int) -> list[dict[str, Any]]:
 
 
 def time_steps(
-    student: BertForSequenceClassification, source: Remembered, objective: Objective, accumulation: int, exact: bool
+    student: BertForSequenceClassification, source: Remembered, recipe: ObjectiveRecipe, accumulation: int, exact: bool
 ) -> float:
     """Seconds for one optimiser step."""
     with tempfile.TemporaryDirectory() as folder:
-        arguments = TrainingArguments(
+        arguments = DistillationConfig(
             folder,
             per_device_train_batch_size=BATCH,
             gradient_accumulation_steps=accumulation,
+            exact_accumulation=exact,
             num_train_epochs=1,
             logging_steps=10**6,
             train_sampling_strategy="sequential",
@@ -100,11 +102,10 @@ def time_steps(
         )
         trainer = DistillationTrainer(
             student,
-            teacher=source,
-            objective=objective,
-            args=arguments,
+            arguments,
+            teacher_model=source,
+            terms=recipe.terms,
             train_dataset=examples(BATCH * accumulation * STEPS),
-            exact_accumulation=exact,
         )
         started = time.perf_counter()
         trainer.train()
@@ -119,12 +120,11 @@ def print_cost(rounds: int) -> None:
         for loss in ("procrustes", "gram"):
             recipe = ObjectiveRecipe.model_validate({"label": {}, "logits": {}, "features": [{"loss": loss}]})
             student = model(width, layers)
-            objective = Objective(recipe, student=student, teacher=teacher)
-            source = Remembered(Teacher(teacher, objective.requests))
+            source = Remembered(Teacher(teacher, feature_requests(recipe, student, teacher)))
             for accumulation in (2, 8):
-                time_steps(student, source, objective, accumulation, True)  # warms up, and fills the memory
+                time_steps(student, source, recipe, accumulation, True)  # warms up, and fills the memory
                 pairs = [
-                    [time_steps(student, source, objective, accumulation, exact) for exact in (False, True)]
+                    [time_steps(student, source, recipe, accumulation, exact) for exact in (False, True)]
                     for _ in range(rounds)
                 ]
                 plain, exact = (1000 * statistics.median(times) for times in zip(*pairs, strict=True))

@@ -11,6 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from geodistill.distillation.config import DistillationConfig
     from geodistill.distillation.objective import Objective
     from geodistill.distillation.signals import Teacher
     from geodistill.distillation.trainer import DistillationTrainer
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from geodistill.losses import CKALoss, GramLoss, PCKALoss, ProcrustesLoss, ProjectionLoss, RCKALoss
     from geodistill.losses.logits import LogitLoss
     from geodistill.losses.top_k import TopKLogits
-    from geodistill.recipe import FeatureTerm, ObjectiveRecipe
+    from geodistill.recipe import FeatureTerm, LabelTerm, LogitTerm, ObjectiveRecipe
 
 # Where each public name lives. They are imported when first asked for, so that `geodistill --help` does not wait for
 # torch, and whoever wants a loss alone does not wait for transformers.
@@ -49,19 +50,25 @@ _HOMES = {
     "TopKLogits": "losses.top_k",
     "Objective": "distillation.objective",
     "Teacher": "distillation.signals",
+    "DistillationConfig": "distillation.config",
     "DistillationTrainer": "distillation.trainer",
     "FeatureTerm": "recipe",
+    "LabelTerm": "recipe",
+    "LogitTerm": "recipe",
     "ObjectiveRecipe": "recipe",
     "GeodistillError": "errors",
 }
 
 __all__ = [
     "CKALoss",
+    "DistillationConfig",
     "DistillationTrainer",
     "FeatureTerm",
     "GeodistillError",
     "GramLoss",
+    "LabelTerm",
     "LogitLoss",
+    "LogitTerm",
     "Moments",
     "Objective",
     "ObjectiveRecipe",

@@ -10,6 +10,7 @@ TRAINER_NAMES = {
     "per_device_train_batch_size": "batch_size",
     "per_device_eval_batch_size": "evaluation_batch_size",
     "gradient_accumulation_steps": "gradient_accumulation",
+    "exact_accumulation": "exact_accumulation",
     "learning_rate": "learning_rate",
     "weight_decay": "weight_decay",
     "warmup_steps": "warmup",
@@ -22,7 +23,7 @@ TRAINER_NAMES = {
     "eval_strategy": "evaluate_each_epoch",
     "save_steps": "save_steps",
 }
-"""The fields of transformers.TrainingArguments that a training section has a key of its own for."""
+"""The arguments of a trainer that a training section has a key of its own for."""
 
 OWN_FIELDS = {
     "output_dir": "The folder of a run is chosen on the command line: --output FOLDER.",

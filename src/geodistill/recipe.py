@@ -6,8 +6,8 @@ A recipe is a YAML file; every field here is a key of it, and may be overridden 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, ClassVar, Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -238,6 +238,8 @@ class StudentRecipe(Section):
 
 
 class LabelTerm(Section):
+    """The loss of the labels, as the student's head computes it."""
+
     weight: float = Field(1.0, ge=0)
 
 
@@ -289,6 +291,9 @@ class FeatureTerm(Section):
     global_batch: bool = Field(True, description="the distance of the whole batch over all ranks")
 
 
+Term: TypeAlias = LabelTerm | LogitTerm | FeatureTerm
+
+
 class ObjectiveRecipe(Section):
     """loss = label + logits + Σ features, each with its weight; a term that is absent is off."""
 
@@ -301,6 +306,37 @@ class ObjectiveRecipe(Section):
         if self.label is None and self.logits is None and not self.features:
             raise ValueError("an objective needs at least one of 'label', 'logits' and 'features'")
         return self
+
+    @property
+    def terms(self) -> list[Term]:
+        """All terms in one list."""
+        return [*(term for term in (self.label, self.logits) if term is not None), *self.features]
+
+    @classmethod
+    def of(cls, terms: Sequence[Term]) -> ObjectiveRecipe:
+        """Return the objective that has these terms.
+
+        Raises GeodistillError for no terms, for what is no term, and for several label or logit terms.
+        """
+        if not isinstance(terms, Sequence) or not terms:
+            raise GeodistillError("There are no terms, so there is no loss.", EXAMPLE_TERMS)
+        kinds: dict[type, list[Any]] = {LabelTerm: [], LogitTerm: [], FeatureTerm: []}
+        for term in terms:
+            kind = next((each for each in kinds if isinstance(term, each)), None)
+            if kind is None:
+                raise GeodistillError(f"{term!r} is no term of a loss.", EXAMPLE_TERMS)
+            kinds[kind].append(term)
+        for kind in (LabelTerm, LogitTerm):
+            if len(kinds[kind]) > 1:
+                raise GeodistillError(
+                    f"There are {len(kinds[kind])} terms of the kind {kind.__name__}, and a loss has one at most.",
+                    "Leave all but one out; feature terms alone may be several.",
+                )
+        label, logits = (next(iter(kinds[kind]), None) for kind in (LabelTerm, LogitTerm))
+        return cls(label=label, logits=logits, features=kinds[FeatureTerm])
+
+
+EXAMPLE_TERMS = "Give a list such as terms=[LabelTerm(weight=0.5), FeatureTerm(loss='procrustes')]."
 
 
 class GenerationRecipe(Section):

@@ -59,7 +59,7 @@ def one_step(
         callbacks=[recorder],
         per_device_train_batch_size=batch,
         gradient_accumulation_steps=accumulation,
-        options={"exact_accumulation": exact},
+        exact_accumulation=exact,
         max_steps=1,
         max_grad_norm=0.0,
         logging_steps=1,

@@ -30,7 +30,7 @@ DESCENT = {
 
 def make(folder: Path, *, exact: bool = True, **arguments: Any) -> DistillationTrainer:
     given = {"recipe": PROCRUSTES, "gradient_accumulation_steps": 3, "max_steps": 1, "examples": 12, **DESCENT}
-    return make_trainer(folder, options={"exact_accumulation": exact}, **{**given, **arguments})
+    return make_trainer(folder, exact_accumulation=exact, **{**given, **arguments})
 
 
 def step(trainer: DistillationTrainer) -> dict[str, Tensor]:
@@ -89,7 +89,7 @@ def test_the_teacher_runs_once_for_each_micro_batch(tmp_path: Path) -> None:
 def test_one_micro_batch_in_a_step_is_trained_as_ever(tmp_path: Path) -> None:
     one, other = (make(tmp_path, exact=exact, dropout=0.0, gradient_accumulation_steps=1) for exact in (True, False))
     torch.testing.assert_close(step(one), step(other), rtol=0, atol=0)
-    assert one.exact_accumulation is False and one.geometry == "the batch"
+    assert one.accumulates_exactly is False and one.geometry == "the batch"
 
 
 def test_autocast_gives_nearly_the_same_gradient(tmp_path: Path) -> None:

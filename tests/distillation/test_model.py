@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from training import Lecture, Recorder, classifier, collate, copy_of, differ, make_examples, make_trainer
 from transformers import BertConfig, BertForPreTraining, BertForQuestionAnswering, BertModel
-from transformers.training_args import TrainingArguments
 
+from geodistill.distillation.config import DistillationConfig
 from geodistill.distillation.model import DistillationModel
 from geodistill.distillation.objective import Objective
 from geodistill.distillation.trainer import DistillationTrainer
@@ -46,12 +46,11 @@ def collate_answers(examples: list[dict[str, Any]]) -> dict[str, Tensor]:
 
 
 def trained(folder: Path, student: Any, teacher: Any, recipe: dict[str, Any], **arguments: Any) -> DistillationTrainer:
-    objective = Objective(ObjectiveRecipe.model_validate(recipe), student=student, teacher=teacher)
     trainer = DistillationTrainer(
         student,
-        teacher=teacher,
-        objective=objective,
-        args=TrainingArguments(str(folder), max_steps=2, **{**QUIET, **arguments}),
+        DistillationConfig(str(folder), max_steps=2, **{**QUIET, **arguments}),
+        teacher_model=teacher,
+        terms=ObjectiveRecipe.model_validate(recipe).terms,
         train_dataset=answers(16),
         eval_dataset=answers(4),
         data_collator=collate_answers,
@@ -151,7 +150,7 @@ def test_neftune_adds_noise_to_the_student_alone(tmp_path: Path) -> None:
 
 
 def test_exact_accumulation_sees_the_same_noise_twice(tmp_path: Path) -> None:
-    arguments = {"gradient_accumulation_steps": 2, "options": {"exact_accumulation": True}, "neftune_noise_alpha": 5.0}
+    arguments = {"gradient_accumulation_steps": 2, "exact_accumulation": True, "neftune_noise_alpha": 5.0}
     trainer = make_trainer(tmp_path, max_steps=1, **arguments)
     seen: list[Tensor] = []
 

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from torch import nn
 from training import OBJECTIVE, classifier, collate, make_examples
-from transformers.training_args import TrainingArguments
 
-from geodistill.distillation.objective import Objective
+from geodistill.distillation.config import DistillationConfig
+from geodistill.distillation.feature_terms import feature_requests
 from geodistill.distillation.separate import check_separate
 from geodistill.distillation.signals import Teacher
 from geodistill.distillation.trainer import DistillationTrainer
@@ -56,13 +56,13 @@ def test_what_the_objective_learns_is_its_own() -> None:
 @pytest.mark.parametrize("wrapped", [False, True])
 def test_the_trainer_refuses_its_teacher_as_the_student(wrapped: bool, tmp_path: Path) -> None:
     teacher = classifier(2, 16, 0)
-    objective = Objective(ObjectiveRecipe.model_validate(OBJECTIVE), student=teacher, teacher=teacher)
+    recipe = ObjectiveRecipe.model_validate(OBJECTIVE)
     with pytest.raises(GeodistillError, match="The student shares the parameter"):
         DistillationTrainer(
-            model=copy.copy(teacher),
-            teacher=Teacher(teacher, objective.requests) if wrapped else teacher,
-            objective=objective,
-            args=TrainingArguments(output_dir=str(tmp_path), use_cpu=True, report_to="none"),
+            copy.copy(teacher),
+            DistillationConfig(str(tmp_path), use_cpu=True, report_to="none"),
+            teacher_model=Teacher(teacher, feature_requests(recipe, teacher, teacher)) if wrapped else teacher,
+            terms=recipe.terms,
             train_dataset=make_examples(4),
             data_collator=collate,
         )

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import inspect
 import json
 from itertools import pairwise
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from datasets import Dataset
+from safetensors.torch import load_file
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from training import (
@@ -23,16 +25,17 @@ from training import (
     make_examples,
     make_trainer,
 )
+from transformers import AutoTokenizer, Trainer
 from transformers.integrations import integration_utils
 from transformers.training_args import TrainingArguments
 
-from geodistill.distillation.objective import Objective
+from geodistill.distillation.config import DistillationConfig
 from geodistill.distillation.sampler import LengthGroupedSampler
 from geodistill.distillation.signals import FeatureRequest, Teacher, model_inputs
 from geodistill.distillation.trainer import DistillationTrainer
 from geodistill.errors import GeodistillError
 from geodistill.features import Capture
-from geodistill.recipe import ObjectiveRecipe
+from geodistill.recipe import FeatureTerm, LabelTerm, LogitTerm, ObjectiveRecipe
 
 
 def test_training_lowers_the_terms(make: Make) -> None:
@@ -50,24 +53,22 @@ def test_teacher_is_left_alone(make: Make) -> None:
     assert_same(copy_of(trainer.teacher.model), before)
     assert not trainer.teacher.model.training
     trained = {id(parameter) for group in trainer.optimizer.param_groups for parameter in group["params"]}
-    assert trained == {id(parameter) for parameter in (*trainer.student.parameters(), *trainer.objective.parameters())}
+    assert trained == {id(parameter) for parameter in trainer.distillation.parameters()}
 
 
 def test_a_plain_model_may_be_the_teacher(tmp_path: Path) -> None:
     student, teacher = classifier(1, 16, 0), classifier(2, 16, 1)
-    recipe = ObjectiveRecipe.model_validate({"features": [{"loss": "gram"}]})
-    objective = Objective(recipe, student=student, teacher=teacher)
     arguments = TrainingArguments(str(tmp_path), max_steps=1, use_cpu=True, report_to="none", disable_tqdm=True)
     trainer = DistillationTrainer(
         student,
-        teacher=teacher,
-        objective=objective,
-        args=arguments,
+        arguments,
+        teacher_model=teacher,
+        terms=[FeatureTerm(loss="gram")],
         train_dataset=make_examples(4),
         data_collator=collate,
     )
     trainer.train()
-    assert isinstance(trainer.teacher, Teacher) and trainer.teacher.requests == objective.requests
+    assert isinstance(trainer.teacher, Teacher) and trainer.teacher.requests == [FeatureRequest(2, "tokens")]
 
 
 # Logs
@@ -82,9 +83,9 @@ def test_logged_terms_are_the_means_since_the_last_entry(make: Make) -> None:
     again = []
     for step in range(1, 7):
         batch = collate([trainer.train_dataset[index] for index in order[4 * step - 4 : 4 * step]])
-        capture = Capture(trainer.student.eval(), trainer.objective.student_points)
+        capture = Capture(trainer.student.eval(), trainer.distillation.objective.student_points)
         outputs, features = capture(**model_inputs(trainer.student, batch, labels=True))
-        again.append(trainer.objective(outputs, features, trainer.teacher(batch), batch, chance_seed=step))
+        again.append(trainer.distillation.objective(outputs, features, trainer.teacher(batch), batch, chance_seed=step))
     entries = [entry for entry in recorder.logs if "loss" in entry]
     assert len(entries) == 3
     for number, entry in enumerate(entries):
@@ -255,7 +256,7 @@ def test_report_to_sees_every_term_and_the_students_config(make: Make, monkeypat
     "setting", [{"label_smoothing_factor": 0.1}, {"options": {"compute_loss_func": lambda *given: None}}]
 )
 def test_another_loss_beside_the_objective_is_refused(make: Make, setting: dict[str, Any]) -> None:
-    with pytest.raises(GeodistillError, match="objective"):
+    with pytest.raises(GeodistillError, match="sum of the terms"):
         make(**setting)
 
 
@@ -279,13 +280,111 @@ def test_data_seed_orders_the_batches(make: Make, data_seed: int | None) -> None
 
 def test_signals_for_other_rows_are_refused(tmp_path: Path) -> None:
     student, teacher = classifier(2, 16, 0), classifier(3, 24, 1)
-    objective = Objective(ObjectiveRecipe.model_validate(OBJECTIVE), student=student, teacher=teacher)
     source = Teacher(teacher, [FeatureRequest(3, "tokens")])
     with pytest.raises(GeodistillError, match="lack the rows") as caught:
         DistillationTrainer(
             student,
-            teacher=source,
-            objective=objective,
-            args=TrainingArguments(str(tmp_path), use_cpu=True, report_to="none"),
+            TrainingArguments(str(tmp_path), use_cpu=True, report_to="none"),
+            teacher_model=source,
+            terms=ObjectiveRecipe.model_validate(OBJECTIVE).terms,
         )
     assert "requests=objective.requests" in caught.value.remedy
+
+
+# What it is given
+
+
+def test_the_arguments_come_in_the_order_of_the_trainer() -> None:
+    ours, theirs = (inspect.signature(each).parameters.values() for each in (DistillationTrainer, Trainer))
+    given = [(each.name, each.kind.name, each.default) for each in ours]
+    own = [("teacher_model", "KEYWORD_ONLY", None), ("terms", "KEYWORD_ONLY", None)]
+    assert given == [*((each.name, each.kind.name, each.default) for each in theirs), *own]
+
+
+def short(folder: Path, **more: Any) -> DistillationConfig:
+    quiet = {"max_steps": 3, "use_cpu": True, "report_to": "none", "disable_tqdm": True, "save_strategy": "no"}
+    return DistillationConfig(str(folder), **{**quiet, "learning_rate": 1e-3, **more})
+
+
+def test_labels_alone_need_no_teacher(tmp_path: Path) -> None:
+    trainer = DistillationTrainer(
+        classifier(1, 16, 0), short(tmp_path), collate, make_examples(8), terms=[LabelTerm(weight=0.5)]
+    )
+    trainer.train()
+    assert trainer.state.log_history[-1]["train_loss"] > 0
+
+
+@pytest.mark.parametrize("term", [LogitTerm(), FeatureTerm(loss="gram")])
+def test_a_term_that_compares_needs_a_teacher(tmp_path: Path, term: Any) -> None:
+    with pytest.raises(GeodistillError, match=r"There is no teacher model.*Give teacher_model="):
+        DistillationTrainer(classifier(1, 16, 0), short(tmp_path), terms=[term])
+
+
+@pytest.mark.parametrize("given", ["bert-base-uncased", {"model": "bert"}])
+def test_a_teacher_that_is_no_model_is_refused(tmp_path: Path, given: Any) -> None:
+    with pytest.raises(GeodistillError, match=r"The teacher is .*, which is no model.*from_pretrained"):
+        DistillationTrainer(classifier(1, 16, 0), short(tmp_path), teacher_model=given, terms=[LabelTerm()])
+
+
+def test_a_cache_without_its_model_is_refused(lesson: Any, tmp_path: Path) -> None:
+    cache = lesson.prepare(tmp_path / "cache")
+    cache.model = None
+    with pytest.raises(GeodistillError, match=r"opened with model=teacher"):
+        DistillationTrainer(
+            classifier(1, 16, 0), short(tmp_path), teacher_model=cache, terms=[FeatureTerm(loss="gram")]
+        )
+
+
+def test_model_init_makes_the_student_and_the_projections_anew(tmp_path: Path) -> None:
+    made: list[Any] = []
+
+    def student() -> Any:
+        made.append(classifier(2, 16, 7))
+        return made[-1]
+
+    terms = ObjectiveRecipe.model_validate(OBJECTIVE).terms
+    given: dict[str, Any] = {"teacher_model": classifier(3, 24, 1), "terms": terms, "data_collator": collate}
+    given |= {"args": short(tmp_path, seed=4), "train_dataset": make_examples(12)}
+    trainer = DistillationTrainer(model_init=student, **given)
+    results = []
+    for _ in range(2):
+        trainer.train()
+        trainer.objective = 0.5  # as a search for hyper-parameters sets it
+        results.append(copy_of(trainer.distillation))
+        assert trainer.student is made[-1] and trainer.distillation.student is made[-1]
+    assert len(made) == 3
+    assert_same(*results)
+    plain = DistillationTrainer(classifier(2, 16, 7), **given)
+    assert differ(copy_of(plain.distillation), results[0])
+    first = copy_of(plain.distillation.objective)
+    assert_same(first, copy_of(DistillationTrainer(model_init=student, **given).distillation.objective))
+
+
+def test_each_training_of_a_model_init_counts_for_itself(tmp_path: Path) -> None:
+    trainer = DistillationTrainer(
+        args=short(tmp_path, per_device_train_batch_size=1),
+        model_init=lambda: classifier(2, 16, 7),
+        data_collator=collate,
+        train_dataset=make_examples(3),
+        teacher_model=classifier(3, 24, 1),
+        terms=[FeatureTerm(loss="gram", rows="cls")],
+    )
+    for _ in range(2):
+        trainer.train()
+        assert trainer.starved_terms == 3
+
+
+def test_a_processing_class_pads_and_is_saved(lesson: Any, tmp_path: Path) -> None:
+    student = type(lesson.model)(lesson.model.config)
+    trainer = DistillationTrainer(
+        student,
+        short(tmp_path / "out"),
+        train_dataset=lesson.dataset,
+        teacher_model=lesson.model,
+        terms=[LabelTerm(), FeatureTerm(loss="gram")],
+        processing_class=lesson.tokenizer,
+    )
+    trainer.train()
+    trainer.save_model(str(tmp_path / "saved"))
+    assert AutoTokenizer.from_pretrained(tmp_path / "saved").get_vocab() == lesson.tokenizer.get_vocab()
+    assert_same(load_file(tmp_path / "saved" / "model.safetensors"), copy_of(student))

@@ -19,16 +19,32 @@ from geodistill.errors import GeodistillError
 
 def test_projection_is_trained_saved_and_kept_out_of_the_student(make: Make, tmp_path: Path) -> None:
     trainer = make(save_strategy="steps", save_steps=4)
-    before = copy_of(trainer.objective)
+    before = copy_of(trainer.distillation.objective)
     trainer.train()
     assert list(before) == ["features.1.losses.0.weight"]
-    assert differ(copy_of(trainer.objective), before)
+    assert differ(copy_of(trainer.distillation.objective), before)
     checkpoint = tmp_path / "out" / f"checkpoint-{trainer.state.global_step}"
-    assert_same(safetensors.torch.load_file(checkpoint / OBJECTIVE_FILE), copy_of(trainer.objective))
+    assert_same(safetensors.torch.load_file(checkpoint / OBJECTIVE_FILE), copy_of(trainer.distillation.objective))
     saved = safetensors.torch.load_file(checkpoint / "model.safetensors")
     assert saved.keys() == classifier(2, 16, 0).state_dict().keys()
     trainer.save_model(str(tmp_path / "saved"))
     assert safetensors.torch.load_file(tmp_path / "saved" / "model.safetensors").keys() == saved.keys()
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in folder.iterdir() if file.is_file()}
+
+
+def test_a_checkpoint_holds_the_arguments_and_the_saved_model_is_the_student_alone(make: Make, tmp_path: Path) -> None:
+    trainer = make(save_strategy="steps", save_steps=2, max_steps=2, exact_accumulation=True, max_skipped_steps=7)
+    trainer.train()
+    arguments = torch.load(tmp_path / "out" / "checkpoint-2" / "training_args.bin", weights_only=False)
+    assert (arguments.exact_accumulation, arguments.max_skipped_steps) == (True, 7)
+    trainer.save_model(str(tmp_path / "saved"))
+    trainer.student.save_pretrained(tmp_path / "plain")
+    assert contents(tmp_path / "saved") == contents(tmp_path / "plain")
+    trainer.save_model(_internal_call=True)  # what push_to_hub writes, beside the checkpoints
+    assert contents(tmp_path / "out") == contents(tmp_path / "plain")
 
 
 def test_checkpoint_loads_with_plain_transformers(make: Make, tmp_path: Path) -> None:
@@ -75,7 +91,7 @@ def test_resumed_run_ends_as_an_uninterrupted_one(
     resumed.train(resume_from_checkpoint=str(checkpoint))
     assert resumed.state.global_step == whole.state.global_step == {1: 14, 2: 8}[accumulation]
     assert_same(copy_of(resumed.student), copy_of(whole.student))
-    assert_same(copy_of(resumed.objective), copy_of(whole.objective))
+    assert_same(copy_of(resumed.distillation.objective), copy_of(whole.distillation.objective))
     assert resumed.teacher.calls < whole.teacher.calls
 
 
@@ -136,7 +152,7 @@ def test_best_model_is_loaded_at_the_end(make: Make, tmp_path: Path) -> None:
     best, last = (tmp_path / "out" / name for name in ("checkpoint-4", "checkpoint-6"))
     assert trainer.state.best_model_checkpoint == str(best)
     assert_same(copy_of(trainer.student), safetensors.torch.load_file(best / "model.safetensors"))
-    assert_same(copy_of(trainer.objective), safetensors.torch.load_file(best / OBJECTIVE_FILE))
+    assert_same(copy_of(trainer.distillation.objective), safetensors.torch.load_file(best / OBJECTIVE_FILE))
     assert differ(copy_of(trainer.student), safetensors.torch.load_file(last / "model.safetensors"))
 
 

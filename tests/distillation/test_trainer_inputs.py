@@ -13,10 +13,11 @@ from torch import Tensor, nn
 from torch.utils.data import IterableDataset
 from training import TERMS, Make, Recorder, assert_same, classifier, collate, copy_of, differ, make_examples
 from transformers import DistilBertConfig, DistilBertForSequenceClassification
-from transformers.training_args import TrainingArguments
 
 from geodistill.distillation.cache.teacher_cache import prepare_cache
+from geodistill.distillation.config import DistillationConfig
 from geodistill.distillation.denormals import flushes_denormals
+from geodistill.distillation.feature_terms import feature_requests
 from geodistill.distillation.objective import Objective
 from geodistill.distillation.signals import FeatureRequest, SignalSource, Teacher
 from geodistill.distillation.trainer import DistillationTrainer
@@ -71,12 +72,12 @@ def distil(folder: Path, source: Any, data: Any) -> DistillationTrainer:
     config = DistilBertConfig(vocab_size=100, dim=16, n_layers=2, n_heads=2, hidden_dim=32, num_labels=3)
     student = DistilBertForSequenceClassification(config)
     teacher = bert_teacher()
-    objective = Objective(ObjectiveRecipe.model_validate(RECIPE), student=student, teacher=teacher)
+    recipe = ObjectiveRecipe.model_validate(RECIPE)
     trainer = DistillationTrainer(
         student,
-        teacher=source(teacher, objective.requests),
-        objective=objective,
-        args=TrainingArguments(str(folder), max_steps=4, per_device_train_batch_size=4, learning_rate=1e-3, **QUIET),
+        DistillationConfig(str(folder), max_steps=4, per_device_train_batch_size=4, learning_rate=1e-3, **QUIET),
+        teacher_model=source(teacher, feature_requests(recipe, student, teacher)),
+        terms=recipe.terms,
         train_dataset=data,
         data_collator=collate_pairs,
     )
@@ -132,9 +133,12 @@ def streamed(kind: str, count: int) -> Any:
 def test_a_stream_that_ends_goes_round(make: Make, kind: str, accumulation: int, exact: bool) -> None:
     """Eight batches, and more steps than they make: the Trainer begins the stream again."""
     recorder = Recorder()
-    options = {"exact_accumulation": exact}
     trainer = make(
-        options=options, max_steps=11, gradient_accumulation_steps=accumulation, logging_steps=1, callbacks=[recorder]
+        exact_accumulation=exact,
+        max_steps=11,
+        gradient_accumulation_steps=accumulation,
+        logging_steps=1,
+        callbacks=[recorder],
     )
     trainer.train_dataset = streamed(kind, 32)
     trainer.train()
@@ -203,12 +207,11 @@ def own_recipe(**changes: Any) -> dict[str, Any]:
 
 def taught_by(model: Any, recipe: dict[str, Any], folder: Path) -> DistillationTrainer:
     student = classifier(2, 16, 0)
-    objective = Objective(ObjectiveRecipe.model_validate(recipe), student=student, teacher=model)
     trainer = DistillationTrainer(
         student,
-        teacher=model,
-        objective=objective,
-        args=TrainingArguments(str(folder), max_steps=2, **QUIET),
+        DistillationConfig(str(folder), max_steps=2, **QUIET),
+        teacher_model=model,
+        terms=ObjectiveRecipe.model_validate(recipe).terms,
         train_dataset=make_examples(16),
         data_collator=collate,
     )

@@ -14,9 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import BertConfig, BertForSequenceClassification, LlamaConfig, LlamaForCausalLM, TrainerCallback
-from transformers.training_args import TrainingArguments
 
 from geodistill.distillation.cache.teacher_cache import TeacherCache, cache_fingerprint, open_cache
+from geodistill.distillation.config import DistillationConfig
+from geodistill.distillation.feature_terms import feature_requests
 from geodistill.distillation.model import DistillationModel, DistillationOutput
 from geodistill.distillation.objective import Objective
 from geodistill.distillation.signals import FeatureRequest, Teacher, TeacherSignals, model_inputs
@@ -176,14 +177,13 @@ def make_trainer(
     dropout: float = 0.1,
     spoiled: Sequence[int] = (),
     callbacks: Sequence[TrainerCallback] = (),
-    max_skipped_steps: int = 20,
     options: Mapping[str, Any] | None = None,
     causal: bool = False,
     **arguments: Any,
 ) -> DistillationTrainer:
     student: Any = speaker(2, 16, seed) if causal else classifier(2, 16, seed, dropout)
     teacher: Any = speaker(3, 24, 100) if causal else classifier(3, 24, 100)
-    objective = Objective(ObjectiveRecipe.model_validate(recipe), student=student, teacher=teacher)
+    terms = ObjectiveRecipe.model_validate(recipe)
     settings: dict[str, Any] = {
         "per_device_train_batch_size": 4,
         "num_train_epochs": 2,
@@ -200,15 +200,14 @@ def make_trainer(
     }
     data = make_answers(examples) if causal else make_examples(examples)
     return DistillationTrainer(
-        model=student,
-        teacher=Lessons(teacher, objective.requests, spoiled),
-        objective=objective,
-        args=TrainingArguments(output_dir=str(folder), **{**settings, **arguments}),
+        student,
+        DistillationConfig(str(folder), **{**settings, **arguments}),
+        teacher_model=Lessons(teacher, feature_requests(terms, student, teacher), spoiled),
+        terms=terms.terms,
         train_dataset=data,
         eval_dataset=data[:10],
         data_collator=collate,
         callbacks=list(callbacks),
-        max_skipped_steps=max_skipped_steps,
         **(options or {}),
     )
 

@@ -46,6 +46,7 @@ def names(tokenizer: Any, language_model: Callable[..., Any], tmp_path: Path, en
         "training_options": QUIET,
         "conversations": Dataset.from_dict({"messages": [turns] * 8}),
         "output_dir": str(tmp_path),
+        "student_dir": str(tmp_path / "student"),
         "arguments": {**QUIET, "bf16": False, "per_device_train_batch_size": 2, "max_length": 32},
         "training_arguments": SentenceTransformerTrainingArguments(str(tmp_path), **QUIET),
         "student_embedder": embedder(),

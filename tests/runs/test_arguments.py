@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import Trainer, TrainingArguments
+from transformers import Trainer
 from transformers.trainer_callback import PrinterCallback, TrainerControl, TrainerState
 
 from geodistill.aliases import OWN_FIELDS, TRAINER_NAMES
+from geodistill.distillation.config import DistillationConfig
 from geodistill.errors import GeodistillError
 from geodistill.recipe import TrainingRecipe
 from geodistill.runs.arguments import StepBar, quiet, training_arguments
@@ -75,7 +76,7 @@ def test_what_has_a_key_of_its_own_is_not_passed_through(name: str) -> None:
 
 
 def test_each_typed_field_is_one_of_the_trainer_and_of_the_section() -> None:
-    known = {field.name for field in fields(TrainingArguments)}
+    known = {field.name for field in fields(DistillationConfig)}
     assert {*TRAINER_NAMES, *OWN_FIELDS} <= known
     assert set(TRAINER_NAMES.values()) <= set(TrainingRecipe.model_fields)
 

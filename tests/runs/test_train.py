@@ -21,6 +21,7 @@ from geodistill.files import LOCK
 from geodistill.recipe import DataRecipe, Recipe
 from geodistill.recipe_file import merge
 from geodistill.runs import train as train_module
+from geodistill.runs.arguments import train_to_the_end
 from geodistill.runs.evaluate import evaluate
 from geodistill.runs.folder import clear_run, read_json, read_metrics
 from geodistill.runs.predict import predict
@@ -381,9 +382,23 @@ def test_a_rotated_cache_serves_every_feature_loss(make_recipe: Callable[..., Re
     assert second["projection_1_2"] > 0
 
 
-def test_adapters_are_merged_into_the_student_that_is_written(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+def test_adapters_are_merged_into_the_student_that_is_written(
+    make_recipe: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     recipe = make_recipe(student={"width": None, "layers": None, "teacher_layers": 1, "lora": {"rank": 2}})
+
+    def train_and_save(trainer: Any, checkpoints: Path) -> None:
+        train_to_the_end(trainer, checkpoints)
+        trainer.processing_class = AutoTokenizer.from_pretrained(recipe.teacher.model)
+        trainer.save_model(str(tmp_path / "saved"))
+
+    monkeypatch.setattr(train_module, "train_to_the_end", train_and_save)
     results = run(recipe, tmp_path / "run")
+    ours, theirs = (
+        {file.name: file.read_bytes() for file in folder.iterdir()}
+        for folder in (tmp_path / "run" / "student", tmp_path / "saved")
+    )
+    assert ours == theirs
     student = AutoModelForSequenceClassification.from_pretrained(tmp_path / "run" / "student")
     teacher = AutoModelForSequenceClassification.from_pretrained(recipe.teacher.model)
     assert results["parameters"] == sum(each.numel() for each in student.parameters())

@@ -54,7 +54,7 @@ class Objective(nn.Module):
 
     Args:
         recipe: the terms.
-        student, teacher: the models.
+        student, teacher: the models. A label term alone needs no teacher.
         widths: of teacher rows that are narrower than the teacher is, from a rotated cache (`TeacherCache.widths`).
         vocabulary: how many logits of a language model stand for a token. The logit term leaves out those beyond, with
             which families pad their vocabularies to different sizes.
@@ -69,7 +69,7 @@ class Objective(nn.Module):
         recipe: ObjectiveRecipe,
         *,
         student: Student,
-        teacher: nn.Module,
+        teacher: nn.Module | None,
         widths: Mapping[FeatureRequest, int] | None = None,
         vocabulary: int | None = None,
         student_probe: Probe = None,
@@ -78,6 +78,11 @@ class Objective(nn.Module):
         super().__init__()
         inner: PreTrainedModel = adapted_model(student)
         teacher = adapted_model(teacher)
+        if teacher is None and (recipe.logits or recipe.features):
+            raise GeodistillError(
+                "There is no teacher model, and a term compares the student with one.",
+                "Give teacher_model=, or a teacher cache that was opened with model=teacher.",
+            )
         self.label_weight = recipe.label.weight if recipe.label else None
         self.logit_weight = recipe.logits.weight if recipe.logits else None
         self.problem_type = problem_type(inner, teacher) if recipe.logits else None
@@ -194,7 +199,7 @@ def make_logit_loss(term: LogitTerm, problem: ProblemType | None = None) -> Logi
     )
 
 
-def problem_type(student: nn.Module, teacher: nn.Module) -> ProblemType | None:
+def problem_type(student: nn.Module, teacher: nn.Module | None) -> ProblemType | None:
     """Return what the outputs of both models mean, by the `problem_type` of their configs; None where neither says it.
 
     A config that does not say it agrees with one that does.

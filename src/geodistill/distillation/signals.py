@@ -55,10 +55,25 @@ BESIDE_INPUTS = (*NO_INPUTS, "attention_mask", "token_type_ids", "position_ids")
 
 
 class SignalSource(Protocol):
-    """Where teacher signals come from: the model itself (`Teacher`) or what it wrote to disk (`TeacherCache`)."""
+    """Where teacher signals come from: the model itself (`Teacher`) or what it wrote to disk (`TeacherCache`).
+
+    requests: the rows that it gives
+    model: the teacher, whose layers are paired with the student's; its weights are not asked. None where there is none
+    widths: of rows that are narrower than the teacher's are
+    vocabulary: how many of a language model's logits stand for a token; None for all
+    """
 
     @property
     def requests(self) -> Sequence[FeatureRequest]: ...
+
+    @property
+    def model(self) -> Any: ...
+
+    @property
+    def widths(self) -> Mapping[FeatureRequest, int]: ...
+
+    @property
+    def vocabulary(self) -> int | None: ...
 
     def __call__(self, inputs: Mapping[str, Tensor]) -> TeacherSignals: ...
 
@@ -92,6 +107,7 @@ class Teacher:
         self.precision = precision
         self.logits = logits
         self.vocabulary = vocabulary
+        self.widths: Mapping[FeatureRequest, int] = {}
         self._capture = Capture(self.model, [request.point for request in self.requests])
 
     def to(self, device: torch.device) -> Teacher:
@@ -165,12 +181,31 @@ class NoTeacher:
     """The source for an objective that asks nothing of a teacher, such as labels alone: it says nothing."""
 
     requests: Sequence[FeatureRequest] = ()
+    model: Any = None
+    widths: Mapping[FeatureRequest, int] = {}
+    vocabulary: int | None = None
 
     def to(self, device: torch.device) -> NoTeacher:
         return self
 
     def __call__(self, inputs: Mapping[str, Tensor]) -> TeacherSignals:
         return TeacherSignals(logits=None)
+
+
+def teacher_or_source(given: Any) -> nn.Module | SignalSource:
+    """Return what a trainer is given as its teacher: a module, or a source of signals; None stands for no teacher.
+
+    Raises GeodistillError for anything else, such as a name.
+    """
+    if given is None:
+        return NoTeacher()
+    if isinstance(given, nn.Module) or (callable(given) and hasattr(given, "requests")):
+        return given
+    said = f"'{given}'" if isinstance(given, str) else f"a {type(given).__name__}"
+    raise GeodistillError(
+        f"The teacher is {said}, which is no model.",
+        "Load it first, as with AutoModelForSequenceClassification.from_pretrained(name), and give the model.",
+    )
 
 
 def model_inputs(model: nn.Module, inputs: Mapping[str, Tensor], *, labels: bool = False) -> dict[str, Any]:

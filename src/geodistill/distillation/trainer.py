@@ -1,25 +1,28 @@
 """DistillationTrainer: a transformers.Trainer whose model is the student together with its objective.
 
-A checkpoint holds the student as `save_pretrained` writes it, and the objective's own weights in a file beside it, so
-they never reach an exported student.
+A checkpoint holds the student as `save_pretrained` writes it, and what the objective learns in a file beside it.
+`save_model` writes the student alone.
 """
 
 from __future__ import annotations
 
+import copy
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import safetensors.torch
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel, Trainer
+from transformers import PreTrainedModel, Trainer, TrainerCallback, set_seed
+from transformers.trainer import TRAINING_ARGS_NAME
 from transformers.training_args import TrainingArguments
 from transformers.utils.generic import find_labels
 
 from geodistill.distillation.accumulate import ExactAccumulation, describe_geometry
 from geodistill.distillation.checkpoint import StepCounts, reading_checkpoint, take_prefix
+from geodistill.distillation.config import DistillationConfig
 from geodistill.distillation.denormals import denormals_flushed
 from geodistill.distillation.model import OBJECTIVE_PREFIX, STUDENT_PREFIX, DistillationModel
 from geodistill.distillation.objective import Objective
@@ -27,10 +30,17 @@ from geodistill.distillation.overrides import overrides
 from geodistill.distillation.sampler import LengthGroupedTrainer
 from geodistill.distillation.separate import check_separate
 from geodistill.distillation.sharding import check_sharding
-from geodistill.distillation.signals import TEACHER_PREFIX, SignalSource, Teacher, check_requests
-from geodistill.distillation.students.adapters import Student, adapted_model, load_student, save_student
+from geodistill.distillation.signals import TEACHER_PREFIX, SignalSource, Teacher, check_requests, teacher_or_source
+from geodistill.distillation.students.adapters import (
+    Student,
+    adapted_model,
+    load_student,
+    merge_adapters,
+    save_student,
+)
 from geodistill.errors import GeodistillError
 from geodistill.features import count_scored, input_names
+from geodistill.recipe import ObjectiveRecipe, Term
 
 OBJECTIVE_FILE = "objective.safetensors"
 logger = logging.getLogger(__name__)
@@ -39,78 +49,148 @@ logger = logging.getLogger(__name__)
 class DistillationTrainer(LengthGroupedTrainer):
     """A `transformers.Trainer` that trains a student against a teacher.
 
+        loss = w_label · label loss + w_logits · T² D(teacher, student) + Σ w_i · feature loss i
+
     Everything the Trainer can do still works: mixed precision, accumulation, clipping, checkpoints and resuming,
-    distributed training, callbacks, `report_to`. Evaluation is of the student alone, with its own label loss.
+    distributed training, callbacks, `report_to`, `model_init`. Evaluation is of the student alone, with its own label
+    loss. `save_model` writes the student alone, its adapters merged, for plain transformers. A checkpoint has more: the
+    adapters as they are, and what the objective learns.
 
-    Args: `model` the student, or a PeftModel around it, whose checkpoints then hold its adapters alone; `teacher` a
-    model with the same kind of head, which is changed as `Teacher` says, or a `SignalSource` such as a `TeacherCache`;
-    `objective` the terms, bound to both; the rest as for `Trainer`. Columns of the data that only the teacher's forward
-    names are kept for it. `max_skipped_steps`: a step whose gradient is not finite is skipped and counted,
-    and after so many in a row training stops with GeodistillError.
-    `exact_accumulation`: with several micro-batches in a step, the feature terms and their gradient are those of all of
-    them together (over all ranks where a term has `global_batch`), whatever the split, rather than the mean of theirs.
-    It costs another forward pass of the student, without gradient, and keeps the teacher's signals of a whole step
-    (docs/scale.md).
+    Args:
+        model: the student, or a PeftModel around it, whose checkpoints then hold its adapters alone.
+        args: a `DistillationConfig`. A plain `TrainingArguments` gets the defaults of one.
+        teacher_model: a model, a PeftModel, or any module that is called with the batch's tensors by name. It is
+            changed as `Teacher` says. Or a `SignalSource` such as a `TeacherCache`. A label term alone needs none.
+        terms: the terms of the loss, each a LabelTerm, a LogitTerm or a FeatureTerm; of the first two at most one.
+        model_init: makes a student. Each `train()` begins with a new one, and new projections.
+        processing_class: a tokenizer or an image processor. It is saved with the student, and pads the batches unless
+            there is a data_collator.
 
-    Label and logit terms are the mean over all scored tokens of a step (examples, for a classifier), over all ranks and
-    micro-batches, however many of them each has.
+    All other arguments, and their order, are those of `Trainer`. Columns of the data that only the teacher's forward
+    names are kept for it.
+
+    The first weights of learned projections depend on `args.seed` alone. Label and logit terms are the mean over all
+    scored tokens of a step (examples, for a classifier), over all ranks and micro-batches, however many each has.
 
     Each log entry carries the mean of every term since the last one, and under `chance/` what the feature terms would
     give for rows that are not paired, on the batch that was logged.
+
+    Raises GeodistillError for terms that do not go together or do not fit the models, for teacher signals that lack
+    what the terms compare, and for what belongs to another loss (`compute_loss_func`, `label_smoothing_factor`).
+
+    Example:
+        DistillationTrainer(
+            student,
+            DistillationConfig("out"),
+            teacher_model=teacher,
+            terms=[LabelTerm(weight=0.5), FeatureTerm(loss="procrustes", layers="uniform")],
+            train_dataset=train_dataset,
+            processing_class=tokenizer,
+        ).train()
     """
 
     def __init__(
         self,
-        model: Student,
+        model: Student | None = None,
+        args: TrainingArguments | None = None,
+        data_collator: Any = None,
+        train_dataset: Any = None,
+        eval_dataset: Any = None,
+        processing_class: Any = None,
+        model_init: Callable[..., Student] | None = None,
+        compute_loss_func: Callable[..., Any] | None = None,
+        compute_metrics: Callable[[Any], dict[str, Any]] | None = None,
+        callbacks: list[TrainerCallback] | None = None,
+        optimizers: tuple[Any, Any] = (None, None),
+        optimizer_cls_and_kwargs: tuple[Any, dict[str, Any]] | None = None,
+        preprocess_logits_for_metrics: Callable[[Tensor, Tensor], Tensor] | None = None,
         *,
-        teacher: nn.Module | SignalSource,
-        objective: Objective,
-        args: TrainingArguments,
-        max_skipped_steps: int = 20,
-        exact_accumulation: bool = False,
-        **kwargs: Any,
+        teacher_model: nn.Module | SignalSource | None = None,
+        terms: Sequence[Term] | None = None,
     ) -> None:
-        if args.label_smoothing_factor or kwargs.get("compute_loss_func"):
+        config = DistillationConfig("tmp_trainer") if args is None else DistillationConfig.of(args)
+        if config.label_smoothing_factor or compute_loss_func:
             raise GeodistillError(
-                "The loss is the objective's, so label_smoothing_factor and compute_loss_func have no part in it.",
-                "Leave both out, and say in the objective which terms there are.",
+                "The loss is the sum of the terms, so label_smoothing_factor and compute_loss_func have no part in it.",
+                "Leave both out, and say in terms= what the loss is.",
             )
-        check_sharding(args)
-        taught_by = teacher if isinstance(teacher, nn.Module) else getattr(teacher, "model", None)
-        if taught_by is not None:
-            check_separate(model, taught_by, objective)
-        inner = adapted_model(model)
-        use_cache = getattr(inner.config, "use_cache", None)
-        super().__init__(model=DistillationModel(inner, objective), args=args, **kwargs)
-        if use_cache is not None:
+        check_sharding(config)
+        self.args: DistillationConfig = config
+        self.terms = ObjectiveRecipe.of(terms or ())
+        self._teacher_model: nn.Module | SignalSource = teacher_or_source(teacher_model)
+        super().__init__(
+            None if model is None else self._bind(model),
+            config,
+            data_collator,
+            train_dataset,
+            eval_dataset,
+            processing_class,
+            model_init,  # type: ignore[arg-type]  # what it makes is bound by call_model_init
+            None,
+            compute_metrics,
+            callbacks,
+            optimizers,
+            optimizer_cls_and_kwargs,
+            preprocess_logits_for_metrics,
+        )
+        if self._use_cache is not None:
             # The Trainer turns it off, and a student that was saved so would read its whole text for each new token.
-            inner.config.use_cache = use_cache
-        if inner is not model and (self.is_fsdp_enabled or self.is_deepspeed_enabled):
+            self.inner.config.use_cache = self._use_cache
+        if self.inner is not self.student and (self.is_fsdp_enabled or self.is_deepspeed_enabled):
             raise GeodistillError(
                 "A student with adapters is not trained under FSDP or DeepSpeed here.",
                 "Train it on one device or with DDP.",
             )
-        source = (
-            Teacher(teacher, objective.requests, vocabulary=objective.vocabulary)
-            if isinstance(teacher, nn.Module)
-            else teacher
-        )
-        check_requests(source, objective.requests)
-        self.student = model
-        self.inner: PreTrainedModel = inner
-        self.objective: Objective = objective
-        self.teacher: SignalSource = source.to(self.args.device)
-        self.label_names = self.args.label_names or find_labels(type(inner))
-        self.max_skipped_steps = max_skipped_steps
-        self.exact_accumulation = exact_accumulation and self.args.gradient_accumulation_steps > 1
-        self._accumulation = ExactAccumulation(self.teacher, self._prepare_inputs) if self.exact_accumulation else None
+        self.label_names = self.args.label_names or find_labels(type(self.inner))
         self.add_callback(StepCounts)
         self._mean_scored: Tensor | None = None
+        self._writing_checkpoint = False
+        self._forget_steps()
+
+    def _bind(self, student: Student) -> DistillationModel:
+        """Make the objective of a student and its teacher, and return the module that is trained."""
+        given = self._teacher_model
+        source = None if isinstance(given, nn.Module) else given
+        model = given if isinstance(given, nn.Module) else given.model
+        # A projection's first weights are drawn here. They must not depend on what ran just now and what was read.
+        set_seed(self.args.seed)
+        objective = Objective(
+            self.terms,
+            student=student,
+            teacher=model,
+            widths=None if source is None else source.widths,
+            vocabulary=None if source is None else source.vocabulary,
+        )
+        if model is not None:
+            check_separate(student, model, objective)
+        if source is None:
+            source = Teacher(model, objective.requests, logits=self.terms.logits is not None)
+        check_requests(source, objective.requests)
+        self.student: Student = student
+        self.inner: PreTrainedModel = adapted_model(student)
+        self._use_cache = getattr(self.inner.config, "use_cache", None)
+        self.teacher: SignalSource = source.to(self.args.device)
+        self.distillation = DistillationModel(self.inner, objective)
+        self._accumulation = ExactAccumulation(self.teacher, self._prepare_inputs) if self.accumulates_exactly else None
+        return self.distillation
+
+    @overrides(Trainer)
+    def call_model_init(self, trial: Any = None) -> nn.Module:
+        return self._bind(super().call_model_init(trial))  # type: ignore[arg-type]  # model_init makes a student
+
+    def _forget_steps(self) -> None:
+        """Begin to count and to add up anew."""
+        self.counts.skipped_steps = self.counts.starved_terms = 0
         self._skipped_in_a_row = 0
         self._starved: Tensor | int = 0
         self._totals: dict[str, Tensor] = {}
         self._chance: dict[str, Tensor] = {}
         self._micro_batches = 0
+
+    @property
+    def accumulates_exactly(self) -> bool:
+        """Whether feature terms are of all micro-batches of a step together, where there are several."""
+        return self.args.exact_accumulation and self.args.gradient_accumulation_steps > 1
 
     @property
     def geometry(self) -> str:
@@ -120,9 +200,9 @@ class DistillationTrainer(LengthGroupedTrainer):
                 global_batch=loss.global_batch,
                 ranks=self.args.world_size,
                 micro_batches=self.args.gradient_accumulation_steps,
-                exact=self.exact_accumulation,
+                exact=self.accumulates_exactly,
             )
-            for match in self.objective.features
+            for match in self.distillation.objective.features
             for loss in match.losses  # type: ignore[union-attr]  # nn.ModuleList forgets what it holds
         }
         return "; ".join(sorted(said)) or "no feature term"
@@ -142,10 +222,14 @@ class DistillationTrainer(LengthGroupedTrainer):
 
     @overrides(Trainer)
     def train(self, *args: Any, **kwargs: Any) -> Any:
+        if self.model_init is not None:
+            self._forget_steps()
         if self.is_world_process_zero():
             logger.info("Feature terms compare: %s.", self.geometry)
         with denormals_flushed():
-            return super().train(*args, **kwargs)
+            result = super().train(*args, **kwargs)
+        self._count_starved()
+        return result
 
     @overrides(Trainer)
     def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device) -> Any:
@@ -186,16 +270,17 @@ class DistillationTrainer(LengthGroupedTrainer):
     def _average_scored(self, batches: list[Any]) -> Tensor | None:
         """How many tokens or examples a micro-batch of this rank would score if all of the step were alike, from which
         the gradient of the mean over ranks, and over each rank's micro-batches, is that of the mean over the step."""
-        if not batches or not self.objective.reads_logits or (len(batches) == 1 and self.args.world_size == 1):
+        objective = self.distillation.objective
+        if not batches or not objective.reads_logits or (len(batches) == 1 and self.args.world_size == 1):
             return None
-        counts = [count_scored(batch, causal=self.objective.causal).to(self.args.device) for batch in batches]
+        counts = [count_scored(batch, causal=objective.causal).to(self.args.device) for batch in batches]
         total = self.accelerator.reduce(torch.stack(counts).sum(), reduction="sum")
         return total.float().clamp(min=1) / (self.args.world_size * len(batches))
 
     def _share(self, inputs: dict[str, Any]) -> Tensor | None:
         if self._mean_scored is None:
             return None
-        return count_scored(inputs, causal=self.objective.causal) / self._mean_scored
+        return count_scored(inputs, causal=self.distillation.objective.causal) / self._mean_scored
 
     def _chance_seed(self) -> int | None:
         # The chance level doubles the price of a feature term, so it is taken on the steps that are logged.
@@ -223,7 +308,11 @@ class DistillationTrainer(LengthGroupedTrainer):
     @overrides(Trainer)
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         self._count_starved()
-        super()._save_checkpoint(model, trial)
+        self._writing_checkpoint = True
+        try:
+            super()._save_checkpoint(model, trial)
+        finally:
+            self._writing_checkpoint = False
 
     @overrides(Trainer)
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
@@ -236,7 +325,7 @@ class DistillationTrainer(LengthGroupedTrainer):
         model.zero_grad(set_to_none=True)
         self.counts.skipped_steps += 1
         self._skipped_in_a_row += 1
-        if self._skipped_in_a_row >= self.max_skipped_steps:
+        if self._skipped_in_a_row >= self.args.max_skipped_steps:
             raise GeodistillError(
                 f"The gradient was not finite for {self._skipped_in_a_row} steps in a row; training stopped "
                 f"at step {self.state.global_step}.",
@@ -264,13 +353,24 @@ class DistillationTrainer(LengthGroupedTrainer):
         folder.mkdir(parents=True, exist_ok=True)
         model: nn.Module = self.model  # type: ignore[assignment]  # there is one once the Trainer is made
         state = model.state_dict() if state_dict is None else state_dict
-        save_student(self.student, folder, take_prefix(state, STUDENT_PREFIX))
-        # Clones, because safetensors refuses tensors that share memory.
-        objective = {name: value.clone() for name, value in take_prefix(state, OBJECTIVE_PREFIX).items()}
-        if objective:
-            safetensors.torch.save_file(objective, folder / OBJECTIVE_FILE)
-        if self.processing_class is not None:
-            self.processing_class.save_pretrained(folder)
+        student = take_prefix(state, STUDENT_PREFIX)
+        reader = self.processing_class
+        if self._writing_checkpoint:
+            save_student(self.student, folder, student)
+            # Clones, because safetensors refuses tensors that share memory.
+            objective = {name: value.clone() for name, value in take_prefix(state, OBJECTIVE_PREFIX).items()}
+            if objective:
+                safetensors.torch.save_file(objective, folder / OBJECTIVE_FILE)
+            torch.save(self.args, folder / TRAINING_ARGS_NAME)
+        else:
+            if isinstance(self.student, PreTrainedModel):
+                self.student.save_pretrained(folder, state_dict=student)
+            else:
+                # A copy: a student that was merged and parted again would not be quite what it was.
+                merge_adapters(copy.deepcopy(self.student)).save_pretrained(folder)
+            reader = reader or getattr(self.data_collator, "tokenizer", None)
+        if reader is not None:
+            reader.save_pretrained(folder)
 
     @overrides(Trainer)
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
@@ -289,8 +389,8 @@ class DistillationTrainer(LengthGroupedTrainer):
     def _load_checkpoint_weights(self, folder: Path) -> None:
         with reading_checkpoint(folder):
             load_student(self.student, folder)
-            if self.objective.state_dict():
-                self.objective.load_state_dict(safetensors.torch.load_file(folder / OBJECTIVE_FILE))
+            if self.distillation.objective.state_dict():
+                self.distillation.objective.load_state_dict(safetensors.torch.load_file(folder / OBJECTIVE_FILE))
 
     @overrides(Trainer)
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:

@@ -1,4 +1,4 @@
-"""From the training section of a recipe to transformers.TrainingArguments."""
+"""From the training section of a recipe to the arguments of a trainer."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from transformers.trainer_callback import PrinterCallback, TrainerCallback, Trai
 from transformers.training_args import TrainingArguments
 
 from geodistill.distillation.checkpoint import StepCounts, last_checkpoint
+from geodistill.distillation.config import DistillationConfig
 from geodistill.distillation.sharding import check_sharding
 from geodistill.errors import GeodistillError, suggest
 from geodistill.recipe import TrainingRecipe
@@ -67,13 +68,13 @@ def part_processes() -> None:
         torch.distributed.destroy_process_group()
 
 
-def training_arguments(training: TrainingRecipe, folder: Path) -> TrainingArguments:
+def training_arguments(training: TrainingRecipe, folder: Path) -> DistillationConfig:
     """Translate a training section; its `arguments` are passed through and win.
 
     Batches hold examples of like length, so that little of a batch is padding.
-    Raises GeodistillError for an entry of `arguments` that TrainingArguments does not have or refuses.
+    Raises GeodistillError for an entry of `arguments` that DistillationConfig does not have or refuses.
     """
-    known = [field.name for field in fields(TrainingArguments) if field.init]
+    known = [field.name for field in fields(DistillationConfig) if field.init]
     for name in training.arguments:
         if name not in known:
             nearest, _, _ = suggest(name, known).partition("Valid:")  # all hundred of them would bury it
@@ -87,6 +88,7 @@ def training_arguments(training: TrainingRecipe, folder: Path) -> TrainingArgume
         "per_device_train_batch_size": training.batch_size,
         "per_device_eval_batch_size": training.evaluation_batch_size,
         "gradient_accumulation_steps": training.gradient_accumulation,
+        "exact_accumulation": training.exact_accumulation,
         "learning_rate": training.learning_rate,
         "weight_decay": training.weight_decay,
         "warmup_steps": training.warmup,  # below 1 it is the share of all steps
@@ -108,7 +110,7 @@ def training_arguments(training: TrainingRecipe, folder: Path) -> TrainingArgume
         "disable_tqdm": True,  # StepBar below shows the progress
     }
     with refusing_settings():
-        arguments = TrainingArguments(**{**settings, **training.arguments})
+        arguments = DistillationConfig(**{**settings, **training.arguments})
     check_sharding(arguments)
     return arguments
 

@@ -8,13 +8,11 @@ from pathlib import Path
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from geodistill.distillation.objective import Objective
 from geodistill.distillation.sharding import whole_model
-from geodistill.distillation.signals import NoTeacher
 from geodistill.distillation.trainer import DistillationTrainer
 from geodistill.errors import GeodistillError
 from geodistill.files import CHECKPOINTS, write_text
-from geodistill.recipe import LabelTerm, ObjectiveRecipe, TrainingRecipe
+from geodistill.recipe import LabelTerm, TrainingRecipe
 from geodistill.runs.arguments import StepBar, processes, train_to_the_end, training_arguments
 from geodistill.runs.folder import METRICS, MetricsFile
 from geodistill.tasks.task import Encoded, Task
@@ -50,14 +48,12 @@ def fine_tune(
         if processes().is_main_process:
             begin(folder, identity)
     trainer = DistillationTrainer(
-        model=model,
-        teacher=NoTeacher(),
-        objective=Objective(ObjectiveRecipe(label=LabelTerm()), student=model, teacher=model),
-        args=training_arguments(training, folder / CHECKPOINTS),
+        model,
+        training_arguments(training, folder / CHECKPOINTS),
+        terms=[LabelTerm()],
         train_dataset=encoded["train"],
         eval_dataset=encoded["validation"],
         data_collator=task.collator(tokenizer),
-        exact_accumulation=training.exact_accumulation,
         callbacks=[MetricsFile(folder, name), *([StepBar(name)] if progress else [])],
     )
     started = time.perf_counter()

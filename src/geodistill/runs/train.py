@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from geodistill.distillation.cache.format import TopK
 from geodistill.distillation.cache.plan import Key
@@ -20,7 +20,6 @@ from geodistill.distillation.cache.teacher_cache import prepare_cache
 from geodistill.distillation.export import export_student
 from geodistill.distillation.feature_terms import feature_requests
 from geodistill.distillation.memory import telling_of_memory
-from geodistill.distillation.objective import Objective
 from geodistill.distillation.sharding import whole_model
 from geodistill.distillation.signals import NoTeacher, SignalSource, Teacher, model_inputs, teacher_view
 from geodistill.distillation.students.adapters import Student, adapted_model, merge_adapters
@@ -232,7 +231,6 @@ def train_stage(
             folder=cache,
             progress=progress,
         )
-    widths = None
     if not wanted and stage.objective.logits is None:
         teacher = NoTeacher()
     elif recipe.teacher.cache:
@@ -249,20 +247,15 @@ def train_stage(
                 limit_bytes=int(recipe.teacher.cache_limit_gb * 1e9),
                 progress=progress,
             ).select(wanted)
-            widths = teacher.widths
-    # A projection's first weights are drawn here; they must not depend on what ran just now and what was read.
-    set_seed(recipe.training.seed)
-    objective = Objective(stage.objective, student=student, teacher=taught.model, widths=widths, vocabulary=vocabulary)
     trainer = DistillationTrainer(
-        model=student,
-        teacher=teacher,
-        objective=objective,
-        args=arguments,
+        student,
+        arguments,
+        teacher_model=teacher,
+        terms=stage.objective.terms,
         train_dataset=learnt,
         eval_dataset=reading.examples["validation"],
         data_collator=reading.collate,
         compute_metrics=task.compute_metrics(reading.encoded["validation"]),
-        exact_accumulation=training.exact_accumulation,
         callbacks=[MetricsFile(folder, stage.name), cost, *([StepBar(stage.name)] if progress else [])],
     )
     train_to_the_end(trainer, checkpoints)

@@ -11,7 +11,6 @@ from transformers import LlamaForCausalLM, RobertaConfig, RobertaForSequenceClas
 from geodistill import geometry
 from geodistill.distillation.cache.format import TopK
 from geodistill.distillation.cache.teacher_cache import prepare_cache
-from geodistill.distillation.objective import Objective
 from geodistill.distillation.signals import FeatureRequest, Teacher
 from geodistill.distillation.trainer import DistillationTrainer
 from geodistill.errors import GeodistillError
@@ -122,10 +121,10 @@ def test_a_decoder_learns_from_the_largest_logits(speaking, tmp_path):
         use_cpu=True,
     )
     trainer = DistillationTrainer(
-        model=student,
-        teacher=cache,
-        objective=Objective(terms, student=student, teacher=speaking.model),
-        args=arguments,
+        student,
+        arguments,
+        teacher_model=cache,
+        terms=terms.terms,
         train_dataset=speaking.dataset,
         data_collator=collate,
     )

@@ -23,6 +23,7 @@ from transformers import (
     RobertaForSequenceClassification,
 )
 
+from geodistill.distillation.config import DistillationConfig
 from geodistill.distillation.model import DistillationModel
 from geodistill.distillation.objective import Objective
 from geodistill.distillation.signals import Teacher
@@ -132,28 +133,24 @@ def test_a_recipe_makes_the_same_student_twice() -> None:
 
 @pytest.fixture
 def make_trainer(tmp_path: Path) -> Callable[..., DistillationTrainer]:
-    from transformers.training_args import TrainingArguments
-
     def make(**arguments: Any) -> DistillationTrainer:
         torch.manual_seed(0)
         teacher, plain = FAMILIES["bert"](), FAMILIES["bert"]()
         student = get_peft_model(plain, LoraConfig(r=2, target_modules="all-linear", task_type="SEQ_CLS"))
-        objective = Objective(ObjectiveRecipe.model_validate(RECIPE), student=student, teacher=teacher)
         rows = batch(16)
         return DistillationTrainer(
-            model=student,
-            teacher=teacher,
-            objective=objective,
-            args=TrainingArguments(
+            student,
+            DistillationConfig(
                 str(tmp_path),
                 per_device_train_batch_size=4,
-                max_steps=4,
                 learning_rate=1e-2,
                 use_cpu=True,
                 report_to="none",
                 disable_tqdm=True,
-                **{"save_strategy": "steps", "save_steps": 2, **arguments},
+                **{"max_steps": 4, "save_strategy": "steps", "save_steps": 2, **arguments},
             ),
+            teacher_model=teacher,
+            terms=ObjectiveRecipe.model_validate(RECIPE).terms,
             train_dataset=[{name: value[row] for name, value in rows.items()} for row in range(16)],
         )
 
@@ -174,11 +171,26 @@ def test_training_and_resuming_with_adapters(make_trainer: Callable[..., Distill
     resumed = make_trainer()
     resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
     torch.testing.assert_close(resumed.student.state_dict(), after, rtol=0, atol=0)
-    torch.testing.assert_close(resumed.objective.state_dict(), whole.objective.state_dict(), rtol=0, atol=0)
+    learned = (each.distillation.objective.state_dict() for each in (resumed, whole))
+    torch.testing.assert_close(*learned, rtol=0, atol=0)
     loaded = PeftModel.from_pretrained(FAMILIES["bert"](), tmp_path / "checkpoint-4")
     for name, value in loaded.state_dict().items():
         if "lora_" in name:
             assert torch.equal(value, after[name])
+
+
+def test_the_saved_model_has_its_adapters_merged(
+    make_trainer: Callable[..., DistillationTrainer], tmp_path: Path
+) -> None:
+    trainer = make_trainer(max_steps=2, save_strategy="no")
+    trainer.train()
+    before = {name: value.clone() for name, value in trainer.student.state_dict().items()}
+    trainer.save_model(str(tmp_path / "saved"))
+    torch.testing.assert_close(trainer.student.state_dict(), before, rtol=0, atol=0)
+    loaded = type(trainer.inner).from_pretrained(tmp_path / "saved").eval()
+    merged = merge_adapters(trainer.student)
+    torch.testing.assert_close(loaded.state_dict(), merged.state_dict(), rtol=0, atol=0)
+    assert {file.name for file in (tmp_path / "saved").iterdir()} == {"config.json", "model.safetensors"}
 
 
 def test_a_damaged_adapter_file_is_told(make_trainer: Callable[..., DistillationTrainer], tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from filelock import FileLock, Timeout
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from geodistill.distillation.cache.build import discard, write_cache
 from geodistill.distillation.cache.format import (
@@ -52,12 +52,22 @@ class TeacherCache:
 
     `widths` maps each request to the width of its rows. In a rotated cache that is less than the teacher's; `axes` has
     the matrix (d, width) that rotates and cuts the teacher's own rows likewise, and `bounds` what the cut can cost.
+
+    `model` is the teacher that the signals are of. A trainer pairs its layers with the student's, and does not run it.
+    `vocabulary` is how many of its logits stand for a token. Both are None where the cache was opened without them.
     """
 
     def __init__(
-        self, folder: Path, entries: Mapping[Key, Mapping[str, Any]], requests: Sequence[FeatureRequest]
+        self,
+        folder: Path,
+        entries: Mapping[Key, Mapping[str, Any]],
+        requests: Sequence[FeatureRequest],
+        *,
+        model: nn.Module | None = None,
+        vocabulary: int | None = None,
     ) -> None:
         self.requests = list(dict.fromkeys(requests))
+        self.model, self.vocabulary = model, vocabulary
         self._index = ExampleIndex.of(load_file(folder / INDEX))
         keys: list[Key] = [*([None] if None in entries else []), *self.requests]
         tables = {key: Table.from_json(entries[key]["table"]) for key in keys}
@@ -181,7 +191,7 @@ def prepare_cache(
         if manifest is not None and manifest["fingerprint"] == fingerprint:
             held = list(_entries(manifest))
             if set(teacher.requests) <= set(held) and (None in held or not teacher.logits):
-                return open_cache(folder, fingerprint=fingerprint, requests=teacher.requests)
+                return _open(folder, fingerprint, teacher)
             both = [*(key for key in held if key is not None), *teacher.requests]
             logits = teacher.logits or None in held
             teacher = Teacher(
@@ -204,7 +214,17 @@ def prepare_cache(
             top_k=top_k,
             progress=progress,
         )
-        return open_cache(folder, fingerprint=fingerprint, requests=teacher.requests)
+        return _open(folder, fingerprint, teacher)
+
+
+def _open(folder: Path, fingerprint: str, teacher: Teacher) -> TeacherCache:
+    return open_cache(
+        folder,
+        fingerprint=fingerprint,
+        requests=teacher.requests,
+        model=teacher.model,
+        vocabulary=teacher.vocabulary,
+    )
 
 
 def cache_fingerprint(
@@ -229,8 +249,18 @@ def read_columns(teacher: Teacher) -> set[str] | None:
     return None if names is None else {*names, *NO_INPUTS}
 
 
-def open_cache(folder: Path, *, fingerprint: str, requests: Sequence[FeatureRequest] = ()) -> TeacherCache:
+def open_cache(
+    folder: Path,
+    *,
+    fingerprint: str,
+    requests: Sequence[FeatureRequest] = (),
+    model: nn.Module | None = None,
+    vocabulary: int | None = None,
+) -> TeacherCache:
     """Open a finished cache for some of the requests that it holds, after verifying it against its checksums.
+
+    A trainer also needs the `model` that the cache is of, to pair its layers with the student's, and its `vocabulary`;
+    see `TeacherCache`.
 
     Raises GeodistillError when there is none, when its fingerprint is another, when it lacks a request, or when a file
     of it is missing, truncated or altered.
@@ -252,7 +282,7 @@ def open_cache(folder: Path, *, fingerprint: str, requests: Sequence[FeatureRequ
                 "Write it anew with prepare_cache, for all the rows that are wanted.",
             )
     verify_files(folder, manifest)
-    return TeacherCache(folder, entries, requests)
+    return TeacherCache(folder, entries, requests, model=model, vocabulary=vocabulary)
 
 
 def _entries(manifest: Mapping[str, Any]) -> dict[Key, Mapping[str, Any]]:
