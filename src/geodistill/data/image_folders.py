@@ -9,7 +9,8 @@ from geodistill.data.bundled.images import BUNDLED_IMAGES, CIFAR10_NOTE
 from geodistill.data.bundled.texts import BUNDLED, INSTRUCTIONS
 from geodistill.data.columns import listed
 from geodistill.data.sources import VALIDATION_NAMES, Source, open_source
-from geodistill.data.tables import READERS, Table
+from geodistill.data.table_files import READERS
+from geodistill.data.tables import Table
 from geodistill.errors import GeodistillError, suggest
 from geodistill.recipe import DataRecipe
 

@@ -11,7 +11,8 @@ from datasets import load_dataset
 
 from geodistill.data.bundled.texts import bundled_splits
 from geodistill.data.label_lists import gather_labels
-from geodistill.data.tables import COMPRESSED, READERS, Table, from_dataset, read_table
+from geodistill.data.table_files import COMPRESSED, READERS, read_table
+from geodistill.data.tables import Table, from_dataset
 from geodistill.errors import GeodistillError, suggest
 from geodistill.recipe import DataRecipe
 

@@ -10,7 +10,8 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from geodistill.data.tables import Table, stream_table, table_of_objects
+from geodistill.data.table_files import stream_table
+from geodistill.data.tables import Table, table_of_objects
 from geodistill.errors import GeodistillError
 
 STANDARD_INPUT = "-"
