@@ -107,7 +107,6 @@ FEATURE_VALUES: dict[str, Any] = {
     "normalize": False,
     "squared": False,
     "orthogonal": True,
-    "global_batch": False,
 }
 
 
@@ -187,6 +186,8 @@ TRAINING_VALUES: dict[str, Any] = {
     "learning_rate": 0.5,
     "weight_decay": 0.5,
     "warmup": 0.5,
+    "exact_accumulation": True,
+    "global_batch": False,
     "schedule": "cosine",
     "max_gradient_norm": 0.5,
     "seed": 5,
@@ -195,7 +196,7 @@ TRAINING_VALUES: dict[str, Any] = {
     "save_steps": 5,
     "arguments": {"adam_beta1": 0.5},
 }
-OTHERWISE = {"exact_accumulation", "bf16", "fp16"}  # the trainer takes it itself; the processor has a say
+OTHERWISE = {"bf16", "fp16"}  # the processor has a say
 
 
 @pytest.mark.parametrize("key", [name for name in TrainingRecipe.model_fields if name not in OTHERWISE])

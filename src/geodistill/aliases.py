@@ -11,6 +11,7 @@ TRAINER_NAMES = {
     "per_device_eval_batch_size": "evaluation_batch_size",
     "gradient_accumulation_steps": "gradient_accumulation",
     "exact_accumulation": "exact_accumulation",
+    "global_batch": "global_batch",
     "learning_rate": "learning_rate",
     "weight_decay": "weight_decay",
     "warmup_steps": "warmup",

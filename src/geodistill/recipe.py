@@ -91,7 +91,8 @@ class DataRecipe(Section):
 class TrainingRecipe(Section):
     """How long and how fast to train.
 
-    `arguments` passes fields of transformers.TrainingArguments through: those that have no key of their own here.
+    `arguments` passes fields of DistillationConfig through, which are those of transformers.TrainingArguments and a few
+    more: those that have no key of their own here.
     """
 
     rules = (
@@ -110,6 +111,7 @@ class TrainingRecipe(Section):
     exact_accumulation: bool = Field(
         False, description="take feature terms of all micro-batches of a step together, at one more student forward"
     )
+    global_batch: bool = Field(True, description="take feature terms of the whole batch over all ranks")
     learning_rate: float = Field(5e-5, gt=0)
     weight_decay: float = Field(0.01, ge=0)
     warmup: float = Field(0.1, ge=0, lt=1, description="share of the steps over which the rate rises")
@@ -125,7 +127,7 @@ class TrainingRecipe(Section):
     logging_steps: int = Field(20, ge=1)
     evaluate_each_epoch: bool = Field(False, description="score the validation split after each epoch as well")
     save_steps: int | None = Field(None, ge=1, description="write a checkpoint every so many steps; none when absent")
-    arguments: dict[str, Any] = Field(default_factory=dict, description="other transformers.TrainingArguments fields")
+    arguments: dict[str, Any] = Field(default_factory=dict, description="other fields of geodistill.DistillationConfig")
 
     @model_validator(mode="after")
     def one_precision(self) -> TrainingRecipe:
@@ -288,7 +290,6 @@ class FeatureTerm(Section):
     normalize: bool | Literal["rows"] = True
     squared: bool = True
     orthogonal: bool = Field(False, description="projection only: keep the map orthogonal")
-    global_batch: bool = Field(True, description="the distance of the whole batch over all ranks")
 
 
 Term: TypeAlias = LabelTerm | LogitTerm | FeatureTerm

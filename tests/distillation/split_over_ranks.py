@@ -30,7 +30,6 @@ FEATURES = [
     {"loss": "projection", "rows": "mean", "normalize": False, "center": False},
 ]
 RECIPE = {"label": {"weight": 0.5}, "logits": {}, "features": FEATURES}
-LOCAL = {**RECIPE, "features": [{**term, "global_batch": False} for term in FEATURES]}
 ANSWERS = {"label": {"weight": 0.5}, "logits": {"temperature": 1.0}, "features": [{"loss": "gram", "rows": "response"}]}
 EXAMPLES = 8
 BACKWARDS = range(EXAMPLES - 1, -1, -1)
@@ -135,8 +134,8 @@ def work_in_two(folder: Path, rank: int) -> None:
         results[f"{batch}x{accumulation}"] = one_step(folder, batch, accumulation, **GLOO)
     results["2x2 on their own"] = one_step(folder, 2, 2, exact=False, **GLOO)
     # Every other micro-batch is the other rank's.
-    results["4x1 local"] = one_step(folder, 4, 1, recipe=LOCAL, order=(0, 1, 4, 5, 2, 3, 6, 7), **GLOO)
-    results["2x2 local"] = one_step(folder, 2, 2, recipe=LOCAL, **GLOO)
+    results["4x1 local"] = one_step(folder, 4, 1, global_batch=False, order=(0, 1, 4, 5, 2, 3, 6, 7), **GLOO)
+    results["2x2 local"] = one_step(folder, 2, 2, global_batch=False, **GLOO)
     # Three batches for two ranks: the first has two micro-batches, the second one.
     uneven = {"accelerator_config": {"even_batches": False}, "order": range(6)}
     results["answers 2x2"] = one_step(folder, 2, 2, recipe=ANSWERS, causal=True, **GLOO)

@@ -140,9 +140,8 @@ def test_geometry_in_words(setting: tuple[bool, int, int, bool], said: str) -> N
     assert describe_geometry(**dict(zip(names, setting, strict=True))) == said  # type: ignore[arg-type]
 
 
-def test_terms_that_differ_are_told_apart(tmp_path: Path) -> None:
-    recipe = {"features": [{"loss": "gram"}, {"loss": "cka", "global_batch": False}]}
-    assert make(tmp_path, recipe=recipe).geometry == "the accumulated batch of 3 micro-batches"
+def test_without_feature_terms_nothing_is_compared(tmp_path: Path) -> None:
+    assert make(tmp_path).geometry == "the accumulated batch of 3 micro-batches"
     assert make(tmp_path, recipe={"label": {}}).geometry == "no feature term"
 
 

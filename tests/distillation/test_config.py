@@ -10,7 +10,7 @@ from transformers.training_args import TrainingArguments
 
 from geodistill import DistillationConfig
 
-OWN = {"exact_accumulation": False, "max_skipped_steps": 20}
+OWN = {"exact_accumulation": False, "max_skipped_steps": 20, "global_batch": True}
 
 
 def test_its_fields_are_arguments_and_explained(tmp_path: Path) -> None:
@@ -25,9 +25,9 @@ def test_its_fields_are_arguments_and_explained(tmp_path: Path) -> None:
 
 
 def test_a_command_line_sets_them(tmp_path: Path) -> None:
-    line = ["--output_dir", str(tmp_path), "--exact_accumulation", "--max_skipped_steps", "3", "--use_cpu"]
-    (config,) = HfArgumentParser(DistillationConfig).parse_args_into_dataclasses(line)
-    assert (config.exact_accumulation, config.max_skipped_steps) == (True, 3)
+    line = ["--output_dir", str(tmp_path), "--exact_accumulation", "--max_skipped_steps", "3", "--no_global_batch"]
+    (config,) = HfArgumentParser(DistillationConfig).parse_args_into_dataclasses([*line, "--use_cpu"])
+    assert (config.exact_accumulation, config.max_skipped_steps, config.global_batch) == (True, 3, False)
 
 
 @pytest.mark.parametrize("kind", [TrainingArguments, Seq2SeqTrainingArguments])

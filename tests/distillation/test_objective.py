@@ -282,16 +282,18 @@ def test_several_floats_as_labels_need_a_problem_type(student: Any, teacher: Any
         Lecture(student, teacher, {"label": {}, "logits": {}})(batch)
 
 
-def test_options_reach_the_losses(attend: Attend) -> None:
-    options = {"center": False, "normalize": "rows", "squared": False, "global_batch": False}
+def test_options_reach_the_losses(attend: Attend, student: Any, teacher: Any) -> None:
+    options = {"center": False, "normalize": "rows", "squared": False}
     features = [{"loss": loss, **options} for loss in ("procrustes", "gram", "cka")]
     features.append({"loss": "projection", **options, "orthogonal": True})
     losses = [match.losses[0] for match in attend(features=features).objective.features]
     assert [type(loss) for loss in losses] == [ProcrustesLoss, GramLoss, CKALoss, ProjectionLoss]
     for loss in losses:
-        assert (loss.center, loss.normalize, loss.squared, loss.global_batch) == (False, "rows", False, False)
+        assert (loss.center, loss.normalize, loss.squared, loss.global_batch) == (False, "rows", False, True)
     assert losses[3].orthogonal
-    assert all(match.losses[0].global_batch for match in attend(features=[{"loss": "gram"}]).objective.features)
+    recipe = ObjectiveRecipe.model_validate({"features": features})
+    local = Objective(recipe, student=student, teacher=teacher, global_batch=False)
+    assert not any(match.losses[0].global_batch for match in local.features)
 
 
 @pytest.mark.parametrize("layers", [[[3, 0]], [[0, -6]], [["bert.encoder.layer.2", "bert.encoder.layer.0"]]])

@@ -9,7 +9,7 @@ from torch import nn
 
 from geodistill.errors import GeodistillError
 from geodistill.integrations.learned import average_over_ranks, bind_terms, refuse_sharding, train_along
-from geodistill.recipe import FeatureTerm
+from geodistill.recipe import FeatureTerm, LogitTerm
 
 PROJECTION = FeatureTerm(loss="projection")
 
@@ -19,7 +19,7 @@ def test_projections_follow_their_seed_and_leave_the_callers_random_state_alone(
 ) -> None:
     teacher, student = language_model(2, 16), language_model(1, 8)
     torch.manual_seed(5)
-    first, again, other = (bind_terms([PROJECTION], student, teacher, seed) for seed in (1, 1, 2))
+    first, again, other = (bind_terms([PROJECTION], student, teacher, seed=seed) for seed in (1, 1, 2))
     drawn = torch.rand(3)
     torch.manual_seed(5)
     assert torch.equal(drawn, torch.rand(3))
@@ -28,8 +28,13 @@ def test_projections_follow_their_seed_and_leave_the_callers_random_state_alone(
 
 
 def test_no_terms_are_a_mistake(language_model: Callable[..., Any]) -> None:
-    with pytest.raises(GeodistillError, match="There are no feature terms"):
+    with pytest.raises(GeodistillError, match="There are no terms"):
         bind_terms([], language_model(1, 8), language_model(2, 16), seed=0)
+
+
+def test_a_term_that_the_trainer_has_itself_is_a_mistake(language_model: Callable[..., Any]) -> None:
+    with pytest.raises(GeodistillError, match="Only feature terms are added"):
+        bind_terms([LogitTerm(), PROJECTION], language_model(1, 8), language_model(2, 16), seed=0)  # type: ignore[list-item]
 
 
 def test_one_process_averages_over_itself() -> None:

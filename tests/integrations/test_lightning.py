@@ -94,8 +94,8 @@ class Recorder(lightning.Callback):
         self.logged.append({name: value.item() for name, value in trainer.callback_metrics.items()})
 
 
-def geometry(*features: FeatureTerm, **options: Any) -> GeometryCallback:
-    return GeometryCallback(classifier(4, 32, seed=1), features or [TERM], **options)
+def geometry(*terms: FeatureTerm, **options: Any) -> GeometryCallback:
+    return GeometryCallback(classifier(4, 32, seed=1), terms or [TERM], **options)
 
 
 def fit(
@@ -160,7 +160,7 @@ def test_what_the_batch_says_of_the_tokens_reaches_the_teacher() -> None:
     nn.init.normal_(teacher.bert.embeddings.token_type_embeddings.weight)
     given: list[Any] = []
     teacher.register_forward_pre_hook(lambda model, args, inputs: given.append(set(inputs)), with_kwargs=True)
-    objective = bind_terms([TERM], module.model, teacher, 0)
+    objective = bind_terms([TERM], module.model, teacher, seed=0)
     source = Teacher(teacher, objective.requests)
     given.clear()
     module.log_dict = lambda terms: None
@@ -244,8 +244,8 @@ def test_a_teacher_is_in_no_checkpoint(tmp_path: Path) -> None:
     [
         (Manual, {}, "optimises by hand"),
         (Elsewhere, {}, "layer 1 did not run"),
-        (Module, {"student": "modell"}, "no module 'modell'.*'model'"),
-        (Module, {"student": "model.classifier"}, "is a Linear"),
+        (Module, {"model": "modell"}, "no module 'modell'.*'model'"),
+        (Module, {"model": "model.classifier"}, "is a Linear"),
     ],
 )
 def test_mistakes_are_told(tmp_path: Path, module: type[Module], options: dict[str, str], message: str) -> None:
@@ -303,8 +303,7 @@ def work(folder: Path, rank: int, ranks: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
         keep_exact(patch)
         for name, global_batch in (("weights", True), ("local", False)):
-            terms = [term.model_copy(update={"global_batch": global_batch}) for term in (TERM, PROJECTION)]
-            module, added = Module(), geometry(*terms)
+            module, added = Module(), geometry(TERM, PROJECTION, global_batch=global_batch)
             fit(folder, module, added, **options)
             found[name] = weights(module.model)
             found.setdefault("projection", added.state_dict())

@@ -92,7 +92,7 @@ def test_a_teacher_gives_what_its_labels_give(
     one, two = (teacher.encode(texts, convert_to_tensor=True) for texts in (TEXTS, OTHERS))
     embeddings = torch.cat([student.encode(texts, convert_to_tensor=True) for texts in (TEXTS, OTHERS)])
     expected = GramLoss()(embeddings, torch.cat([one, two]))
-    run_beside = GeometryLoss(student, GramLoss(), teacher=teacher)(columns)
+    run_beside = GeometryLoss(student, GramLoss(), teacher_model=teacher)(columns)
     given = GeometryLoss(student, GramLoss())(columns, torch.stack([one, two], dim=1))
     torch.testing.assert_close(run_beside, expected, rtol=1e-4, atol=1e-6)
     torch.testing.assert_close(given, expected, rtol=1e-4, atol=1e-6)
@@ -100,7 +100,7 @@ def test_a_teacher_gives_what_its_labels_give(
     broadcast = GeometryLoss(student, GramLoss())(columns, one)
     torch.testing.assert_close(broadcast, GramLoss()(embeddings, torch.cat([one, one])), rtol=1e-4, atol=1e-6)
     before = {name: value.clone() for name, value in teacher.state_dict().items()}
-    found = train(GeometryLoss(student, teacher=teacher), {"one": TEXTS, "two": OTHERS})
+    found = train(GeometryLoss(student, teacher_model=teacher), {"one": TEXTS, "two": OTHERS})
     assert found[-1] < found[0]
     assert all(torch.equal(value, before[name]) for name, value in teacher.state_dict().items())
 
@@ -108,13 +108,13 @@ def test_a_teacher_gives_what_its_labels_give(
 def test_tokens_leave_the_padding_out(student: SentenceTransformer, teacher: SentenceTransformer, train: Train) -> None:
     student.eval()
     texts = ["The river.", "This engine is larger than we thought, by far."]
-    together = GeometryLoss(student, teacher=teacher, rows="tokens")([features(student, texts)])
+    together = GeometryLoss(student, teacher_model=teacher, rows="tokens")([features(student, texts)])
     rows = []
     for model in (student, teacher.eval()):
         alone = [model(features(model, [text]))["token_embeddings"][0] for text in texts]
         rows.append(torch.cat(alone))
     torch.testing.assert_close(together, ProcrustesLoss()(*rows), rtol=1e-4, atol=1e-6)
-    found = train(GeometryLoss(student, teacher=teacher, rows="tokens"), {"text": TEXTS})
+    found = train(GeometryLoss(student, teacher_model=teacher, rows="tokens"), {"text": TEXTS})
     assert found[-1] < found[0]
 
 
@@ -133,7 +133,7 @@ def test_wrapper_losses_work_around_it(
     if rows == "labels":
         inner, extra = GeometryLoss(student), {"label": teacher.encode(TEXTS).tolist()}
     else:
-        inner, extra = GeometryLoss(student, teacher=teacher, rows=rows), {}
+        inner, extra = GeometryLoss(student, teacher_model=teacher, rows=rows), {}
     before = {name: value.clone() for name, value in teacher.state_dict().items()}
     found = train(WRAPPERS[wrapper](student, inner), {"text": TEXTS, **extra})
     assert len(found) == 8 and found[-1] < found[0]
@@ -144,7 +144,7 @@ def test_a_wrapper_adds_the_losses_of_its_widths(student: SentenceTransformer, t
     student.eval()
     column = features(student, TEXTS)
     targets = teacher.encode(TEXTS, convert_to_tensor=True)
-    wrapped = losses.MatryoshkaLoss(student, GeometryLoss(student, GramLoss(), teacher=teacher), [48, 12])(
+    wrapped = losses.MatryoshkaLoss(student, GeometryLoss(student, GramLoss(), teacher_model=teacher), [48, 12])(
         [column], None
     )
     embeddings = student.encode(TEXTS, convert_to_tensor=True)
@@ -166,7 +166,9 @@ def test_the_layers_of_a_wrapper_are_those_of_the_student(
             seen.extend([student, teacher])
             return super().forward(student, teacher, mask)
 
-    wrapped = losses.AdaptiveLayerLoss(student, GeometryLoss(student, Keep(), teacher=teacher), n_layers_per_step=-1)
+    wrapped = losses.AdaptiveLayerLoss(
+        student, GeometryLoss(student, Keep(), teacher_model=teacher), n_layers_per_step=-1
+    )
     wrapped([column], None)
     students, teachers = seen[::2], seen[1::2]
     assert len(students) == 2 and not torch.allclose(*students)
@@ -175,7 +177,7 @@ def test_the_layers_of_a_wrapper_are_those_of_the_student(
 
 def test_any_number_but_zero_attends(student: SentenceTransformer, teacher: SentenceTransformer) -> None:
     student.eval()
-    loss = GeometryLoss(student, teacher=teacher, rows="tokens")
+    loss = GeometryLoss(student, teacher_model=teacher, rows="tokens")
     output = student(features(student, TEXTS))
     _, expected = loss._join([output])
     _, mask = loss._join([{**output, "attention_mask": output["attention_mask"] * 3}])
@@ -183,7 +185,7 @@ def test_any_number_but_zero_attends(student: SentenceTransformer, teacher: Sent
 
 
 def test_a_projection_is_trained(student: SentenceTransformer, teacher: SentenceTransformer, train: Train) -> None:
-    loss = GeometryLoss(student, ProjectionLoss(48, 384), teacher=teacher)
+    loss = GeometryLoss(student, ProjectionLoss(48, 384), teacher_model=teacher)
     before = loss.loss.weight.detach().clone()
     train(loss, {"text": TEXTS}, steps=2)
     assert not torch.equal(loss.loss.weight, before)
@@ -211,13 +213,13 @@ def test_mistakes_are_told(
     with pytest.raises(GeodistillError, match="need the teacher itself"):
         GeometryLoss(student, rows="tokens")
     with pytest.raises(GeodistillError, match="Did you mean 'tokens'"):
-        GeometryLoss(student, teacher=teacher, rows="token")
+        GeometryLoss(student, teacher_model=teacher, rows="token")
     tokenizer = AutoTokenizer.from_pretrained(encoder)
     tokenizer.add_tokens(["unheard"])
     tokenizer.save_pretrained(tmp_path / "other")
     AutoModel.from_pretrained(encoder).save_pretrained(tmp_path / "other")
     with pytest.raises(GeodistillError, match="another vocabulary"):
-        GeometryLoss(student, teacher=sentence_transformer(tmp_path / "other"))
+        GeometryLoss(student, teacher_model=sentence_transformer(tmp_path / "other"))
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(GeodistillError, match=r"geodistill\[sentence-transformers\]"):
         GeometryLoss(student)

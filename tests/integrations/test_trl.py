@@ -57,13 +57,13 @@ class Recorder(TrainerCallback):
 
 @pytest.fixture
 def gkd(tmp_path: Path, tokenizer: Any, language_model: Make) -> Make:
-    def make(*, family: str = "llama", features: Any = (TERM,), lmbda: float = 0.0, **changes: Any) -> Any:
+    def make(*, family: str = "llama", terms: Any = (TERM,), lmbda: float = 0.0, **changes: Any) -> Any:
         arguments = shared(tmp_path, lmbda=lmbda, max_new_tokens=8, max_length=64)
         given = {name: changes.pop(name) for name in ("peft_config", "eval_dataset") if name in changes}
         return with_geometry(GKDTrainer)(
             model=language_model(2, 16, family=family),
             teacher_model=language_model(4, 32, seed=1, family=family),
-            features=list(features),
+            terms=list(terms),
             args=GKDConfig(**{**arguments, **changes}),
             train_dataset=messages(),
             processing_class=tokenizer,
@@ -127,7 +127,7 @@ def test_the_term_and_its_gradient_are_those_of_the_hidden_states(gkd: Make, che
 
 def test_accumulated_micro_batches_weigh_the_term_as_one_batch(gkd: Make) -> None:
     """The trainer divides its loss by the tokens of all micro-batches; the term has to be divided beside it."""
-    trainer = gkd(features=[TERM.model_copy(update={"weight": 1e4})])
+    trainer = gkd(terms=[TERM.model_copy(update={"weight": 1e4})])
     batch = batch_of(trainer)
     steps = []
     for parts, items in ((1, torch.tensor(50)), (1, None), (4, torch.tensor(50)), (4, None)):
@@ -183,7 +183,7 @@ def test_evaluation_logs_the_terms_and_keeps_its_loss(gkd: Make) -> None:
 
 
 def test_a_projection_is_trained_and_resumed(gkd: Make, tmp_path: Path) -> None:
-    arguments = {"features": [TERM, PROJECTION], "save_strategy": "steps", "save_steps": 2, "max_steps": 4}
+    arguments = {"terms": [TERM, PROJECTION], "save_strategy": "steps", "save_steps": 2, "max_steps": 4}
     whole = gkd(**arguments)
     first = {name: value.clone() for name, value in whole.geometry.state_dict().items()}
     whole.train()
@@ -206,7 +206,7 @@ def test_a_projection_is_trained_and_resumed(gkd: Make, tmp_path: Path) -> None:
 
 
 def test_a_projection_forgets_the_gradient_of_the_step_before(gkd: Make) -> None:
-    trainer = gkd(features=[PROJECTION], optim="sgd", weight_decay=0.0, max_grad_norm=0.0, lr_scheduler_type="constant")
+    trainer = gkd(terms=[PROJECTION], optim="sgd", weight_decay=0.0, max_grad_norm=0.0, lr_scheduler_type="constant")
     (weight,) = trainer.geometry.parameters()
     seen = []
     weight.register_hook(lambda gradient: seen.append(gradient.clone()))
@@ -222,7 +222,7 @@ def on_policy(tmp_path: Path, tokenizer: Any, language_model: Make) -> Make:
         return with_geometry(trl.DistillationTrainer)(
             model=language_model(2, 16),
             teacher_model=language_model(4, 32, seed=1),
-            features=[TERM, PROJECTION],
+            terms=[TERM, PROJECTION],
             args=trl.DistillationConfig(**arguments),
             train_dataset=prompts(),
             processing_class=tokenizer,
@@ -277,7 +277,7 @@ def test_a_trainer_without_a_teacher_gets_one(tmp_path: Path, tokenizer: Any, la
     trainer = with_geometry(trl.SFTTrainer)(
         model=language_model(2, 16),
         teacher_model=language_model(4, 32, seed=1),
-        features=[TERM],
+        terms=[TERM],
         args=trl.SFTConfig(**shared(tmp_path, max_length=64)),
         train_dataset=answers(),
         processing_class=tokenizer,
@@ -308,6 +308,6 @@ def test_mistakes_are_told(tmp_path: Path, tokenizer: Any, language_model: Make)
         "processing_class": tokenizer,
     }
     with pytest.raises(GeodistillError, match="no teacher model"):
-        with_geometry(trl.SFTTrainer)(**given, features=[TERM])
-    with pytest.raises(GeodistillError, match="no feature terms"):
-        with_geometry(trl.SFTTrainer)(**given, features=[], teacher_model=language_model(4, 32))
+        with_geometry(trl.SFTTrainer)(**given, terms=[TERM])
+    with pytest.raises(GeodistillError, match="There are no terms"):
+        with_geometry(trl.SFTTrainer)(**given, terms=[], teacher_model=language_model(4, 32))

@@ -21,6 +21,8 @@ class DistillationConfig(TrainingArguments):
             (docs/scale.md).
         max_skipped_steps: a step whose gradient is not finite is skipped and counted. After so many in a row, training
             stops with GeodistillError.
+        global_batch: with several ranks, a feature term is of the whole batch over all of them, with its exact
+            gradient. Otherwise each rank takes the term of its own rows.
 
     Example:
         DistillationConfig("out", num_train_epochs=3, gradient_accumulation_steps=4, exact_accumulation=True)
@@ -33,6 +35,11 @@ class DistillationConfig(TrainingArguments):
     max_skipped_steps: int = field(
         default=20,
         metadata={"help": "Stop after so many steps in a row whose gradient is not finite; each of them is skipped."},
+    )
+
+    global_batch: bool = field(
+        default=True,
+        metadata={"help": "Take feature terms of the whole batch over all ranks, not of the rows of each rank."},
     )
 
     @classmethod

@@ -132,7 +132,6 @@ def make_loss(term: FeatureTerm, student_width: int | None = None, teacher_width
         "center": term.center,
         "normalize": term.normalize,
         "squared": term.squared,
-        "global_batch": term.global_batch,
     }
     match term.loss:
         case "procrustes":

@@ -58,6 +58,7 @@ class Objective(nn.Module):
         widths: of teacher rows that are narrower than the teacher is, from a rotated cache (`TeacherCache.widths`).
         vocabulary: how many logits of a language model stand for a token. The logit term leaves out those beyond, with
             which families pad their vocabularies to different sizes.
+        global_batch: with several ranks, take feature terms of the whole batch over all of them.
         student_probe, teacher_probe: tiny batches that each side reads, for a model of which none can be made up.
 
     Raises GeodistillError for a layer out of range, a module path that does not exist, or, with a logit term, models
@@ -72,6 +73,7 @@ class Objective(nn.Module):
         teacher: nn.Module | None,
         widths: Mapping[FeatureRequest, int] | None = None,
         vocabulary: int | None = None,
+        global_batch: bool = True,
         student_probe: Probe = None,
         teacher_probe: Probe = None,
     ) -> None:
@@ -93,6 +95,9 @@ class Objective(nn.Module):
         self.features = nn.ModuleList(
             FeatureMatch(term, inner, teacher, widths or {}, student_probe, teacher_probe) for term in recipe.features
         )
+        for match in self._matches():
+            for loss in match.losses:
+                loss.global_batch = global_batch  # type: ignore[assignment]  # an nn.ModuleList forgets what it holds
         self.keys = unique_names(self._matches())
         self.student_points = list(dict.fromkeys(s for match in self._matches() for s, _ in match.pairs))
         self.requests = feature_requests(recipe, student, teacher, student_probe, teacher_probe)

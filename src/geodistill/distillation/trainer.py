@@ -160,6 +160,7 @@ class DistillationTrainer(LengthGroupedTrainer):
             teacher=model,
             widths=None if source is None else source.widths,
             vocabulary=None if source is None else source.vocabulary,
+            global_batch=self.args.global_batch,
         )
         if model is not None:
             check_separate(student, model, objective)
@@ -194,18 +195,15 @@ class DistillationTrainer(LengthGroupedTrainer):
 
     @property
     def geometry(self) -> str:
-        """In words, which rows the feature terms compare at once; several wordings where terms differ."""
-        said = {
-            describe_geometry(
-                global_batch=loss.global_batch,
-                ranks=self.args.world_size,
-                micro_batches=self.args.gradient_accumulation_steps,
-                exact=self.accumulates_exactly,
-            )
-            for match in self.distillation.objective.features
-            for loss in match.losses  # type: ignore[union-attr]  # nn.ModuleList forgets what it holds
-        }
-        return "; ".join(sorted(said)) or "no feature term"
+        """In words, which rows the feature terms compare at once."""
+        if not self.terms.features:
+            return "no feature term"
+        return describe_geometry(
+            global_batch=self.args.global_batch,
+            ranks=self.args.world_size,
+            micro_batches=self.args.gradient_accumulation_steps,
+            exact=self.accumulates_exactly,
+        )
 
     @property
     def counts(self) -> StepCounts:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -16,18 +17,27 @@ from geodistill.losses.ranks import world_size
 from geodistill.recipe import FeatureTerm, ObjectiveRecipe
 
 
-def bind_terms(features: list[FeatureTerm], student: PreTrainedModel, teacher: nn.Module, seed: int) -> Objective:
-    """Return an objective of feature terms alone, its projections drawn from `seed` and the same on every rank."""
-    if not features:
-        raise GeodistillError("There are no feature terms to add.", "Give features=[FeatureTerm(…)].")
+def bind_terms(
+    terms: Sequence[FeatureTerm], student: PreTrainedModel, teacher: nn.Module, *, seed: int, global_batch: bool = True
+) -> Objective:
+    """Return an objective of feature terms alone, its projections drawn from `seed` and the same on every rank.
+
+    Raises GeodistillError for no terms, and for a label or logit term, which the trainer's own loss stands for.
+    """
+    objective = ObjectiveRecipe.of(terms)
+    if objective.label or objective.logits:
+        raise GeodistillError(
+            "Only feature terms are added to the loss of another trainer.",
+            "Leave LabelTerm and LogitTerm out: the trainer itself computes what it learns from labels and logits.",
+        )
     check_separate(student, teacher)
     devices = range(torch.cuda.device_count())
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed)
-        objective = Objective(ObjectiveRecipe(features=features), student=student, teacher=teacher)
-    for parameter in objective.parameters():
+        bound = Objective(objective, student=student, teacher=teacher, global_batch=global_batch)
+    for parameter in bound.parameters():
         parameter.register_hook(average_over_ranks)
-    return objective
+    return bound
 
 
 def average_over_ranks(gradient: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """Feature terms in a LightningModule that knows nothing of them: a callback.
 
-trainer = lightning.Trainer(callbacks=[GeometryCallback(teacher, [FeatureTerm(loss="procrustes")], student="model")])
+trainer = lightning.Trainer(callbacks=[GeometryCallback(teacher, [FeatureTerm(loss="procrustes")], model="model")])
 """
 
 from __future__ import annotations
@@ -32,25 +32,32 @@ class GeometryCallback(Callback):
 
     The student's hidden states are taken from the pass that `training_step` makes, and the teacher is run on what the
     student was given there, with what else the batch says of the same tokens (`token_type_ids`, which a DistilBERT does
-    not take): in eval mode, without gradient, and on the module's device. It is no part of the module, so
-    no checkpoint holds it. With DDP the terms are of the whole batch over all ranks where they have `global_batch`.
-    Learned projections are in the module's first optimiser and in the callback's own part of a checkpoint.
+    not take): in eval mode, without gradient, and on the module's device. It is no part of the module, so no checkpoint
+    holds it. Learned projections are in the module's first optimiser and in the callback's own part of a checkpoint.
 
     Args:
-        teacher: a transformers model, a PeftModel or any module that takes the student's inputs, changed as `Teacher`
-            says. A module of another kind has no layers with numbers: name module paths in the terms.
-        features: the terms. The rows `response` need `labels` among the student's inputs or in the batch.
-        student: the path of the transformers model within the LightningModule, such as "model".
+        teacher_model: a transformers model, a PeftModel or any module that takes the student's inputs, changed as
+            `Teacher` says. A module of another kind has no layers with numbers: name module paths in the terms.
+        terms: the feature terms. The rows `response` need `labels` among the student's inputs or in the batch.
+        model: the path of the student, a transformers model, within the LightningModule, such as "model".
         seed: decides the first weights of learned projections.
+        global_batch: with DDP, take the terms of the whole batch over all ranks.
 
     Raises GeodistillError for a path that leads to no transformers model, for manual optimisation, for a
     `training_step` that does not run the student, and for projections under a strategy that shards.
     """
 
     def __init__(
-        self, teacher: nn.Module, features: Sequence[FeatureTerm], *, student: str = "model", seed: int = 0
+        self,
+        teacher_model: nn.Module,
+        terms: Sequence[FeatureTerm],
+        *,
+        model: str = "model",
+        seed: int = 0,
+        global_batch: bool = True,
     ) -> None:
-        self.teacher_model, self.features, self.student, self.seed = teacher, list(features), student, seed
+        self.teacher_model, self.terms, self.model = teacher_model, terms, model
+        self.seed, self.global_batch = seed, global_batch
         self.objective: Objective | None = None
         self._restored: dict[str, Tensor] = {}
 
@@ -61,14 +68,16 @@ class GeometryCallback(Callback):
                 "GeometryCallback adds to the loss that training_step returns, and this module optimises by hand.",
                 "Use automatic optimisation, or add an Objective's loss in training_step yourself.",
             )
-        outer = find_module(pl_module, self.student)
+        outer = find_module(pl_module, self.model)
         student = adapted_model(outer)
         if not isinstance(student, PreTrainedModel):
             raise GeodistillError(
-                f"The student '{self.student}' is a {type(student).__name__}, which is no transformers model.",
-                "Give student= the path of one within the LightningModule, such as 'model'.",
+                f"The student '{self.model}' is a {type(student).__name__}, which is no transformers model.",
+                "Give model= the path of one within the LightningModule, such as 'model'.",
             )
-        objective = bind_terms(self.features, student, self.teacher_model, self.seed).to(pl_module.device)
+        objective = bind_terms(
+            self.terms, student, self.teacher_model, seed=self.seed, global_batch=self.global_batch
+        ).to(pl_module.device)
         refuse_sharding(objective, not isinstance(trainer.strategy, SingleDeviceStrategy | DDPStrategy))
         if state := self.state_dict():
             objective.load_state_dict(state)

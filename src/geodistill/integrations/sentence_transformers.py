@@ -1,7 +1,7 @@
 """A loss for SentenceTransformerTrainer: the student's embeddings in the shape of the teacher's, whatever their widths.
 
 loss = GeometryLoss(student)                      # the label column holds the teacher's embeddings
-loss = GeometryLoss(student, teacher=teacher)     # the teacher runs beside; no labels are needed
+loss = GeometryLoss(student, teacher_model=teacher)     # the teacher runs beside; no labels are needed
 trainer = SentenceTransformerTrainer(model=student, train_dataset=train_dataset, loss=loss)
 """
 
@@ -30,8 +30,8 @@ class GeometryLoss(nn.Module):
     Args:
         model: the SentenceTransformer that is trained.
         loss: any feature loss; by default `ProcrustesLoss(global_batch=True)`.
-        teacher: a SentenceTransformer with the student's tokenizer, run on the same tokens in eval mode and without
-            gradient. Without one, the labels are its embeddings.
+        teacher_model: a SentenceTransformer with the student's tokenizer, run on the same tokens in eval mode and
+            without gradient. Without one, the labels are its embeddings.
         rows: "sentences", or "tokens" for the token embeddings before pooling, padding left out; these need a teacher.
 
     Wrapper losses work around it: `MatryoshkaLoss`, `AdaptiveLayerLoss`, `Matryoshka2dLoss`. They call it several times
@@ -51,24 +51,24 @@ class GeometryLoss(nn.Module):
         model: nn.Module,
         loss: FeatureLoss | None = None,
         *,
-        teacher: nn.Module | None = None,
+        teacher_model: nn.Module | None = None,
         rows: Literal["sentences", "tokens"] = "sentences",
     ) -> None:
         super().__init__()
         require_package("sentence_transformers", "sentence-transformers", "GeometryLoss compares SentenceTransformers")
         if rows not in ROWS:
             raise GeodistillError(f"Unknown kind of rows '{rows}'.", suggest(rows, ROWS))
-        if rows == "tokens" and teacher is None:
+        if rows == "tokens" and teacher_model is None:
             raise GeodistillError(
                 "The rows 'tokens' need the teacher itself: labels hold one embedding a sentence.",
-                "Give teacher=, or choose rows='sentences'.",
+                "Give teacher_model=, or choose rows='sentences'.",
             )
-        if teacher is not None:
-            check_tokenizers(model, teacher)
-            teacher.eval().requires_grad_(False)
+        if teacher_model is not None:
+            check_tokenizers(model, teacher_model)
+            teacher_model.eval().requires_grad_(False)
         self.model = model
         self.loss = ProcrustesLoss(global_batch=True) if loss is None else loss
-        self.teacher = teacher
+        self.teacher_model = teacher_model
         self.rows = rows
 
     def forward(self, sentence_features: Iterable[dict[str, Tensor]], labels: Tensor | None = None) -> Tensor:
@@ -76,10 +76,10 @@ class GeometryLoss(nn.Module):
         # The student writes its outputs into what it is given, where a wrapper such as AdaptiveLayerLoss reads them.
         inputs = [{name: column[name] for name in column if name not in OUTPUTS} for column in columns]
         student, mask = self._join([self.model(column) for column in columns])
-        if self.teacher is None:
+        if self.teacher_model is None:
             return self.loss(student, self._embeddings(labels, len(columns)), mask)
         with torch.no_grad():
-            teacher, _ = self._join([self.teacher.eval()(column) for column in inputs])
+            teacher, _ = self._join([self.teacher_model.eval()(column) for column in inputs])
         return self.loss(student, teacher, mask)
 
     def _join(self, outputs: Sequence[dict[str, Tensor]]) -> tuple[Tensor, Tensor | None]:
@@ -92,7 +92,7 @@ class GeometryLoss(nn.Module):
         if labels is None:
             raise GeodistillError(
                 "GeometryLoss has neither a teacher nor labels to compare with.",
-                "Give teacher=, or a column 'label' with the teacher's embeddings, as for MSELoss.",
+                "Give teacher_model=, or a column 'label' with the teacher's embeddings, as for MSELoss.",
             )
         if labels.ndim == 2:
             return labels.repeat(columns, 1)
@@ -113,5 +113,5 @@ def check_tokenizers(student: Any, teacher: Any) -> None:
     if student.tokenizer.get_vocab() != teacher.tokenizer.get_vocab():
         raise GeodistillError(
             "The teacher's tokenizer has another vocabulary than the student's.",
-            "Leave teacher= out, encode the texts with the teacher beforehand, and give its embeddings as labels.",
+            "Leave teacher_model= out, encode the texts with the teacher before, and give its embeddings as labels.",
         )

@@ -5,7 +5,7 @@
     trainer = with_geometry(GKDTrainer)(
         model=student,
         teacher_model=teacher,
-        features=[FeatureTerm(loss="procrustes", rows="response", layers="uniform")],
+        terms=[FeatureTerm(loss="procrustes", rows="response", layers="uniform")],
         args=GKDConfig("out"), …
     )
 
@@ -56,9 +56,10 @@ def with_geometry(trainer_class: type[Trainer]) -> type[Any]:
 class GeometryMixin(Trainer):
     """Adds Σ weight · feature loss to the loss of a trainer that runs a student and a teacher on the same tokens.
 
-    `features`: the terms. `teacher_model`: as the trainer takes it; one that takes none gets its teacher run here, in
-    eval mode and without gradient. Everything else goes to the trainer. With the rows `response`, only tokens that the
-    trainer scores count: those whose label is not −100, or the completion in `DistillationTrainer`.
+    `terms`: the feature terms. `teacher_model`: as the trainer takes it; where the trainer takes none, the teacher is
+    run here, in eval mode and without gradient. `global_batch`: with several ranks, take the terms of the whole batch
+    over all of them. Everything else goes to the trainer. With the rows `response`, only tokens that the trainer scores
+    count: those whose label is not −100, or the completion in `DistillationTrainer`.
 
     The terms are logged under their names beside the trainer's own metrics, as means since the last entry, with
     `starved_terms` for how many of a batch had fewer than two rows. Evaluation logs them with `eval_` and leaves
@@ -69,7 +70,7 @@ class GeometryMixin(Trainer):
     under FSDP or DeepSpeed.
     """
 
-    def __init__(self, *args: Any, features: Sequence[FeatureTerm], **kwargs: Any) -> None:
+    def __init__(self, *args: Any, terms: Sequence[FeatureTerm], global_batch: bool = True, **kwargs: Any) -> None:
         takes_teacher = "teacher_model" in inspect.signature(super().__init__).parameters
         own_teacher = None if takes_teacher else kwargs.pop("teacher_model", None)
         super().__init__(*args, **kwargs)
@@ -81,7 +82,8 @@ class GeometryMixin(Trainer):
             )
         student = adapted_model(self.accelerator.unwrap_model(self.model))
         teacher = adapted_model(self.accelerator.unwrap_model(teacher))
-        self.geometry = bind_terms(list(features), student, teacher, self.args.seed).to(self.args.device)
+        self.geometry = bind_terms(terms, student, teacher, seed=self.args.seed, global_batch=global_batch)
+        self.geometry.to(self.args.device)
         refuse_sharding(self.geometry, self.is_deepspeed_enabled or self.is_fsdp_enabled)
         self._own_teacher = None
         if own_teacher is not None:

@@ -89,6 +89,7 @@ def training_arguments(training: TrainingRecipe, folder: Path) -> DistillationCo
         "per_device_eval_batch_size": training.evaluation_batch_size,
         "gradient_accumulation_steps": training.gradient_accumulation,
         "exact_accumulation": training.exact_accumulation,
+        "global_batch": training.global_batch,
         "learning_rate": training.learning_rate,
         "weight_decay": training.weight_decay,
         "warmup_steps": training.warmup,  # below 1 it is the share of all steps
