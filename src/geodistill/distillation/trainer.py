@@ -24,11 +24,10 @@ from geodistill.distillation.accumulate import ExactAccumulation, describe_geome
 from geodistill.distillation.checkpoint import StepCounts, reading_checkpoint, take_prefix
 from geodistill.distillation.config import DistillationConfig
 from geodistill.distillation.denormals import denormals_flushed
-from geodistill.distillation.model import OBJECTIVE_PREFIX, STUDENT_PREFIX, DistillationModel
+from geodistill.distillation.model import OBJECTIVE_PREFIX, STUDENT_PREFIX, DistillationModel, check_separate
 from geodistill.distillation.objective import Objective
 from geodistill.distillation.overrides import overrides
 from geodistill.distillation.sampler import LengthGroupedTrainer
-from geodistill.distillation.separate import check_separate
 from geodistill.distillation.sharding import check_sharding
 from geodistill.distillation.signals import TEACHER_PREFIX, SignalSource, Teacher, check_requests, teacher_or_source
 from geodistill.distillation.students.adapters import (

@@ -10,8 +10,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from geodistill.distillation.model import check_separate
 from geodistill.distillation.objective import Objective
-from geodistill.distillation.separate import check_separate
 from geodistill.errors import GeodistillError
 from geodistill.losses.ranks import world_size
 from geodistill.recipe import FeatureTerm, ObjectiveRecipe
