@@ -16,7 +16,7 @@ from transformers import DistilBertConfig, DistilBertForSequenceClassification
 
 from geodistill.distillation.cache.teacher_cache import prepare_cache
 from geodistill.distillation.config import DistillationConfig
-from geodistill.distillation.denormals import flushes_denormals
+from geodistill.distillation.devices import flushes_denormals
 from geodistill.distillation.feature_terms import feature_requests
 from geodistill.distillation.objective import Objective
 from geodistill.distillation.signals import FeatureRequest, SignalSource, Teacher

@@ -17,7 +17,7 @@ from transformers.trainer_callback import ExportableState, TrainerCallback, Trai
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.training_args import TrainingArguments
 
-from geodistill.distillation.memory import is_out_of_memory
+from geodistill.distillation.devices import is_out_of_memory
 from geodistill.errors import GeodistillError
 
 

@@ -23,7 +23,7 @@ from transformers.utils.generic import find_labels
 from geodistill.distillation.accumulate import ExactAccumulation, describe_geometry
 from geodistill.distillation.checkpoint import StepCounts, reading_checkpoint, take_prefix
 from geodistill.distillation.config import DistillationConfig
-from geodistill.distillation.denormals import denormals_flushed
+from geodistill.distillation.devices import denormals_flushed
 from geodistill.distillation.model import OBJECTIVE_PREFIX, STUDENT_PREFIX, DistillationModel, check_separate
 from geodistill.distillation.objective import Objective
 from geodistill.distillation.overrides import overrides

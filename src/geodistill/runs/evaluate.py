@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from geodistill.data.scoring import COLUMN_FIELDS, instructions_to_score, is_file, rows_to_score
-from geodistill.distillation.memory import telling_of_memory
+from geodistill.distillation.devices import telling_of_memory
 from geodistill.errors import GeodistillError, suggest
 from geodistill.files import json_text, write_text
 from geodistill.recipe import GenerationRecipe

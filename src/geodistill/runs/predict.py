@@ -22,7 +22,7 @@ from geodistill.data.scoring import prompt_columns, text_columns
 from geodistill.data.streams import LINE, STANDARD_INPUT, Stream, open_stream
 from geodistill.data.tables import Table
 from geodistill.data.texts import Rows, as_text
-from geodistill.distillation.memory import telling_of_memory
+from geodistill.distillation.devices import telling_of_memory
 from geodistill.errors import GeodistillError
 from geodistill.files import json_text
 from geodistill.runs.arguments import run_device, send

@@ -17,9 +17,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from geodistill.distillation.cache.format import TopK
 from geodistill.distillation.cache.plan import Key
 from geodistill.distillation.cache.teacher_cache import prepare_cache
+from geodistill.distillation.devices import telling_of_memory
 from geodistill.distillation.export import export_student
 from geodistill.distillation.feature_terms import feature_requests
-from geodistill.distillation.memory import telling_of_memory
 from geodistill.distillation.sharding import whole_model
 from geodistill.distillation.signals import NoTeacher, SignalSource, Teacher, model_inputs, teacher_view
 from geodistill.distillation.students.adapters import Student, adapted_model, merge_adapters

@@ -18,8 +18,8 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
 from geodistill.distillation.cache.plan import Key
+from geodistill.distillation.devices import telling_of_memory
 from geodistill.distillation.feature_terms import feature_requests
-from geodistill.distillation.memory import telling_of_memory
 from geodistill.distillation.students.build import build_student
 from geodistill.errors import GeodistillError
 from geodistill.files import with_nan, write_json

@@ -3,7 +3,12 @@ from __future__ import annotations
 import pytest
 import torch
 
-from geodistill.distillation.memory import is_out_of_memory, telling_of_memory
+from geodistill.distillation.devices import (
+    denormals_flushed,
+    flushes_denormals,
+    is_out_of_memory,
+    telling_of_memory,
+)
 from geodistill.errors import GeodistillError
 
 OUT_OF_MEMORY = [
@@ -37,3 +42,22 @@ def test_other_errors_pass_as_they_are(error: Exception) -> None:
     with pytest.raises(type(error)) as caught, telling_of_memory():
         raise error
     assert caught.value is error
+
+
+# Denormal numbers
+
+
+@pytest.mark.parametrize("flushed", [True, False])
+def test_the_setting_is_told_and_put_back(flushed: bool) -> None:
+    torch.set_flush_denormal(flushed)
+    assert flushes_denormals() is flushed
+    with denormals_flushed():
+        assert flushes_denormals()
+    assert flushes_denormals() is flushed
+
+
+def test_the_setting_is_put_back_after_an_error() -> None:
+    torch.set_flush_denormal(False)
+    with pytest.raises(RuntimeError), denormals_flushed():
+        raise RuntimeError
+    assert not flushes_denormals()
