@@ -16,9 +16,8 @@ import torch
 import yaml
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
+from geodistill import api
 from geodistill.cli import main
-from geodistill.runs import train as train_module
-from geodistill.studies import conclude as conclude_module
 
 TEXT = "Who wrote the book of hours ?"
 
@@ -81,7 +80,8 @@ def test_train_then_evaluate(cli: Cli, content: dict[str, Any], tmp_path: Path) 
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump({**content, "stages": [stage]}))
     said = cli("train", "mine.yaml", "training.epochs=2", "--onnx")
     assert said.code == 0, said.err
-    assert "student on test: accuracy" in said.out and "teacher: accuracy" in said.out
+    assert said.out.split()[:2] == ["accuracy", "macro_f1"] and "student on test  " in said.out
+    assert "layer 1 ↔ teacher layer 2" in said.out and "Report: runs/mine/report.html" in said.out
     folder = tmp_path / "runs" / "mine"
     expected = {"recipe.yaml", "environment.json", "metrics.jsonl", "results.json", "student", "report.html"}
     expected |= {"checkpoints", ".lock"}
@@ -192,7 +192,7 @@ def test_an_interruption_says_how_to_go_on(
         raise KeyboardInterrupt
 
     write_recipe()
-    monkeypatch.setattr(train_module, "train", interrupted)
+    monkeypatch.setattr(api, "train_run", interrupted)
     said = cli("train", "recipe.yaml")
     assert said.code == 130 and "Run the same command again" in said.err
 
@@ -201,9 +201,8 @@ def test_a_defect_of_ours_is_not_hidden(
     cli: Cli, write_recipe: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_recipe()
-    monkeypatch.setattr(train_module, "train", lambda *arguments, **options: {"unexpected": 1})
-    monkeypatch.setattr(conclude_module, "conclude_run", lambda folder, results: results["metrics"])
-    with pytest.raises(KeyError):
+    monkeypatch.setattr(api, "train_run", lambda *arguments, **options: {"unexpected": 1})
+    with pytest.raises(AttributeError):
         cli("train", "recipe.yaml")
 
 

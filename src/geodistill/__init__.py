@@ -11,6 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from geodistill.api import compare, train
     from geodistill.distillation.config import DistillationConfig
     from geodistill.distillation.objective import Objective
     from geodistill.distillation.signals import Teacher
@@ -57,6 +58,8 @@ _HOMES = {
     "LogitTerm": "recipe",
     "ObjectiveRecipe": "recipe",
     "GeodistillError": "errors",
+    "train": "api",
+    "compare": "api",
 }
 
 __all__ = [
@@ -80,10 +83,12 @@ __all__ = [
     "TopKLogits",
     "chance_level",
     "cka",
+    "compare",
     "effective_rank",
     "floor",
     "gram_distance",
     "procrustes_distance",
+    "train",
 ]
 
 

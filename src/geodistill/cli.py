@@ -65,16 +65,14 @@ def train(
     onnx: Annotated[bool, typer.Option("--onnx", help="Write student/model.onnx as well, checked to 1e-4.")] = False,
 ) -> None:
     """Train one student as the recipe says, and write it with its measurements to a folder."""
-    from geodistill.recipe_file import load_recipe
+    from geodistill.api import train as run
+    from geodistill.display import show
     from geodistill.runs.arguments import part_processes
-    from geodistill.runs.train import train as run
-    from geodistill.studies.conclude import conclude_run
 
-    folder = output or Path("runs") / recipe.stem
-    results = run(load_recipe(recipe, overrides or []), folder, fresh=fresh, onnx=onnx)
+    results = run(recipe, output, overrides=overrides or [], fresh=fresh, onnx=onnx)
     part_processes()
-    if results:  # only the main process of several has any
-        typer.echo(conclude_run(folder, results))
+    if results is not None:  # only the main process of several has any
+        show(results)
 
 
 @app.command()
@@ -83,7 +81,7 @@ def compare(recipe: RecipePath, overrides: Overrides = None, output: Output = No
 
     An override with commas is a sweep: objective.features.0.weight=0.1,1,10.
     """
-    _compare(recipe, overrides or [], output or Path("runs") / recipe.stem, fresh)
+    _compare(recipe, overrides or [], output, fresh)
 
 
 @app.command()
@@ -103,9 +101,9 @@ def evaluate(
 ) -> None:
     """Score a run's student on its own test split, or on every row of a file (data.source=FILE)."""
     from geodistill.runs.evaluate import evaluate as score
-    from geodistill.studies.conclude import conclude_evaluation
+    from geodistill.runs.run_results import describe_evaluation
 
-    typer.echo(conclude_evaluation(score(run, overrides or [], split=split, output=output)))
+    typer.echo(describe_evaluation(score(run, overrides or [], split=split, output=output)))
 
 
 @app.command()
@@ -130,16 +128,11 @@ def predict(
         typer.echo(f"note: {note}", err=True)
 
 
-def _compare(recipe: Path, overrides: list[str], folder: Path, fresh: bool) -> None:
-    from geodistill.recipe_file import load_recipe
-    from geodistill.studies.compare import compare as run
-    from geodistill.studies.conclude import conclude_comparison
-    from geodistill.studies.plan import split_sweeps
+def _compare(recipe: Path, overrides: list[str], folder: Path | None, fresh: bool) -> None:
+    from geodistill.api import compare as run
+    from geodistill.display import show
 
-    plain, sweeps = split_sweeps(overrides)
-    checked = load_recipe(recipe, plain)
-    jobs, runs, teacher = run(checked, folder, sweeps=sweeps, fresh=fresh)
-    typer.echo(conclude_comparison(folder, checked, jobs, runs, teacher))
+    show(run(recipe, folder, overrides=overrides, fresh=fresh))
 
 
 def main() -> None:

@@ -24,17 +24,31 @@ NEW_STUDENT = ("width", "layers", "heads", "intermediate", "initialization")
 STUDENT_WAYS = (("model", "revision", "trust_remote_code"), ("teacher_layers",), NEW_STUDENT)
 
 
-def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
-    """Read a recipe file, lay the overrides over it, and check the whole.
+def load_recipe(
+    recipe: str | Path | Mapping[str, Any] | Recipe, overrides: Sequence[str] | Mapping[str, Any] = ()
+) -> Recipe:
+    """Read a recipe, lay the overrides over it, and check the whole.
+
+    Args:
+        recipe: the path of a YAML file, a mapping with the same keys, or a Recipe, which is as checked as can be.
+        overrides: `path=value` each, or a mapping of dotted paths to values.
 
     Raises GeodistillError for a file that is missing or no YAML mapping, an unknown key (the nearest valid one is
     named), a value of the wrong kind, and an override that is not of the form path=value.
     """
-    content = read_yaml(Path(path))
-    for override in overrides:
-        dotted, value = split_override(override)
+    given = dict(overrides if isinstance(overrides, Mapping) else map(split_override, overrides))
+    source = "the recipe"
+    if isinstance(recipe, Recipe):
+        if not given:
+            return recipe
+        content = recipe.model_dump(mode="json")
+    elif isinstance(recipe, Mapping):
+        content = dict(recipe)
+    else:
+        content, source = read_yaml(Path(recipe)), str(recipe)
+    for dotted, value in given.items():
         content = set_dotted(content, dotted, value)
-    return check_recipe(content, source=str(path))
+    return check_recipe(content, source)
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

@@ -176,8 +176,8 @@ def check_against_one_process(recipe: dict[str, Any], tmp_path: Path) -> None:
     for part in ("teacher", "student"):
         torch.testing.assert_close(weights(tmp_path / "run" / part), weights(tmp_path / "alone" / part))
     results = read_json(tmp_path / "run" / "results.json")
-    assert results["metrics"] == alone["metrics"] and results["teacher"]["metrics"] == alone["teacher"]["metrics"]
-    assert results["geometry"][0]["cka"] == pytest.approx(alone["geometry"][0]["cka"], rel=1e-4)
+    assert results["metrics"] == alone.metrics and results["teacher"]["metrics"] == alone.teacher.metrics
+    assert results["geometry"][0]["cka"] == pytest.approx(alone.geometry[0]["cka"], rel=1e-4)
     assert results["feature_batch"]["warm"] == "the global accumulated batch of 2 micro-batches over 2 ranks"
 
 

@@ -87,7 +87,7 @@ def test_a_student_whose_code_is_trusted_is_trained_and_read_again(
     recipe = make_recipe(student=student, objective=WITHOUT_GEOMETRY, training={"max_steps": 1})
     results = train(recipe, tmp_path / "run", progress=False)
     assert ran.exists()
-    assert evaluate(tmp_path / "run", progress=False)["metrics"] == results["metrics"]
+    assert evaluate(tmp_path / "run", progress=False)["metrics"] == results.metrics
 
 
 def test_a_student_out_of_a_trusted_teacher_is_trained_and_read_again(
@@ -98,7 +98,7 @@ def test_a_student_out_of_a_trusted_teacher_is_trained_and_read_again(
     teacher = {"model": str(folder), "trust_remote_code": True}
     recipe = make_recipe(student=student, teacher=teacher, training={"max_steps": 1})
     results = train(recipe, tmp_path / "run", progress=False)
-    assert evaluate(tmp_path / "run", progress=False)["metrics"] == results["metrics"]
+    assert evaluate(tmp_path / "run", progress=False)["metrics"] == results.metrics
 
 
 def test_the_key_is_refused_where_the_student_has_no_model_of_its_own() -> None:

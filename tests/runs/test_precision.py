@@ -87,6 +87,6 @@ def test_a_run_says_what_was_chosen(make_recipe: Callable[..., Recipe], in_hardw
     recipe = make_recipe(training={"max_steps": 1, "bf16": "auto"})
     results = train(recipe, tmp_path / "run", progress=False)
     chosen = "bfloat16" if in_hardware else "float32"
-    assert results["precision"] == {"teacher": chosen, "training": chosen}
-    assert read_json(tmp_path / "run" / ENVIRONMENT)["precision"] == results["precision"]
-    assert read_json(tmp_path / "run" / RESULTS)["precision"] == results["precision"]
+    assert results.precision == {"teacher": chosen, "training": chosen}
+    assert read_json(tmp_path / "run" / ENVIRONMENT)["precision"] == results.precision
+    assert read_json(tmp_path / "run" / RESULTS)["precision"] == results.precision

@@ -251,7 +251,7 @@ def test_a_regression_of_two_values(content: dict[str, Any], tmp_path: Path, typ
     (tmp_path / "rows.csv").write_text("\n".join(["text,wide,deep", *rows]) + "\n", encoding="utf-8")
     data = {"source": str(tmp_path / "rows.csv"), "label": ["wide", "deep"], "max_length": 16}
     results = train(check_recipe({**content, "data": data}), tmp_path / "run", progress=False)
-    assert evaluate(tmp_path / "run", progress=False)["metrics"] == results["metrics"]
+    assert evaluate(tmp_path / "run", progress=False)["metrics"] == results.metrics
     (tmp_path / "new.csv").write_text("text,deep,wide\na river,1.5,2\nthe river,1,3\n", encoding="utf-8")
     other = [f"data.source={tmp_path / 'new.csv'}", "data.label=[deep, wide]"]
     scores = evaluate(tmp_path / "run", other, progress=False)

@@ -101,7 +101,7 @@ def test_one_with_a_tokenizer_of_its_own_is_fine_tuned_on_its_own_tokens(
     for folder in (started, tmp_path / "run" / "student"):
         assert AutoTokenizer.from_pretrained(folder).get_vocab() == tokenizer.get_vocab()
         assert AutoModelForSequenceClassification.from_pretrained(folder).config.pad_token_id == tokenizer.eos_token_id
-    assert results["geometry"][0]["rows"] == "words"
+    assert results.geometry[0]["rows"] == "words"
 
 
 def test_a_new_students_embeddings_keep_the_directions_of_the_training_text(

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -25,16 +26,19 @@ from geodistill.runs.arguments import train_to_the_end
 from geodistill.runs.evaluate import evaluate
 from geodistill.runs.folder import clear_run, read_json, read_metrics
 from geodistill.runs.predict import predict
+from geodistill.runs.run_results import RunResults
 from geodistill.runs.train import cache_name, kept_logits, stages_of, train
-from geodistill.studies.conclude import conclude_run
+from geodistill.studies.report.write import report_run
 from geodistill.tasks import choose as choose_module
 from geodistill.tasks.task import Task
 
 MakeRecipe = Callable[..., Recipe]
 
 
-def run(recipe: Recipe, folder: Path, **options: Any) -> dict[str, Any]:
-    return train(recipe, folder, **{"progress": False, **options})
+def run(recipe: Recipe, folder: Path, **options: Any) -> RunResults:
+    results = train(recipe, folder, **{"progress": False, **options})
+    assert results is not None
+    return results
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -105,7 +109,7 @@ def test_an_interrupted_run_ends_with_the_same_weights(
     results = run(two_stages(), folder)
     assert_same_weights(folder, uninterrupted)
     whole = read_json(uninterrupted / "results.json")
-    assert results["metrics"] == whole["metrics"] and results["geometry"] == whole["geometry"]
+    assert results.metrics == whole["metrics"] and results.geometry == whole["geometry"]
     steps = [(entry["stage"], entry["step"]) for entry in read_metrics(folder) if "loss" in entry]
     assert steps == [(stage, step) for stage in ("warm", "task") for step in range(1, 6)]
     losses = [[entry["loss"] for entry in read_metrics(place) if "loss" in entry] for place in (folder, uninterrupted)]
@@ -174,7 +178,7 @@ def test_a_regression_from_a_file(make_recipe: MakeRecipe, encoder: Path, write_
         teacher={"model": str(encoder), "training": {"max_steps": 2, "batch_size": 16}},
     )
     results = run(recipe, tmp_path / "run")
-    assert set(results["metrics"]) == {"pearson", "spearman"} == set(results["teacher"]["metrics"])
+    assert set(results.metrics) == {"pearson", "spearman"} == set(results.teacher.metrics)
     student = AutoModelForSequenceClassification.from_pretrained(tmp_path / "run" / "student")
     assert student.config.num_labels == 1 and student.config.problem_type == "regression"
     assert all("logits" in entry for entry in read_metrics(tmp_path / "run") if "loss" in entry)
@@ -186,8 +190,8 @@ def test_unlabelled_text_alone(make_recipe: MakeRecipe, write_csv: Any, tmp_path
         data={"source": str(write_csv(rows)), "problem": "unlabelled"}, objective={"features": [{"loss": "gram"}]}
     )
     results = run(recipe, tmp_path / "run")
-    assert results["metrics"] == {} and results["split"] == "validation"
-    assert results["geometry"][0]["gram"]["value"] > 0
+    assert results.metrics == {} and results.split == "validation"
+    assert results.geometry[0]["gram"]["value"] > 0
 
 
 def test_a_label_term_needs_labels(make_recipe: MakeRecipe, write_csv: Any, tmp_path: Path) -> None:
@@ -209,7 +213,7 @@ def test_a_teacher_whose_labels_are_in_another_order(make_recipe: MakeRecipe, cl
     teacher.save_pretrained(tmp_path / "turned")
     AutoTokenizer.from_pretrained(classifier).save_pretrained(tmp_path / "turned")
     results = run(make_recipe(teacher={"model": str(tmp_path / "turned")}), tmp_path / "run")
-    assert results["teacher"]["metrics"] == pytest.approx(straight["teacher"]["metrics"])
+    assert results.teacher.metrics == pytest.approx(straight.teacher.metrics)
     student = AutoModelForSequenceClassification.from_pretrained(tmp_path / "run" / "student")
     assert student.config.id2label == dict(enumerate(names))
 
@@ -217,12 +221,12 @@ def test_a_teacher_whose_labels_are_in_another_order(make_recipe: MakeRecipe, cl
 def test_a_finished_run_is_read_and_gets_its_onnx_file_later(make_recipe: MakeRecipe, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     first = run(make_recipe(), folder)
-    assert first["onnx_difference"] is None and not (folder / "student" / "model.onnx").exists()
+    assert first.onnx_difference is None and not (folder / "student" / "model.onnx").exists()
     stamp = (folder / "metrics.jsonl").stat().st_mtime_ns
     again = run(make_recipe(), folder, onnx=True)
-    assert 0 <= again["onnx_difference"] <= 1e-4 and (folder / "student" / "model.onnx").is_file()
-    assert {**again, "onnx_difference": None} == first
-    assert read_json(folder / "results.json") == again
+    assert 0 <= again.onnx_difference <= 1e-4 and (folder / "student" / "model.onnx").is_file()
+    assert replace(again, onnx_difference=None) == first
+    assert read_json(folder / "results.json") == again.to_dict()
     assert (folder / "metrics.jsonl").stat().st_mtime_ns == stamp
 
 
@@ -264,7 +268,7 @@ def test_a_finished_run_is_read_while_its_result_is_the_same(with_files: MakeRec
     recipe = recipe.model_copy(update={"stages": [stage]})
     assert run(recipe, folder) == first
     assert (folder / "metrics.jsonl").stat().st_mtime_ns == stamp
-    assert evaluate(folder, progress=False)["metrics"] == first["metrics"], "the recipe names where the data lies now"
+    assert evaluate(folder, progress=False)["metrics"] == first.metrics, "the recipe names where the data lies now"
 
     weights = AutoModel.from_pretrained(place / "student")
     weights.embeddings.word_embeddings.weight.data += 1e-3
@@ -298,7 +302,7 @@ def test_a_fresh_start_leaves_nothing_of_the_last(make_recipe: MakeRecipe, tmp_p
     training = {"max_steps": 2, "batch_size": 16, "save_steps": 1}
     recipe = make_recipe(student={"training": training}, training={"save_steps": 1, "max_steps": 2, "epochs": 1})
     folder = tmp_path / "run"
-    conclude_run(folder, run(recipe, folder, onnx=True))
+    report_run(run(recipe, folder, onnx=True))
     evaluate(folder, progress=False)
     assert {"students", "checkpoints", "student", "report.html", "predictions.jsonl"} <= set(os.listdir(folder))
     clear_run(folder)
@@ -329,11 +333,11 @@ def test_a_stage_is_not_trained_on_what_the_task_is_measured_on(
     monkeypatch.setattr(train_module, "train_stage", train_stage)
     results = run(make_recipe(data=data, stages=[stage], training={"max_steps": 1}), tmp_path / "run")
     assert trained == {"warm": 40, "task": 42}
-    (note,) = [note for note in results["notes"] if note.startswith("Stage 'warm': ")]
+    (note,) = [note for note in results.notes if note.startswith("Stage 'warm': ")]
     assert "of the 57 train rows have a text that is measured on" in note and "in the task's test part" in note
-    assert list(results["read"]) == ["task", "warm"] and read_json(tmp_path / "run" / "results.json") == results
-    assert results["read"]["task"]["labels"]["NUM"] == {"train": 7, "validation": 1, "test": 2}
-    assert note.endswith(results["read"]["warm"]["notes"][0])
+    assert list(results.read) == ["task", "warm"] and read_json(tmp_path / "run" / "results.json") == results.to_dict()
+    assert results.read["task"]["labels"]["NUM"] == {"train": 7, "validation": 1, "test": 2}
+    assert note.endswith(results.read["warm"]["notes"][0])
 
 
 def test_a_run_begins_with_what_it_read(
@@ -359,7 +363,7 @@ def test_a_run_begins_with_what_it_read(
         "18 of the 36 train texts are longer than 24 tokens and were cut.",
     ):
         assert told.count(f"\n  {line}\n") == 1, line
-    assert results["read"]["task"]["cut"] == {"train": 18, "validation": 4, "test": 8}
+    assert results.read["task"]["cut"] == {"train": 18, "validation": 4, "test": 8}
 
 
 def test_the_task_is_the_last_stage(two_stages: Callable[..., Recipe]) -> None:
@@ -401,7 +405,7 @@ def test_adapters_are_merged_into_the_student_that_is_written(
     assert ours == theirs
     student = AutoModelForSequenceClassification.from_pretrained(tmp_path / "run" / "student")
     teacher = AutoModelForSequenceClassification.from_pretrained(recipe.teacher.model)
-    assert results["parameters"] == sum(each.numel() for each in student.parameters())
+    assert results.parameters == sum(each.numel() for each in student.parameters())
     assert not any("lora" in name for name in weights(tmp_path / "run"))
     layers = [model.bert.encoder.layer[0].attention.self.query for model in (student, teacher)]
     assert torch.equal(layers[0].bias, layers[1].bias)
@@ -428,7 +432,7 @@ def test_several_labels_a_row_from_the_file_to_the_page(several: Recipe, tmp_pat
     folder = tmp_path / "run"
     results = run(several, folder)
     metrics = ["micro_f1", "macro_f1", "subset_accuracy"]
-    assert list(results["metrics"]) == list(results["teacher"]["metrics"]) == metrics
+    assert list(results.metrics) == list(results.teacher.metrics) == metrics
     logged = [entry for entry in read_metrics(folder) if entry["stage"] == "task" and "loss" in entry]
     assert logged and all({"label", "logits"} <= entry.keys() for entry in logged)
     student = AutoModelForSequenceClassification.from_pretrained(folder / "student")
@@ -443,14 +447,14 @@ def test_a_student_of_several_labels_is_evaluated_and_predicts(
     several: Recipe, tmp_path: Path, write_jsonl: Any
 ) -> None:
     results = run(several, tmp_path / "run")
-    assert results["constant"]["metrics"].keys() == results["metrics"].keys()
-    read = results["read"]["task"]
+    assert results.constant.metrics.keys() == results.metrics.keys()
+    read = results.read["task"]
     assert read["problem"] == "multi_label" and "are a list" in read["reason"]
     assert sum(read["labels"]["RIVER"].values()) > 0
-    assert evaluate(tmp_path / "run")["metrics"] == results["metrics"]
+    assert evaluate(tmp_path / "run")["metrics"] == results.metrics
     path = write_jsonl([("What is it?", ["river"]), ("Who is it?", []), ("Where?", None)], "other.jsonl")
     scores = evaluate(tmp_path / "run", [f"data.source={path}"], output=tmp_path / "lines.jsonl")
-    assert scores["examples"] == 2 and list(scores["metrics"]) == list(results["metrics"])
+    assert scores["examples"] == 2 and list(scores["metrics"]) == list(results.metrics)
     lines = [json.loads(line) for line in (tmp_path / "lines.jsonl").read_text(encoding="utf-8").splitlines()]
     assert [line["reference"] for line in lines] == [["RIVER"], []]
     answers = list(predict(tmp_path / "run", str(path)))
@@ -465,10 +469,10 @@ def test_a_regression_of_two_columns(make_recipe: MakeRecipe, encoder: Path, tmp
         teacher={"model": str(encoder), "training": {"max_steps": 2, "batch_size": 16}},
     )
     results = run(recipe, tmp_path / "run")
-    assert list(results["metrics"]) == ["pearson", "spearman"]
+    assert list(results.metrics) == ["pearson", "spearman"]
     config = AutoModelForSequenceClassification.from_pretrained(tmp_path / "run" / "student").config
     assert (config.problem_type, config.id2label) == ("regression", {0: "x", 1: "y"})
-    assert evaluate(tmp_path / "run")["metrics"] == results["metrics"]
+    assert evaluate(tmp_path / "run")["metrics"] == results.metrics
     assert len(next(iter(predict(tmp_path / "run", str(path))))["prediction"]) == 2
 
 

@@ -5,9 +5,10 @@ from typing import Any
 
 import pytest
 
-from geodistill.studies.table import RunResult, TeacherResult
+from geodistill.runs.run_results import TeacherResult
+from geodistill.studies.table import ComparedRun
 
-MakeRun = Callable[..., RunResult]
+MakeRun = Callable[..., ComparedRun]
 
 
 def layer_pair(student: Any, teacher: Any, distance: float) -> dict[str, Any]:
@@ -23,7 +24,7 @@ def layer_pair(student: Any, teacher: Any, distance: float) -> dict[str, Any]:
 
 @pytest.fixture
 def make_run() -> MakeRun:
-    def make(variant: str, seed: int, accuracy: float, distance: float = 0.9, **changes: Any) -> RunResult:
+    def make(variant: str, seed: int, accuracy: float, distance: float = 0.9, **changes: Any) -> ComparedRun:
         values: dict[str, Any] = {
             "variant": variant,
             "seed": seed,
@@ -36,7 +37,7 @@ def make_run() -> MakeRun:
             "latency_ms": 1.0 + seed / 10,
             "skipped_steps": 0,
         }
-        return RunResult(**{**values, **changes})
+        return ComparedRun(**{**values, **changes})
 
     return make
 
@@ -47,7 +48,7 @@ def teacher() -> TeacherResult:
 
 
 @pytest.fixture
-def runs(make_run: MakeRun) -> list[RunResult]:
+def runs(make_run: MakeRun) -> list[ComparedRun]:
     """Three variants × three seeds: KD + Procrustes clearly over KD, labels only unclearly under it."""
     scores = {
         "labels only": (0.870, 0.895, 0.860),

@@ -25,8 +25,8 @@ from geodistill.runs.folder import METRICS, RESULTS, read_json
 from geodistill.runs.teacher import TEACHER_FILE
 from geodistill.studies import compare as compare_module
 from geodistill.studies.compare import collect_requests, compare
-from geodistill.studies.conclude import conclude_comparison
 from geodistill.studies.plan import plan_jobs
+from geodistill.studies.report.write import report_comparison
 
 SWEEP = {"objective.features.0.weight": [1, 5]}
 KD = {"label": {}, "logits": {}}
@@ -94,9 +94,11 @@ def test_what_was_said_of_a_run_reaches_the_table_and_the_page(base: dict[str, A
     results = read_json(copied / RESULTS)
     assert results["runs"][0]["notes"] == read_json(next((copied / "runs").glob("kd-*-seed1")) / RESULTS)["notes"]
     recipe = check_recipe(base)
-    jobs, runs, teacher = compare(recipe, copied, sweeps=SWEEP, progress=False)
-    noted = [replace(run, notes=["The student never predicts <b> & 'c'."]) for run in runs]
-    assert "The student never predicts <b> & 'c'." in conclude_comparison(copied, recipe, jobs, noted, teacher)
+    found = compare(recipe, copied, sweeps=SWEEP, progress=False)
+    noted = [replace(run, notes=["The student never predicts <b> & 'c'."]) for run in found.runs]
+    noted_results = replace(found, runs=noted)
+    report_comparison(noted_results, recipe)
+    assert "The student never predicts <b> & 'c'." in str(noted_results)
     page = (copied / "report.html").read_text(encoding="utf-8")
     assert "The student never predicts &lt;b&gt; &amp;" in page and "constant predictor" in page
 
@@ -106,7 +108,7 @@ def test_only_what_is_missing_is_run_again(base: dict[str, Any], copied: Path) -
     metrics = {run["variant"] + str(run["seed"]): run["metrics"] for run in read_json(copied / RESULTS)["runs"]}
     lost = sorted(before)[0]
     (copied / "runs" / lost / RESULTS).unlink()
-    _, runs, _ = compare(check_recipe(base), copied, sweeps=SWEEP, progress=False)
+    runs = compare(check_recipe(base), copied, sweeps=SWEEP, progress=False).runs
     after = stamps(copied)
     assert {name for name in before if after[name] != before[name]} == {lost}
     assert {run.variant + str(run.seed): run.metrics for run in runs} == metrics
@@ -116,7 +118,7 @@ def test_a_variant_and_a_seed_may_be_added(base: dict[str, Any], copied: Path) -
     before = stamps(copied)
     more = {**VARIANTS, "labels only": {"objective": {"label": {}}}}
     recipe = check_recipe(merge(base, {"compare": {"variants": more, "seeds": [2]}}))
-    _, runs, _ = compare(recipe, copied, sweeps=SWEEP, progress=False)
+    runs = compare(recipe, copied, sweeps=SWEEP, progress=False).runs
     assert [run.variant for run in runs] == ["KD", "Gram", "Gram", "labels only"]
     after = stamps(copied)
     assert len(after) == 7 and all(after[name] == before[name] for name in before)
@@ -180,9 +182,9 @@ def test_a_given_teacher_is_scored_once_a_comparison(
     score = teacher_module.score_teacher
     monkeypatch.setattr(teacher_module, "score_teacher", lambda *inputs: [scored.append(1), score(*inputs)][1])
     recipe = check_recipe(merge(base, {"teacher": {"model": str(given)}, "compare": {"seeds": [1]}}))
-    _, runs, teacher = compare(recipe, tmp_path / "run", progress=False)
-    assert len(runs) == 2 and scored == [1]
-    assert set(read_json(tmp_path / "run" / "teacher" / TEACHER_FILE)["metrics"]) == set(teacher.metrics)
+    results = compare(recipe, tmp_path / "run", progress=False)
+    assert len(results.runs) == 2 and scored == [1]
+    assert set(read_json(tmp_path / "run" / "teacher" / TEACHER_FILE)["metrics"]) == set(results.teacher.metrics)
     compare(recipe, tmp_path / "run", progress=False)
     assert scored == [1]
 
@@ -279,9 +281,10 @@ def test_a_run_that_diverged_is_read_and_shown(base: dict[str, Any], copied: Pat
             results["geometry"][0]["procrustes"]["value"] = None
         write_json(path, results)
     recipe = check_recipe(base)
-    jobs, runs, teacher = compare(recipe, copied, sweeps=SWEEP, progress=False)
-    assert math.isnan(runs[0].metrics["accuracy"])
+    found = compare(recipe, copied, sweeps=SWEEP, progress=False)
+    assert math.isnan(found.runs[0].metrics["accuracy"])
     text = (copied / RESULTS).read_text()
     assert "NaN" not in text
-    (jobs[0].folder / METRICS).write_text('{"stage": "task", "step": 1, "done": 1.0, "loss": null}\n')
-    assert "KD" in conclude_comparison(copied, recipe, jobs, runs, teacher)
+    (copied / found.runs[0].folder / METRICS).write_text('{"stage": "task", "step": 1, "done": 1.0, "loss": null}\n')
+    report_comparison(found, recipe)
+    assert "not finite" in str(found) and "KD" in (copied / "report.html").read_text(encoding="utf-8")

@@ -7,16 +7,17 @@ from typing import Any
 import pytest
 
 from geodistill.errors import GeodistillError
+from geodistill.runs.run_results import TeacherResult
 from geodistill.studies.statistics import compare_paired, holm
-from geodistill.studies.table import RunResult, TeacherResult, build_table, reached, run_names
+from geodistill.studies.table import ComparedRun, build_table, reached, run_names
 
 
-def table(runs: list[RunResult], teacher: TeacherResult | None = None, baseline: str = "KD") -> dict[str, Any]:
+def table(runs: list[ComparedRun], teacher: TeacherResult | None = None, baseline: str = "KD") -> dict[str, Any]:
     rows = build_table(runs, baseline=baseline, main_metric="accuracy", teacher=teacher)
     return {row.name: row for row in rows}
 
 
-def test_rows_are_means_over_seeds_tested_against_the_baseline(runs: list[RunResult], teacher: TeacherResult) -> None:
+def test_rows_are_means_over_seeds_tested_against_the_baseline(runs: list[ComparedRun], teacher: TeacherResult) -> None:
     rows = table(runs, teacher)
     assert list(rows) == ["teacher", "labels only", "KD", "KD + Procrustes"]
     assert [row.role for row in rows.values()] == ["teacher", "candidate", "baseline", "candidate"]
@@ -30,14 +31,14 @@ def test_rows_are_means_over_seeds_tested_against_the_baseline(runs: list[RunRes
     assert ours.latency_ms == pytest.approx(1.2) and ours.training_seconds == pytest.approx(72)
 
 
-def test_the_teacher_has_a_score_and_a_cost_but_no_seeds(runs: list[RunResult], teacher: TeacherResult) -> None:
+def test_the_teacher_has_a_score_and_a_cost_but_no_seeds(runs: list[ComparedRun], teacher: TeacherResult) -> None:
     row = table(runs, teacher)["teacher"]
     assert row.score.mean == 0.955 and row.score.deviation is None and row.seeds == ()
     assert row.comparison is None and row.geometry == {} and row.parameters == 22_713_216
     assert "teacher" not in table(runs)
 
 
-def test_geometry_is_that_of_the_deepest_pair(runs: list[RunResult]) -> None:
+def test_geometry_is_that_of_the_deepest_pair(runs: list[ComparedRun]) -> None:
     row = table(runs)["KD + Procrustes"]
     assert row.layers == (2, 6, "tokens")
     assert row.geometry["procrustes"].value.mean == pytest.approx(0.5)
@@ -63,19 +64,19 @@ def test_missing_geometry_is_left_out(make_run: Any) -> None:
     assert table([make_run("KD", 1, 0.8, geometry=[])])["KD"].layers is None
 
 
-def test_only_seeds_that_both_have_are_paired(runs: list[RunResult], make_run: Any) -> None:
+def test_only_seeds_that_both_have_are_paired(runs: list[ComparedRun], make_run: Any) -> None:
     more = [*runs, make_run("KD + Procrustes", 9, 0.1)]
     row = table(more)["KD + Procrustes"]
     assert row.score.n == 4 and row.comparison == table(runs)["KD + Procrustes"].comparison
 
 
-def test_the_order_of_the_runs_does_not_change_a_pairing(runs: list[RunResult]) -> None:
+def test_the_order_of_the_runs_does_not_change_a_pairing(runs: list[ComparedRun]) -> None:
     forward, backward = table(runs), table(runs[::-1])
     assert {name: row.comparison for name, row in forward.items()} == {n: r.comparison for n, r in backward.items()}
 
 
 def test_each_sweep_point_meets_the_baseline_at_its_point_or_else_the_unswept(make_run: Any) -> None:
-    def points(variant: str, accuracy: float, sweep: dict[str, Any]) -> list[RunResult]:
+    def points(variant: str, accuracy: float, sweep: dict[str, Any]) -> list[ComparedRun]:
         return [make_run(variant, seed, accuracy + seed / 100, sweep=sweep) for seed in (1, 2, 3)]
 
     weight, rate = "objective.features.0.weight", "training.learning_rate"
@@ -97,7 +98,7 @@ def test_a_swept_field_is_named_by_its_shortest_ending_that_tells_it_apart(make_
     assert run_names([make_run("KD", 1, 0.5, sweep={first: [1, 2]})]) == ["KD, weight=[1, 2], seed 1"]
 
 
-def test_two_seeds_are_compared_without_a_test(runs: list[RunResult]) -> None:
+def test_two_seeds_are_compared_without_a_test(runs: list[ComparedRun]) -> None:
     row = table([run for run in runs if run.seed < 3])["KD + Procrustes"]
     assert row.comparison.t_p is None and row.holm_p is None and "fewer than 3" in row.comparison.note
     assert row.comparison.mean_difference == pytest.approx(0.0205)
@@ -107,12 +108,12 @@ def test_skipped_steps_are_added_up(make_run: Any) -> None:
     assert table([make_run("KD", seed, 0.5, skipped_steps=seed) for seed in (1, 2)])["KD"].skipped_steps == 3
 
 
-def test_a_run_survives_json(runs: list[RunResult], teacher: TeacherResult) -> None:
-    assert RunResult(**json.loads(json.dumps(asdict(runs[0])))) == runs[0]
+def test_a_run_survives_json(runs: list[ComparedRun], teacher: TeacherResult) -> None:
+    assert ComparedRun(**json.loads(json.dumps(asdict(runs[0])))) == runs[0]
     assert TeacherResult(**json.loads(json.dumps(asdict(teacher)))) == teacher
 
 
-def test_mistakes_are_named(runs: list[RunResult], teacher: TeacherResult) -> None:
+def test_mistakes_are_named(runs: list[ComparedRun], teacher: TeacherResult) -> None:
     with pytest.raises(GeodistillError, match="no runs"):
         table([])
     with pytest.raises(GeodistillError, match="Did you mean 'KD'"):

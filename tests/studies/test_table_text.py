@@ -6,13 +6,14 @@ from typing import Any
 import pytest
 
 from geodistill.display import p_value, plain, width_of
-from geodistill.studies.table import Row, RunResult, TeacherResult, build_table
+from geodistill.runs.run_results import TeacherResult
+from geodistill.studies.table import ComparedRun, Row, build_table
 from geodistill.studies.table_text import ComparisonTable, columns, headline, legend, markdown_table, quality_table
 from geodistill.tasks.metrics import Constant
 
 
 @pytest.fixture
-def rows(runs: list[RunResult], teacher: TeacherResult) -> list[Row]:
+def rows(runs: list[ComparedRun], teacher: TeacherResult) -> list[Row]:
     return build_table(runs, baseline="KD", main_metric="accuracy", teacher=teacher)
 
 
@@ -79,7 +80,7 @@ def test_the_legend_says_how_it_was_done(rows: list[Row]) -> None:
     assert "student layer 2 against teacher layer 6" in text and "Floor" in text and "Chance" in text
 
 
-def test_without_three_seeds_it_says_that_no_test_was_made(runs: list[RunResult], teacher: TeacherResult) -> None:
+def test_without_three_seeds_it_says_that_no_test_was_made(runs: list[ComparedRun], teacher: TeacherResult) -> None:
     rows = build_table(runs[::3], baseline="KD", main_metric="accuracy", teacher=teacher)
     text = printed(rows)
     assert "No test was made: fewer than 3 seeds." in text
@@ -87,7 +88,7 @@ def test_without_three_seeds_it_says_that_no_test_was_made(runs: list[RunResult]
     assert "no test was made: fewer than 3 seeds" in headline(rows)
 
 
-def test_the_legend_names_what_is_amiss(runs: list[RunResult], make_run: Any) -> None:
+def test_the_legend_names_what_is_amiss(runs: list[ComparedRun], make_run: Any) -> None:
     odd = make_run("odd", 1, 0.5, sweep={"a.b": 1})
     swept = [replace(run, sweep={"a.b": 2}) for run in runs if run.variant == "KD"]
     broken = [make_run("nan", seed, float("nan"), sweep={"a.b": 2}) for seed in (1, 2, 7)]
@@ -146,8 +147,8 @@ def test_names_cannot_break_the_table(rows: list[Row]) -> None:
 
 
 def test_a_metric_of_its_own_unit_is_shown_as_it_is_and_the_smallest_is_best() -> None:
-    def run(variant: str, seed: int, perplexity: float) -> RunResult:
-        return RunResult(variant, seed, {}, {"unseen_perplexity": perplexity}, [], 1.0, 10, 1.0, 1.0, 0)
+    def run(variant: str, seed: int, perplexity: float) -> ComparedRun:
+        return ComparedRun(variant, seed, {}, {"unseen_perplexity": perplexity}, [], 1.0, 10, 1.0, 1.0, 0)
 
     values = {"KD": (12.0, 12.5, 12.2), "KD + Gram": (11.0, 11.6, 11.1)}
     runs = [run(name, seed, value) for name, each in values.items() for seed, value in enumerate(each)]
@@ -160,7 +161,7 @@ def test_a_metric_of_its_own_unit_is_shown_as_it_is_and_the_smallest_is_best() -
 
 
 def test_what_a_score_hides_is_told_with_the_rows_that_it_is_true_of(
-    runs: list[RunResult], teacher: TeacherResult
+    runs: list[ComparedRun], teacher: TeacherResult
 ) -> None:
     blind = "The student never predicts 'b' (2), of 4 examples."
     noted = [
@@ -176,7 +177,7 @@ def test_what_a_score_hides_is_told_with_the_rows_that_it_is_true_of(
 
 
 def test_a_blind_spot_is_called_inherited_only_where_a_student_has_it(
-    runs: list[RunResult], teacher: TeacherResult
+    runs: list[ComparedRun], teacher: TeacherResult
 ) -> None:
     told = replace(teacher, notes=["The teacher never predicts 'b' (2), of 4 examples."])
     text = legend(build_table(runs, baseline="KD", main_metric="accuracy", teacher=told))
@@ -191,7 +192,7 @@ def test_a_blind_spot_is_called_inherited_only_where_a_student_has_it(
 
 @pytest.mark.parametrize(("reached", "low"), [(0.85, "labels only and KD are"), (0.89, "All students are"), (0.5, "")])
 def test_a_page_of_students_at_the_constant_predictor_says_so(
-    runs: list[RunResult], teacher: TeacherResult, reached: float, low: str
+    runs: list[ComparedRun], teacher: TeacherResult, reached: float, low: str
 ) -> None:
     constant = Constant("'b'", {"accuracy": reached}, examples=900)
     rows = build_table(runs, baseline="KD", main_metric="accuracy", teacher=teacher, constant=constant)

@@ -44,15 +44,15 @@ def recipe(decoder: Path, instruction_file: Path) -> Callable[..., Recipe]:
 
 def test_a_student_is_trained_scored_and_evaluated(recipe: Callable[..., Recipe], tmp_path: Path) -> None:
     results = train(recipe(), tmp_path / "run", progress=False)
-    assert list(results["metrics"]) == ["rouge_l", "exact_match", "perplexity"]
-    assert 0 <= results["metrics"]["rouge_l"] <= 1 < results["metrics"]["perplexity"]
-    assert list(results["teacher"]["metrics"]) == list(results["metrics"])
-    assert set(results["validation_metrics"]) == {"perplexity"}
-    details = results["details"]["test"]
+    assert list(results.metrics) == ["rouge_l", "exact_match", "perplexity"]
+    assert 0 <= results.metrics["rouge_l"] <= 1 < results.metrics["perplexity"]
+    assert list(results.teacher.metrics) == list(results.metrics)
+    assert set(results.validation_metrics) == {"perplexity"}
+    details = results.details["test"]
     assert details["seeds"] == [1, 2] and details["tokens_per_second"] > 0 and 0 <= details["unfinished"] <= 1
     assert details["deviation"]["rouge_l"] >= 0
-    assert {pair["rows"] for pair in results["geometry"]} == {"response"}
-    assert results["tokens_per_second"] > 0 and results["peak_megabytes"] > 0
+    assert {pair["rows"] for pair in results.geometry} == {"response"}
+    assert results.tokens_per_second > 0 and results.peak_megabytes > 0
 
     logged = read_metrics(tmp_path / "run")[0]
     names = {"label", "logits", "procrustes_1_2", "procrustes_2_4", "gram_2_4", "cka_2_4", "projection_2_4"}
@@ -64,14 +64,14 @@ def test_a_student_is_trained_scored_and_evaluated(recipe: Callable[..., Recipe]
         written = AutoModelForCausalLM.from_pretrained(tmp_path / "run" / place)
         assert written.config.use_cache and written.generation_config.use_cache, "else it would generate slowly"
     scores = evaluate(tmp_path / "run")
-    assert scores["metrics"] == pytest.approx(results["metrics"], rel=1e-5)
+    assert scores["metrics"] == pytest.approx(results.metrics, rel=1e-5)
     lines = [json.loads(line) for line in Path(scores["predictions"]).read_text().splitlines()]
     assert set(lines[0]) == {"split", "row", "prompt", "responses", "references"}
     assert len(lines[0]["responses"]) == 2 and lines[0]["prompt"].startswith(("Repeat", "Say"))
     assert evaluate(tmp_path / "run", ["generation.sample=false"], split="validation")["details"]["validation"][
         "seeds"
     ] == [1]
-    assert train(recipe(), tmp_path / "run", progress=False)["fingerprint"] == results["fingerprint"]
+    assert train(recipe(), tmp_path / "run", progress=False).fingerprint == results.fingerprint
 
 
 def test_the_cache_of_the_largest_logits_and_the_teacher_online_agree(
@@ -97,7 +97,7 @@ def test_perplexity_falls_when_the_teacher_learns(recipe: Callable[..., Recipe],
     few = train(recipe(), tmp_path / "few", progress=False)
     longer = {"training": {"max_steps": 40, "batch_size": 8, "learning_rate": 3e-3}}
     many = train(recipe(teacher=longer), tmp_path / "many", progress=False)
-    assert many["teacher"]["metrics"]["perplexity"] < 0.5 * few["teacher"]["metrics"]["perplexity"]
+    assert many.teacher.metrics["perplexity"] < 0.5 * few.teacher.metrics["perplexity"]
 
 
 def test_prompts_and_padding_reach_no_feature_term(recipe: Callable[..., Recipe], decoder: Path) -> None:
@@ -171,7 +171,7 @@ def test_a_teacher_may_be_held_in_half_of_the_memory(recipe: Callable[..., Recip
     half = recipe(teacher={"weights": "bfloat16"})
     results = train(half, tmp_path / "run", progress=False)
     whole = train(recipe(), tmp_path / "whole", progress=False)
-    assert results["metrics"]["perplexity"] == pytest.approx(whole["metrics"]["perplexity"], rel=0.05)
+    assert results.metrics["perplexity"] == pytest.approx(whole.metrics["perplexity"], rel=0.05)
     student = AutoModelForCausalLM.from_pretrained(tmp_path / "run" / "student")
     assert next(student.parameters()).dtype == torch.float32
 
@@ -191,9 +191,9 @@ def test_a_teacher_may_be_held_in_quantised_weights(
     }
     whole = train(recipe(**given), tmp_path / "whole", progress=False)
     results = train(recipe(**merge(given, {"teacher": {"weights": weights}})), tmp_path / "run", progress=False)
-    assert results["teacher"]["parameters"] == whole["teacher"]["parameters"]
-    assert results["teacher"]["megabytes"] < 0.8 * whole["teacher"]["megabytes"]
-    perplexities = results["teacher"]["metrics"]["perplexity"], whole["teacher"]["metrics"]["perplexity"]
+    assert results.teacher.parameters == whole.teacher.parameters
+    assert results.teacher.megabytes < 0.8 * whole.teacher.megabytes
+    perplexities = results.teacher.metrics["perplexity"], whole.teacher.metrics["perplexity"]
     assert perplexities[0] != perplexities[1] and perplexities[0] == pytest.approx(perplexities[1], rel=0.3)
     student = AutoModelForCausalLM.from_pretrained(tmp_path / "run" / "student")
     assert next(student.parameters()).dtype == torch.float32

@@ -81,14 +81,14 @@ def test_a_wordpiece_student_of_a_bpe_teacher(
     again = train(across(training=training), tmp_path / "again", shared=tmp_path / "whole", progress=False)
     first, second = (load_file(tmp_path / name / "student" / "model.safetensors") for name in ("whole", "again"))
     assert all(torch.equal(first[name], second[name]) for name in first)
-    assert again["metrics"] == whole["metrics"] and again["geometry"] == whole["geometry"]
+    assert again.metrics == whole.metrics and again.geometry == whole.geometry
 
     entries = [entry for entry in read_metrics(tmp_path / "whole") if "loss" in entry and entry["stage"] == "task"]
     assert [entry["step"] for entry in entries] == [1, 2, 3, 4]
     assert {"label", "logits", "procrustes_1_2", "procrustes_2_4", "projection_2_4"} <= entries[0].keys()
     assert all(0 < entry["procrustes_2_4"] < 2 for entry in entries)
-    assert [layer["rows"] for layer in whole["geometry"]] == ["words", "words"]
-    assert whole["latency_ms"] > 0
+    assert [layer["rows"] for layer in whole.geometry] == ["words", "words"]
+    assert whole.latency_ms > 0
 
     folder = tmp_path / "whole" / "student"
     tokenizer = AutoTokenizer.from_pretrained(folder)
@@ -102,7 +102,7 @@ def test_a_wordpiece_student_of_a_bpe_teacher(
     student = AutoModelForSequenceClassification.from_pretrained(folder)
     assert isinstance(student, BertForSequenceClassification) and student.config.pad_token_id == 0
     found = evaluate(tmp_path / "whole", progress=False)
-    assert found["metrics"] == pytest.approx(whole["metrics"])
+    assert found["metrics"] == pytest.approx(whole.metrics)
     line = json.loads((tmp_path / "whole" / "predictions.jsonl").read_text().splitlines()[0])
     (answer,) = pipeline("text-classification", str(folder))(line["text"])
     assert answer["label"] == line["prediction"] and answer["score"] == pytest.approx(line["probability"], abs=1e-4)
@@ -127,12 +127,12 @@ def test_a_bpe_student_of_a_wordpiece_teacher_learns_of_pairs(
     first, second = (read_metrics(tmp_path / name) for name in ("cached", "online"))
     for name in ("loss", "label", "logits", "procrustes_1_1", "procrustes_4_2", "gram_4_2"):
         assert first[0][name] == pytest.approx(second[0][name], rel=1e-4), name
-    assert cached["geometry"][0]["rows"] == "words"
+    assert cached.geometry[0]["rows"] == "words"
     student = tmp_path / "cached" / "student"
     assert AutoTokenizer.from_pretrained(student).get_vocab() == AutoTokenizer.from_pretrained(llama).get_vocab()
     assert AutoModelForSequenceClassification.from_pretrained(student).config.pad_token_id == 0
     found = evaluate(tmp_path / "cached", progress=False)
-    assert found["metrics"] == pytest.approx(cached["metrics"])
+    assert found["metrics"] == pytest.approx(cached.metrics)
 
 
 def test_words_of_one_tokenizer(make_recipe: MakeRecipe, tmp_path: Path) -> None:
@@ -144,7 +144,7 @@ def test_words_of_one_tokenizer(make_recipe: MakeRecipe, tmp_path: Path) -> None
     train(online, tmp_path / "online", progress=False)
     first, second = (read_metrics(tmp_path / name)[0]["procrustes_1_2"] for name in ("cached", "online"))
     assert first == pytest.approx(second, rel=1e-4) and 0 < first < 2
-    assert results["geometry"][0]["rows"] == "tokens"
+    assert results.geometry[0]["rows"] == "tokens"
 
 
 @pytest.mark.parametrize("decoder", ["llama"], indirect=True)
@@ -174,7 +174,7 @@ def test_decoders_of_two_vocabularies_learn_to_respond(
                         spelt[word] += str(tokenizer.decode([token]))
                 assert [each.strip() for each in spelt] == words
     results = train(recipe, tmp_path / "run", progress=False)
-    assert results["metrics"]["perplexity"] > 1 and results["geometry"][0]["rows"] == "words"
+    assert results.metrics["perplexity"] > 1 and results.geometry[0]["rows"] == "words"
     student = tmp_path / "run" / "student"
     assert AutoTokenizer.from_pretrained(student).get_vocab() == reading.tokenizer.get_vocab()
     assert AutoModelForCausalLM.from_pretrained(student).config.vocab_size == len(reading.tokenizer)

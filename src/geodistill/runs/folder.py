@@ -21,11 +21,12 @@ from geodistill.errors import GeodistillError
 from geodistill.files import CHECKPOINTS, json_text, locked, write_json, write_text
 
 RECIPE, ENVIRONMENT, METRICS, RESULTS = "recipe.yaml", "environment.json", "metrics.jsonl", "results.json"
+REPORT, FIGURE = "report.html", "scores.svg"
 PACKAGES = ("geodistill", "torch", "transformers", "accelerate", "datasets", "tokenizers", "numpy", "scipy")
 
 
 # All that a run or a comparison writes into its folder, beside ENVIRONMENT, which marks the folder as a run's.
-WRITTEN_FILES = (RECIPE, METRICS, RESULTS, "report.html", "scores.svg", "predictions.jsonl")
+WRITTEN_FILES = (RECIPE, METRICS, RESULTS, REPORT, FIGURE, "predictions.jsonl")
 WRITTEN_FOLDERS = ("student", "students", CHECKPOINTS, "teacher", "cache", "runs")
 
 

@@ -43,6 +43,7 @@ from geodistill.runs.folder import RESULTS, MetricsFile, claimed, read_json
 from geodistill.runs.identity import run_fingerprint, student_side
 from geodistill.runs.measure import measure_geometry
 from geodistill.runs.precision import describe_precision, slow_settings, warn_of_slow_settings
+from geodistill.runs.run_results import RunResults
 from geodistill.runs.settings import check_settings
 from geodistill.runs.student import start_student
 from geodistill.runs.teacher import TaughtTask, prepare_teacher
@@ -65,7 +66,7 @@ def train(
     shared: Path | None = None,
     requests: Mapping[str, Sequence[Key]] | None = None,
     progress: bool = True,
-) -> dict[str, Any]:
+) -> RunResults | None:
     """Train one student, measure it on the test split after its last epoch, and write the run folder.
 
     A run that is finished is read, not repeated; one that was interrupted goes on from its newest checkpoint.
@@ -73,7 +74,7 @@ def train(
     its cached signals are kept, the run folder by default; `requests` are, by data section, the rows that other runs
     want of the same cache, and None where they want logits.
 
-    Returns what it writes to results.json, and nothing on any rank but the main one. Raises GeodistillError for
+    Returns what it writes to results.json, and None on every rank but the main one. Raises GeodistillError for
     whatever the user can mend.
     """
     shared = shared or folder
@@ -90,12 +91,14 @@ def train(
                     claimed(folder, content, fingerprint, fresh=fresh, replace=replace, precision=precision)
                 )
         if (folder / RESULTS).is_file():
-            return (
-                finished_run(folder, tasks[TASK_STAGE], onnx=onnx, trust=recipe.trusts_student)
-                if processes().is_main_process
-                else {}
+            if not processes().is_main_process:
+                return None
+            found = finished_run(folder, tasks[TASK_STAGE], onnx=onnx, trust=recipe.trusts_student)
+        else:
+            found = _train(
+                recipe, folder, tasks, own_tokenizer, fingerprint, shared, requests, onnx=onnx, progress=progress
             )
-        return _train(recipe, folder, tasks, own_tokenizer, fingerprint, shared, requests, onnx=onnx, progress=progress)
+        return RunResults.from_dict(folder, found) if found else None
 
 
 def _train(

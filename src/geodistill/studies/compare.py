@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import asdict, fields, replace
+from dataclasses import fields, replace
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -28,13 +28,16 @@ from geodistill.runs.arguments import run_device
 from geodistill.runs.folder import RESULTS, claimed, read_json, read_metrics
 from geodistill.runs.identity import comparison_fingerprint
 from geodistill.runs.precision import describe_precision, warn_of_slow_settings
+from geodistill.runs.run_results import TeacherResult
 from geodistill.runs.settings import check_settings
 from geodistill.runs.student import start_student
 from geodistill.runs.teacher import TaughtTask, as_given, prepare_teacher
 from geodistill.runs.tell import Teller, records_of
 from geodistill.runs.train import describe_teacher, measure_latency, stages_of, train
-from geodistill.studies.plan import Job, default_comparison, plan_jobs
-from geodistill.studies.table import RunResult, TeacherResult
+from geodistill.studies.comparison_results import ComparisonResults
+from geodistill.studies.plan import Job, comparison_of, default_comparison, plan_jobs
+from geodistill.studies.report.write import report_comparison
+from geodistill.studies.table import ComparedRun
 from geodistill.tasks.choose import stage_tasks, task_of
 from geodistill.tasks.reading import student_tokenizer
 from geodistill.tasks.task import Task
@@ -51,8 +54,9 @@ def compare(
     sweeps: Mapping[str, Sequence[Any]] | None = None,
     fresh: bool = False,
     progress: bool = True,
-) -> tuple[list[Job], list[RunResult], TeacherResult]:
-    """Run every variant with every seed against one teacher, and return what each reached on the test split.
+) -> ComparisonResults:
+    """Run every variant with every seed against one teacher, write a report, and return what each run reached on the
+    test split.
 
     Finished runs in the folder are read, not repeated, so an interrupted comparison goes on and a variant may be added
     to a finished one. Runs go side by side in processes of their own. The teacher is trained once and its signals are
@@ -72,9 +76,7 @@ def compare(
         return _compare(recipe, folder, jobs, task, progress=progress)
 
 
-def _compare(
-    recipe: Recipe, folder: Path, jobs: list[Job], task: Task, *, progress: bool
-) -> tuple[list[Job], list[RunResult], TeacherResult]:
+def _compare(recipe: Recipe, folder: Path, jobs: list[Job], task: Task, *, progress: bool) -> ComparisonResults:
     teller = Teller(progress)
     warn_of_slow_settings(recipe, run_device())
     teller.tell(records_of(comparison_tasks(jobs, task)))
@@ -90,11 +92,18 @@ def _compare(
 
     shutil.rmtree(folder / "cache", ignore_errors=True)
     latencies = time_students(jobs, taught)
-    runs = [read_run(job, latencies[_shape(job)]) for job in jobs]
-    teacher = TeacherResult(**describe_teacher(taught, timed=True))
-    content = {"read": collect_read(jobs), "teacher": asdict(teacher), "runs": [asdict(run) for run in runs]}
-    write_json(folder / RESULTS, content)
-    return jobs, runs, teacher
+    results = ComparisonResults(
+        folder=folder,
+        baseline=comparison_of(recipe).baseline,
+        metrics=list(task.metrics),
+        constant=task.constant("test") if task.labelled else None,
+        read=collect_read(jobs),
+        teacher=TeacherResult(**describe_teacher(taught, timed=True)),
+        runs=[read_run(job, folder, latencies[_shape(job)]) for job in jobs],
+    )
+    write_json(folder / RESULTS, results.to_dict())
+    report_comparison(results, recipe)
+    return results
 
 
 def run_jobs(
@@ -211,12 +220,13 @@ def collect_read(jobs: Sequence[Job]) -> dict[str, Any]:
     return found
 
 
-def read_run(job: Job, latency_ms: float) -> RunResult:
-    """Read what a finished job wrote."""
+def read_run(job: Job, folder: Path, latency_ms: float) -> ComparedRun:
+    """Read what a finished job wrote in the folder of the comparison."""
     results = read_json(job.folder / RESULTS) | {"latency_ms": latency_ms}
     results |= {"metrics": with_nan(results["metrics"]), "geometry": [with_nan(pair) for pair in results["geometry"]]}
-    names = {field.name for field in fields(RunResult)} & results.keys() - {"seed"}
-    return RunResult(variant=job.variant, seed=job.seed, sweep=job.sweep, **{name: results[name] for name in names})
+    results["folder"] = job.folder.relative_to(folder).as_posix()
+    names = {field.name for field in fields(ComparedRun)} & results.keys() - {"seed"}
+    return ComparedRun(variant=job.variant, seed=job.seed, sweep=job.sweep, **{name: results[name] for name in names})
 
 
 def _run_job(job: Job, folder: Path, requests: Mapping[str, Sequence[Key]]) -> None:

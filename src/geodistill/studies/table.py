@@ -1,7 +1,7 @@
 """From single runs to the rows of the comparison: means over seeds, paired tests, the geometry reached.
 
-`RunResult` and `TeacherResult` are what a comparison writes to disk, plain data that JSON holds
-(`dataclasses.asdict(run)` there, `RunResult(**data)` back). `build_table` turns them into rows; `table_text` prints.
+`ComparedRun` and `TeacherResult` are what a comparison writes to disk, plain data that JSON holds. `build_table` turns
+them into rows; `table_text` prints.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from geodistill.errors import GeodistillError, suggest
+from geodistill.runs.run_results import TeacherResult
 from geodistill.studies.statistics import PairedComparison, Summary, compare_paired, holm, summarize
 from geodistill.tasks.metrics import Constant, is_share
 
@@ -21,7 +22,7 @@ MEASURES = ("procrustes", "gram", "cka")
 
 
 @dataclass(frozen=True)
-class RunResult:
+class ComparedRun:
     """One variant × seed (× sweep point), scored on the test split after its last epoch.
 
     Attributes:
@@ -34,6 +35,7 @@ class RunResult:
         skipped_steps: steps left out since their loss was not finite.
         tokens_per_second, peak_megabytes: of the training, padding not counted, the teacher's memory included.
         notes: what the metrics hide and what was done to the data, one sentence each.
+        folder: of the run, within the folder of the comparison.
     """
 
     variant: str
@@ -49,19 +51,7 @@ class RunResult:
     tokens_per_second: float | None = None
     peak_megabytes: float | None = None
     notes: list[str] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class TeacherResult:
-    """The teacher on the same test split; `notes`: what its metrics hide, one sentence each."""
-
-    metrics: dict[str, float]
-    parameters: int
-    megabytes: float
-    latency_ms: float
-    name: str = "teacher"
-    training_seconds: float | None = None
-    notes: list[str] = field(default_factory=list)
+    folder: str = ""
 
 
 @dataclass(frozen=True)
@@ -97,7 +87,7 @@ class Row:
     seeds: tuple[int, ...]
     parameters: int
     megabytes: float
-    latency_ms: float
+    latency_ms: float | None
     training_seconds: float | None
     variant: str = ""
     sweep: dict[str, Any] = field(default_factory=dict)
@@ -133,19 +123,19 @@ def reached(value: float, floor: float, chance: float) -> float | None:
     return (chance - value) / span if span and math.isfinite(span) else None
 
 
-def point_names(runs: Sequence[RunResult]) -> list[str]:
+def point_names(runs: Sequence[ComparedRun]) -> list[str]:
     """For each run the name of its row: the variant and the sweep point."""
     short = _short_paths(runs)
     return [_point_name(run, short) for run in runs]
 
 
-def run_names(runs: Sequence[RunResult]) -> list[str]:
+def run_names(runs: Sequence[ComparedRun]) -> list[str]:
     """For each run its own name: variant, sweep point, seed. These are the keys of a report's training curves."""
     return [f"{name}, seed {run.seed}" for name, run in zip(point_names(runs), runs, strict=True)]
 
 
 def build_table(
-    runs: Sequence[RunResult],
+    runs: Sequence[ComparedRun],
     *,
     baseline: str,
     main_metric: str,
@@ -161,7 +151,7 @@ def build_table(
     """
     _check(runs, baseline, main_metric, teacher)
     short = _short_paths(runs)
-    points: dict[tuple[str, str], list[RunResult]] = {}
+    points: dict[tuple[str, str], list[ComparedRun]] = {}
     for run in runs:
         points.setdefault((run.variant, json.dumps(run.sweep, sort_keys=True, default=str)), []).append(run)
     baselines = [group for (variant, _), group in points.items() if variant == baseline]
@@ -177,7 +167,7 @@ def build_table(
 
 
 def _row(
-    group: list[RunResult], baseline: str, baselines: list[list[RunResult]], metric: str, short: Mapping[str, str]
+    group: list[ComparedRun], baseline: str, baselines: list[list[ComparedRun]], metric: str, short: Mapping[str, str]
 ) -> Row:
     first = group[0]
     reference = None if first.variant == baseline else _baseline_of(first.sweep, baselines)
@@ -215,7 +205,7 @@ def _mean(values: Iterable[float | None]) -> float | None:
     return sum(known) / len(known) if known else None
 
 
-def _baseline_of(sweep: Mapping[str, Any], baselines: list[list[RunResult]]) -> list[RunResult] | None:
+def _baseline_of(sweep: Mapping[str, Any], baselines: list[list[ComparedRun]]) -> list[ComparedRun] | None:
     missing = object()
     agreeing = [b for b in baselines if all(sweep.get(path, missing) == value for path, value in b[0].sweep.items())]
     return max(agreeing, key=lambda group: len(group[0].sweep), default=None)
@@ -256,7 +246,7 @@ def _at_constant(row: Row, constant: Constant | None) -> bool:
     return row.score.mean < constant.metrics[row.metric] + 1 / math.sqrt(constant.examples)
 
 
-def _geometry(group: list[RunResult]) -> tuple[tuple[Any, Any, str] | None, dict[str, Geometry]]:
+def _geometry(group: list[ComparedRun]) -> tuple[tuple[Any, Any, str] | None, dict[str, Geometry]]:
     """The deepest layer pair of the first run that has one, over all runs that measured this pair."""
     deepest = [run.geometry[-1] for run in group if run.geometry]
     if not deepest:
@@ -283,7 +273,7 @@ def _number(value: Any) -> float:
     return math.nan if value is None else float(value)
 
 
-def _point_name(run: RunResult, short: Mapping[str, str]) -> str:
+def _point_name(run: ComparedRun, short: Mapping[str, str]) -> str:
     return ", ".join([run.variant, *(f"{short[path]}={_plain(value)}" for path, value in run.sweep.items())])
 
 
@@ -291,7 +281,7 @@ def _plain(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _short_paths(runs: Sequence[RunResult]) -> dict[str, str]:
+def _short_paths(runs: Sequence[ComparedRun]) -> dict[str, str]:
     """The shortest dotted ending that tells a swept field from the others: objective.features.0.weight → weight."""
     paths = list(dict.fromkeys(path for run in runs for path in run.sweep))
     short = {}
@@ -302,7 +292,7 @@ def _short_paths(runs: Sequence[RunResult]) -> dict[str, str]:
     return short
 
 
-def _check(runs: Sequence[RunResult], baseline: str, main_metric: str, teacher: TeacherResult | None) -> None:
+def _check(runs: Sequence[ComparedRun], baseline: str, main_metric: str, teacher: TeacherResult | None) -> None:
     if not runs:
         raise GeodistillError("There are no runs to compare.", "Finish at least one run of the comparison.")
     variants = list(dict.fromkeys(run.variant for run in runs))

@@ -27,11 +27,11 @@ from geodistill.display import (
     unit,
     width_of,
 )
+from geodistill.runs.run_results import MEASURE_NAMES
 from geodistill.studies.statistics import PairedComparison, minimum_wilcoxon_p
 from geodistill.studies.table import MEASURES, Row
 from geodistill.tasks.metrics import is_share
 
-MEASURE_NAMES = {"procrustes": "D_P²", "gram": "D_FG²", "cka": "CKA"}
 SECTIONS = {"quality": "Quality", "geometry": "Geometry: value (floor, chance)", "cost": "Cost"}
 SIGNIFICANT = 0.05
 SWEPT = "Every sweep point is shown; to pick the best of them from this table is to choose on the test split."

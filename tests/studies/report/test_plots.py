@@ -7,14 +7,15 @@ from typing import Any
 import plotly.graph_objects as go
 import pytest
 
+from geodistill.runs.run_results import TeacherResult
 from geodistill.studies.report.plots import curve_plots, geometry_plot, scatter_plots, score_plot
 from geodistill.studies.report.scores import GREY, score_picture, styles
 from geodistill.studies.statistics import mean_interval
-from geodistill.studies.table import Row, RunResult, TeacherResult, build_table
+from geodistill.studies.table import ComparedRun, Row, build_table
 
 
 @pytest.fixture
-def rows(runs: list[RunResult], teacher: TeacherResult) -> list[Row]:
+def rows(runs: list[ComparedRun], teacher: TeacherResult) -> list[Row]:
     return build_table(runs, baseline="KD", main_metric="accuracy", teacher=teacher)
 
 
@@ -24,7 +25,7 @@ def check(figure: dict[str, Any]) -> None:
     json.dumps(figure, allow_nan=False)
 
 
-def test_score_plot_shows_seeds_mean_and_interval(rows: list[Row], runs: list[RunResult]) -> None:
+def test_score_plot_shows_seeds_mean_and_interval(rows: list[Row], runs: list[ComparedRun]) -> None:
     figure = score_plot(score_picture(rows, runs))
     check(figure)
     seeds, mean = figure["data"][-2:]
@@ -37,7 +38,7 @@ def test_score_plot_shows_seeds_mean_and_interval(rows: list[Row], runs: list[Ru
     assert figure["layout"]["yaxis"]["ticktext"] == ["labels only", "KD", "KD + Procrustes"]
 
 
-def test_the_teachers_name_stands_where_there_is_room(rows: list[Row], runs: list[RunResult]) -> None:
+def test_the_teachers_name_stands_where_there_is_room(rows: list[Row], runs: list[ComparedRun]) -> None:
     weak = [replace(rows[0], score=replace(rows[0].score, mean=0.2)), *rows[1:]]
     assert score_plot(score_picture(rows, runs))["layout"]["annotations"][0]["xanchor"] == "right"
     assert score_plot(score_picture(weak, runs))["layout"]["annotations"][0]["xanchor"] == "left"
@@ -74,7 +75,7 @@ def test_without_geometry_there_is_no_such_plot(make_run: Any) -> None:
     assert geometry_plot(rows) is None and scatter_plots(rows, runs) == {}
 
 
-def test_scatter_plots_have_a_point_for_each_run(rows: list[Row], runs: list[RunResult]) -> None:
+def test_scatter_plots_have_a_point_for_each_run(rows: list[Row], runs: list[ComparedRun]) -> None:
     figures = scatter_plots(rows, runs)
     assert list(figures) == ["D_P²", "D_FG²", "CKA"]
     for figure in figures.values():

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from geodistill.runs.run_results import TeacherResult
 from geodistill.studies.report.scores import (
     nice_ticks,
     score_picture,
@@ -21,17 +22,17 @@ from geodistill.studies.report.scores import (
     write_score_svg,
 )
 from geodistill.studies.statistics import mean_interval
-from geodistill.studies.table import Row, RunResult, TeacherResult, build_table
+from geodistill.studies.table import ComparedRun, Row, build_table
 
 SVG = "{http://www.w3.org/2000/svg}"
 
 
 @pytest.fixture
-def rows(runs: list[RunResult], teacher: TeacherResult) -> list[Row]:
+def rows(runs: list[ComparedRun], teacher: TeacherResult) -> list[Row]:
     return build_table(runs, baseline="KD", main_metric="accuracy", teacher=teacher)
 
 
-def test_marks_stand_where_the_axis_says(rows: list[Row], runs: list[RunResult], tmp_path: Path) -> None:
+def test_marks_stand_where_the_axis_says(rows: list[Row], runs: list[ComparedRun], tmp_path: Path) -> None:
     write_score_svg(score_picture(rows, runs), tmp_path / "scores.svg")
     root = ElementTree.parse(tmp_path / "scores.svg").getroot()
     grid = [float(line.attrib["x1"]) for line in root.iter(f"{SVG}line") if line.attrib.get("class") == "grid"]
@@ -52,7 +53,7 @@ def test_marks_stand_where_the_axis_says(rows: list[Row], runs: list[RunResult],
     assert "90.05 ± 0.98" in texts and "KD + Procrustes" in texts and "teacher 95.50" in texts
 
 
-def test_nothing_leaves_the_picture(rows: list[Row], runs: list[RunResult]) -> None:
+def test_nothing_leaves_the_picture(rows: list[Row], runs: list[ComparedRun]) -> None:
     root = ElementTree.fromstring(score_svg(score_picture(rows, runs)))
     width, height = map(float, root.attrib["viewBox"].split()[2:])
     for element in root.iter():
@@ -63,7 +64,7 @@ def test_nothing_leaves_the_picture(rows: list[Row], runs: list[RunResult]) -> N
                 assert 0 <= float(value) <= height
 
 
-def test_it_says_in_words_what_it_shows(rows: list[Row], runs: list[RunResult]) -> None:
+def test_it_says_in_words_what_it_shows(rows: list[Row], runs: list[ComparedRun]) -> None:
     root = ElementTree.fromstring(score_svg(score_picture(rows, runs)))
     assert root.attrib["role"] == "img"
     assert root.findtext(f"{SVG}title") == "accuracy of each variant"
@@ -89,7 +90,7 @@ def test_one_seed_one_variant_and_scores_that_are_not_finite(make_run: Any) -> N
         assert "nan" not in text
 
 
-def test_the_picture_holds_what_both_drawings_show(rows: list[Row], runs: list[RunResult]) -> None:
+def test_the_picture_holds_what_both_drawings_show(rows: list[Row], runs: list[ComparedRun]) -> None:
     picture = score_picture(rows, runs)
     assert [line.name for line in picture.lines] == ["labels only", "KD", "KD + Procrustes"]
     assert picture.lines[1].seeds == pytest.approx({1: 88.0, 2: 89.0, 3: 87.0})

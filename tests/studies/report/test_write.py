@@ -8,10 +8,15 @@ from typing import Any
 import pytest
 
 from geodistill.data.record import PartRecord, Record
+from geodistill.files import write_text
+from geodistill.recipe_file import check_recipe
+from geodistill.runs.folder import METRICS, claimed
+from geodistill.runs.run_results import TeacherResult
+from geodistill.studies.comparison_results import ComparisonResults
 from geodistill.studies.report import write as report
 from geodistill.studies.report.scores import score_picture, write_score_svg
 from geodistill.studies.report.write import write_report, write_run_report
-from geodistill.studies.table import RunResult, TeacherResult, build_table, run_names
+from geodistill.studies.table import ComparedRun, build_table, run_names
 from geodistill.studies.table_text import columns, headline, legend
 
 EVIL = "<img src=x onerror=alert('1')></script><script>alert('1')</script>\"&"
@@ -47,7 +52,7 @@ class Reader(HTMLParser):
         return {tag for tag, _ in self.elements}
 
 
-def written(path: Path, runs: list[RunResult], teacher: TeacherResult | None = None, **changes: Any) -> Reader:
+def written(path: Path, runs: list[ComparedRun], teacher: TeacherResult | None = None, **changes: Any) -> Reader:
     rows = build_table(runs, baseline=runs[0].variant, main_metric="accuracy", teacher=teacher)
     known: dict[str, Any] = {"title": "A title", "recipe": {}, "environment": {}, "rows": rows, "runs": runs}
     write_report(path, **{**known, "teacher": teacher, **changes})
@@ -63,7 +68,7 @@ CURVE = [{"step": step, "loss": 1 / step, "procrustes": 0.5, "chance/procrustes"
 
 
 def test_the_page_holds_the_sentence_the_table_and_the_legend(
-    runs: list[RunResult], teacher: TeacherResult, tmp_path: Path
+    runs: list[ComparedRun], teacher: TeacherResult, tmp_path: Path
 ) -> None:
     rows = build_table(runs, baseline="KD", main_metric="accuracy", teacher=teacher)
     page = written(
@@ -85,7 +90,7 @@ def test_the_page_holds_the_sentence_the_table_and_the_legend(
     assert len(figures) == 1 + 1 + 3 + 2 and all(attributes["aria-label"] for attributes in figures)
 
 
-def test_the_page_loads_nothing_and_is_readable_anywhere(runs: list[RunResult], tmp_path: Path) -> None:
+def test_the_page_loads_nothing_and_is_readable_anywhere(runs: list[ComparedRun], tmp_path: Path) -> None:
     page = written(tmp_path / "report.html", runs, curves={"any": CURVE})
     assert loads_nothing(page)
     assert ("html", {"lang": "en"}) in page.elements
@@ -123,6 +128,23 @@ def test_nothing_in_the_page_can_become_markup(make_run: Any, teacher: TeacherRe
         assert [tag for tag, _ in read.elements].count("script") == 3
         assert not any(key.startswith("on") for _, attributes in read.elements for key in attributes)
         assert "alert('1')" in read.text
+
+
+def test_the_report_of_a_comparison_reads_its_folder_and_no_data(
+    runs: list[ComparedRun], teacher: TeacherResult, tmp_path: Path
+) -> None:
+    content = {"data": {"source": "lost.csv"}, "student": {"width": 64, "layers": 2}, "objective": {"label": {}}}
+    recipe = check_recipe(content)
+    with claimed(tmp_path / "run", recipe.model_dump(mode="json"), "abc"):
+        pass
+    write_text(tmp_path / "run" / METRICS, '{"stage": "task", "step": 2, "done": 1.0, "loss": 0.5}\n')
+    read = {"task": Record(source="the rows").to_dict()}
+    metrics = ["accuracy", "macro_f1"]
+    report.report_comparison(ComparisonResults(tmp_path / "run", "KD", metrics, None, read, teacher, runs), recipe)
+    page = Reader(tmp_path / "run" / "report.html")
+    assert "KD + Procrustes" in page.text and "Comparison on lost.csv" in page.text and "source: the rows" in page.text
+    assert "Training curves" in page.text and "80.05 ± 0.98" in page.text
+    assert (tmp_path / "run" / "scores.svg").read_text(encoding="utf-8").startswith("<svg")
 
 
 def test_missing_pieces_leave_their_sections_out(make_run: Any, tmp_path: Path) -> None:
@@ -167,7 +189,7 @@ def test_a_run_report_of_nothing_but_a_title(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("write", ["report", "run", "figure"])
 def test_files_are_written_whole_or_not_at_all(
-    write: str, runs: list[RunResult], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    write: str, runs: list[ComparedRun], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "file"
     path.write_text("before")
@@ -193,7 +215,7 @@ def test_files_are_written_whole_or_not_at_all(
 
 
 def test_the_page_draws_the_numbers_of_the_plots(
-    runs: list[RunResult], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    runs: list[ComparedRun], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     drawn: dict[str, Any] = {}
     monkeypatch.setattr(
@@ -214,7 +236,7 @@ def test_the_page_draws_the_numbers_of_the_plots(
     assert own["line"]["color"] == drawn["scores"]["data"][-1]["marker"]["color"] != stranger["line"]["color"]
 
 
-def test_what_was_read_is_on_the_page(runs: list[RunResult], tmp_path: Path) -> None:
+def test_what_was_read_is_on_the_page(runs: list[ComparedRun], tmp_path: Path) -> None:
     task = Record(
         source=EVIL,
         parts={"train": PartRecord(9, 9, "train")},

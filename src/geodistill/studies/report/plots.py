@@ -12,9 +12,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 from geodistill.display import one_line
+from geodistill.runs.run_results import MEASURE_NAMES
 from geodistill.studies.report.scores import GREY, SYMBOLS, Reference, ScorePicture, Style, styles
-from geodistill.studies.table import MEASURES, Row, RunResult, point_names, run_names
-from geodistill.studies.table_text import MEASURE_NAMES
+from geodistill.studies.table import MEASURES, ComparedRun, Row, point_names, run_names
 
 Figure = dict[str, Any]
 Curve = Sequence[Mapping[str, Any]]
@@ -68,7 +68,7 @@ def geometry_plot(rows: Sequence[Row]) -> Figure | None:
     return {"data": _clean(data), "layout": layout}
 
 
-def scatter_plots(rows: Sequence[Row], runs: Sequence[RunResult]) -> dict[str, Figure]:
+def scatter_plots(rows: Sequence[Row], runs: Sequence[ComparedRun]) -> dict[str, Figure]:
     """For each measure the geometry of every run, at its deepest layer pair, against its score."""
     students = [row for row in rows if row.is_student]
     drawn = styles([row.name for row in students])

@@ -11,7 +11,7 @@ from pathlib import Path
 from geodistill.display import one_line, render
 from geodistill.files import write_text
 from geodistill.studies.statistics import mean_interval
-from geodistill.studies.table import Row, RunResult, point_names
+from geodistill.studies.table import ComparedRun, Row, point_names
 from geodistill.studies.table_text import headline, score
 
 GREY = "#808894"
@@ -79,7 +79,7 @@ class ScorePicture:
     ticks: list[float]
 
 
-def score_picture(rows: Sequence[Row], runs: Sequence[RunResult]) -> ScorePicture:
+def score_picture(rows: Sequence[Row], runs: Sequence[ComparedRun]) -> ScorePicture:
     """Compute what the picture of the scores shows."""
     students = [row for row in rows if row.is_student]
     drawn, found = styles([row.name for row in students]), scores_of(students, runs)
@@ -103,7 +103,7 @@ def score_picture(rows: Sequence[Row], runs: Sequence[RunResult]) -> ScorePictur
     return ScorePicture(metric, axis, headline(rows), lines, references, ticks)
 
 
-def scores_of(rows: Sequence[Row], runs: Sequence[RunResult]) -> dict[str, dict[int, float]]:
+def scores_of(rows: Sequence[Row], runs: Sequence[ComparedRun]) -> dict[str, dict[int, float]]:
     """Row name → seed → score, finite ones only."""
     scores: dict[str, dict[int, float]] = {row.name: {} for row in rows}
     metrics = {row.name: row.metric for row in rows}

@@ -17,17 +17,54 @@ from markupsafe import Markup
 from geodistill.data.record import Record
 from geodistill.display import ABSENT, NOT_FINITE, Table, duration, one_line
 from geodistill.files import with_nan, write_text
-from geodistill.recipe import TASK_STAGE
+from geodistill.recipe import TASK_STAGE, Recipe
+from geodistill.runs.folder import ENVIRONMENT, FIGURE, RECIPE, REPORT, read_json, read_metrics, read_recipe
+from geodistill.runs.run_results import MEASURE_NAMES, RunResults, TeacherResult
+from geodistill.studies.comparison_results import ComparisonResults
 from geodistill.studies.report.page import Plot, page, small_plots
 from geodistill.studies.report.plots import Curve, curve_plots, geometry_plot, scatter_plots, score_plot
 from geodistill.studies.report.scores import ScorePicture, score_picture, score_svg, styles, write_score_svg
-from geodistill.studies.table import MEASURES, Row, RunResult, TeacherResult, point_names, reached, run_names
-from geodistill.studies.table_text import MEASURE_NAMES, comparison_table, headline, legend
+from geodistill.studies.table import MEASURES, ComparedRun, Row, point_names, reached, run_names
+from geodistill.studies.table_text import comparison_table, headline, legend
 
 REFERENCES = (
     "Value beside the floor, the best that a student of this width can reach, and chance, what unpaired rows give. "
     "Reached: the share of the way from chance to the floor. Near is low in D_P² and D_FG², high in CKA."
 )
+
+
+def report_comparison(results: ComparisonResults, recipe: Recipe) -> None:
+    """Write report.html and scores.svg of a comparison into its folder."""
+    folder = results.folder
+    rows, *others = map(results.rows, results.metrics)
+    names = zip(run_names(results.runs), results.runs, strict=True)
+    curves = {name: read_metrics(folder / run.folder) for name, run in names}
+    write_report(
+        folder / REPORT,
+        title=f"Comparison on {recipe.data.source}",
+        recipe=recipe.model_dump(mode="json"),
+        environment=read_json(folder / ENVIRONMENT),
+        rows=rows,
+        runs=results.runs,
+        teacher=results.teacher,
+        curves=curves,
+        others=others,
+        read=results.read,
+        picture=folder / FIGURE,
+    )
+
+
+def report_run(results: RunResults) -> None:
+    """Write report.html of a run into its folder."""
+    folder = results.folder
+    write_run_report(
+        folder / REPORT,
+        title=folder.name,
+        results=results.to_dict(),
+        recipe=read_recipe(folder / RECIPE),
+        environment=read_json(folder / ENVIRONMENT),
+        curves=read_metrics(folder),
+    )
 
 
 @dataclass(frozen=True)
@@ -46,7 +83,7 @@ def write_report(
     recipe: Mapping[str, Any],
     environment: Mapping[str, Any],
     rows: Sequence[Row],
-    runs: Sequence[RunResult],
+    runs: Sequence[ComparedRun],
     teacher: TeacherResult | None,
     curves: Mapping[str, Curve] | None = None,
     others: Sequence[Sequence[Row]] = (),
@@ -101,7 +138,7 @@ def write_run_report(
 ) -> None:
     """Write the report of one training run: its metrics, geometry, cost and curves.
 
-    `results` is what results.json holds: `metrics`, `geometry` as in `RunResult`, and further facts, nested or not.
+    `results` is what results.json holds: `metrics`, `geometry` as in `ComparedRun`, and further facts, nested or not.
     `curves` are the entries of metrics.jsonl.
     """
     metrics = {name: _plain(value) for name, value in _flat(with_nan(results.get("metrics") or {})).items()}
@@ -156,7 +193,7 @@ def _read_parts(read: Mapping[str, Mapping[str, Any]]) -> list[ReadPart]:
     return parts
 
 
-def _runs_table(runs: Sequence[RunResult], teacher: TeacherResult | None) -> Table:
+def _runs_table(runs: Sequence[ComparedRun], teacher: TeacherResult | None) -> Table:
     metrics = list(dict.fromkeys(name for run in runs for name in run.metrics))
     cells = [
         [name, *(_plain(run.metrics.get(m)) for m in metrics), duration(run.training_seconds), str(run.skipped_steps)]
