@@ -63,8 +63,8 @@ def test_unlabelled_looks_for_no_label() -> None:
             "the columns are 'text', 'stars'. Name it with data.label",
         ),
         (["text", "stars"], DataRecipe(metrics=["accuracy"]), "No label column"),
-        (["text", "label"], DataRecipe(text="label"), "chosen twice"),
-        (["text", "label"], DataRecipe(text_pair="text"), "chosen twice"),
+        (["text", "label"], DataRecipe(text="label"), "used twice"),
+        (["text", "label"], DataRecipe(text_pair="text"), "used twice"),
     ],
 )
 def test_missing_columns(present: list[str], recipe: DataRecipe, message: str) -> None:
@@ -110,7 +110,7 @@ def test_named_columns_of_instructions_come_first() -> None:
         ),
         (["instruction", "output"], DataRecipe(input="about"), "no column 'about'.*Correct data.input"),
         (["instruction", "output"], DataRecipe(messages="chat"), "no column 'chat'.*Correct data.messages"),
-        (["instruction", "output"], DataRecipe(output="instruction"), "chosen twice"),
+        (["instruction", "output"], DataRecipe(output="instruction"), "used twice"),
     ],
 )
 def test_missing_columns_of_instructions(present: list[str], recipe: DataRecipe, message: str) -> None:
@@ -237,7 +237,7 @@ def test_columns_of_images(present: list[str], recipe: DataRecipe, expected: Ima
         (["photo", "label"], DataRecipe(), r"No image column .*'photo', 'label'\. Name it with data\.image"),
         (["image", "kind"], DataRecipe(), r"No label column .* Name it with data\.label"),
         (["image", "label"], DataRecipe(image="Image"), r"Correct data\.image to 'image'"),
-        (["image", "label"], DataRecipe(label="image"), "chosen twice, of image, label"),
+        (["image", "label"], DataRecipe(label="image"), "used twice, among image, label"),
     ],
 )
 def test_columns_of_images_that_are_missing(present: list[str], recipe: DataRecipe, message: str) -> None:

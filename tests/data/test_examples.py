@@ -159,10 +159,13 @@ def test_label_columns_of_zeros_and_ones(tmp_path: Path) -> None:
     assert [by_text[f"text {place}"] for place in range(4)] == [[0], [1], [], [0, 1]]
     values = load(path, label=["insult", "toxic"], problem="regression")
     assert (values.problem, values.width, values.label_names) == ("regression", 2, ["insult", "toxic"])
-    for wrong, message in ((["toxic", "rude"], "no column 'rude'"), ("insult", "asks for several labels a row")):
+    for wrong, message in (
+        (["toxic", "rude"], "no column 'rude'"),
+        ("insult", "asks for a list of labels in each row"),
+    ):
         with pytest.raises(GeodistillError, match=message):
             load(path, label=wrong, problem="multi_label")
-    with pytest.raises(GeodistillError, match=r"one label an example.*multi_label"):
+    with pytest.raises(GeodistillError, match=r"one label in each row.*multi_label"):
         load(path, label=["insult", "toxic"], problem="classification")
 
 
@@ -267,7 +270,7 @@ def test_each_split_numbers_its_classes_by_itself(tmp_path: Path) -> None:
 def test_a_number_that_no_class_has_is_refused(tmp_path: Path) -> None:
     numbered_and_named(tmp_path, "validation")
     (tmp_path / "train.csv").write_text("text,label\na,0\nb,1\nc,7\n")
-    with pytest.raises(GeodistillError, match="none of the data set's classes: '7'"):
+    with pytest.raises(GeodistillError, match="not classes of the data set: '7'"):
         load(tmp_path)
 
 
@@ -412,7 +415,7 @@ def test_a_label_whose_rows_are_all_measured_on_is_an_error(tmp_path: Path) -> N
     jsonl(tmp_path / "train.jsonl", [*rows(20), {"text": "rare", "label": 2}])
     jsonl(tmp_path / "dev.jsonl", rows(10, 20))
     jsonl(tmp_path / "test.jsonl", [*rows(10, 30), {"text": "Rare", "label": 2}])
-    with pytest.raises(GeodistillError, match=r"No training row with the label '2' is left: the texts of all 1 are in"):
+    with pytest.raises(GeodistillError, match=r"the label '2' is left: the texts of all 1 are also in"):
         load(tmp_path)
 
 
@@ -464,7 +467,7 @@ def test_glue_from_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"train": [{"text": "a", "label": -1}] * 9}, {}, "labels are the same: '-1'.*data.problem=unlabelled"),
         ({"train": [{"text": "a", "label": ""}] * 9}, {}, "none of its 9 rows has a label.*data.problem=unlabelled"),
         ({"train": rows(20)}, {"test_split": "held_out"}, "no split 'held_out'. Valid: train"),
-        ({"train": rows(20)}, {"test_split": "train"}, "asked for twice"),
+        ({"train": rows(20)}, {"test_split": "train"}, "used twice"),
         ({"train": [{"text": "", "label": 1}]}, {}, "train split is empty"),
         ({"train": rows(2)}, {}, "2 training rows are too few"),
         ({"train": [{"text": "a", "label": 1}] * 9}, {}, "All training labels are the same"),

@@ -131,7 +131,7 @@ def test_a_class_that_is_left_out_as_a_whole(tmp_path: Path) -> None:
     with pytest.raises(GeodistillError, match="No validation row is left: all 2 have an image that is measured on"):
         load(tmp_path)
     write(tmp_path / "train", {"dog": 10}, seed=5)
-    with pytest.raises(GeodistillError, match="label 'cat' is left: the images of all 9 are in the validation or test"):
+    with pytest.raises(GeodistillError, match="label 'cat' is left: the images of all 9 are also in the validation"):
         load(tmp_path)
 
 

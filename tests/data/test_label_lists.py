@@ -81,11 +81,11 @@ def test_values_of_a_regression() -> None:
     [
         (LabelLists("multi_label", ["a"]), ["a", "z"], "the dev split has labels that training lacks: 'z'"),
         (LabelLists("multi_label", ["a"]), ["A"], "labels that training lacks: 'A'"),
-        (LabelLists("multi_label", ["a"]), "a", "others are lists"),
+        (LabelLists("multi_label", ["a"]), "a", "other labels are lists"),
         (LabelLists("multi_label", ["a"]), Gathered({"a": -1}), "column 'a' holds '-1', which is neither 0 nor 1"),
-        (LabelLists("regression", width=2), [1.0], "not 2 finite numbers"),
-        (LabelLists("regression", width=2), [1.0, "inf"], "not 2 finite numbers"),
-        (LabelLists("regression", width=2), 1.0, "not 2 finite numbers"),
+        (LabelLists("regression", width=2), [1.0], "but should be 2 finite numbers"),
+        (LabelLists("regression", width=2), [1.0, "inf"], "but should be 2 finite numbers"),
+        (LabelLists("regression", width=2), 1.0, "but should be 2 finite numbers"),
     ],
 )
 def test_a_label_that_does_not_fit(labels: LabelLists, value: Any, message: str) -> None:
@@ -96,7 +96,7 @@ def test_a_label_that_does_not_fit(labels: LabelLists, value: Any, message: str)
 @pytest.mark.parametrize(
     ("values", "wanted", "message"),
     [
-        ([["a"]], "classification", r"one label an example.*multi_label"),
+        ([["a"]], "classification", r"one label in each row.*multi_label"),
         ([["a"], "b"], "auto", "Some training labels are lists"),
         ([[], "b"], "auto", "Some training labels are lists"),
         ([[1.5], [1, 2]], "auto", "lists of a regression have different lengths, from 1 to 2"),

@@ -40,7 +40,7 @@ def test_labels_are_matched_by_name() -> None:
     with pytest.raises(GeodistillError, match=r"labels of a.csv: 'Us' \(2 rows\), 'x' \(1 row\)\. .*knows 'us', 'US'"):
         match(["Us", "x", "Us"], "us", "US")
     assert match_labels([1, "2.5"], "regression", [], "a.csv") == [1.0, 2.5]
-    with pytest.raises(GeodistillError, match="has several labels, and the student gives one"):
+    with pytest.raises(GeodistillError, match="has several labels, but the student predicts one"):
         match([["a"]], "a", "b")
 
 
@@ -64,9 +64,9 @@ def test_several_values_are_matched_by_the_names_of_their_columns() -> None:
     assert match(Gathered(x=1, y="2.5"), "LABEL_0", "LABEL_1") == [1.0, 2.5]
     assert match([1, 2], "y", "x") == [1.0, 2.0]
     assert match([3]) == match(Gathered(z=3)) == 3.0
-    with pytest.raises(GeodistillError, match="'x', 'y' are not the values that the student gives: 'x', 'z'"):
+    with pytest.raises(GeodistillError, match="'x', 'y' are not the values that the student predicts: 'x', 'z'"):
         match(Gathered(x=1, y=2), "x", "z")
-    with pytest.raises(GeodistillError, match="not 2 finite numbers"):
+    with pytest.raises(GeodistillError, match="but should be 2 finite numbers"):
         match([1, 2, 3], "x", "y")
 
 
@@ -101,7 +101,7 @@ def test_the_texts_fit_the_student() -> None:
     assert columns(["sentence1", "sentence2"], pairs=True)[:2] == ("sentence1", "sentence2")
     with pytest.raises(GeodistillError, match=r"reads pairs of texts.*the columns are 'text'"):
         columns(["text"], pairs=True)
-    with pytest.raises(GeodistillError, match=r"reads single texts, and the columns 'sentence1' and 'sentence2'"):
+    with pytest.raises(GeodistillError, match=r"reads single texts, but the columns 'sentence1' and 'sentence2'"):
         columns(["sentence1", "sentence2"], pairs=False)
     assert columns(["sentence1", "sentence2"], pairs=False, text="sentence1", named=("text",))[0] == "sentence1"
 

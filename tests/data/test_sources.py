@@ -28,7 +28,7 @@ def test_file_is_a_train_split(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["mine.csv", ""])
 def test_a_configuration_is_of_hub_data(tmp_path: Path, name: str) -> None:
     folder_with(tmp_path, "mine.csv")
-    with pytest.raises(GeodistillError, match=r"data\.configuration is of a data set on the hub"):
+    with pytest.raises(GeodistillError, match=r"data\.configuration is for data sets on the hub"):
         open_source(DataRecipe(source=str(tmp_path / name), configuration="main"))
 
 
@@ -138,7 +138,7 @@ def test_parts_are_found_under_their_names() -> None:
 
 
 def test_one_split_is_not_trained_and_measured_on() -> None:
-    with pytest.raises(GeodistillError, match="asked for twice"):
+    with pytest.raises(GeodistillError, match="used twice"):
         choose_splits(source("train"), DataRecipe(test_split="train"))
 
 

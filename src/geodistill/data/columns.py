@@ -280,8 +280,8 @@ def _check_distinct(columns: Mapping[str, str | None]) -> None:
     chosen = [name for name in columns.values() if name is not None]
     if len(set(chosen)) < len(chosen):
         raise GeodistillError(
-            f"One column is chosen twice, of {', '.join(columns)}: {listed(chosen)}.",
-            f"Name another one with {', '.join(f'data.{field}' for field in columns)}.",
+            f"One column is used twice, among {', '.join(columns)}: {listed(chosen)}.",
+            f"Name another column with {' or '.join(f'data.{field}' for field in columns)}.",
         )
 
 

@@ -176,5 +176,5 @@ def refuse(unreadable: Sequence[tuple[str, Unreadable]], part: str) -> None:
     count = "An image" if len(unreadable) == 1 else f"{len(unreadable):,} images"
     raise GeodistillError(
         f"{count} of the {part} split cannot be read: {shown}{more}.",
-        "Repair or replace what is named, or take it out of the data; images of 16 bits must be saved with 8.",
+        "Repair, replace or remove the images that are named. Save images of 16 bits with 8 bits.",
     )

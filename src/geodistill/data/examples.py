@@ -170,7 +170,7 @@ def _labels(given: Sequence[Any] | None, class_names: list[str] | None, recipe: 
         return train_label_lists(given, class_names, recipe.problem)
     if recipe.problem == "multi_label":
         raise GeodistillError(
-            f"data.problem asks for several labels a row, and a label is '{str(given[0])[:60]}'.",
+            f"data.problem asks for a list of labels in each row, but one label is '{str(given[0])[:60]}'.",
             "Give a list of labels in each row (JSONL or parquet), or name a column for each label: "
             "data.label=[COLUMN, COLUMN].",
         )

@@ -77,7 +77,7 @@ def train_label_lists(values: Sequence[Any], class_names: Sequence[str] | None, 
     """
     if wanted == "classification":
         raise GeodistillError(
-            "A row has several labels, and data.problem asks for a classification with one label an example.",
+            "A row has several labels, but data.problem asks for one label in each row.",
             "Set data.problem=multi_label, or name a column with one label a row with data.label.",
         )
     mixed = [value for value in values if type(value) is not type(values[0])]
@@ -144,7 +144,7 @@ def labels_of(value: Any) -> list[str]:
         return [name for name, flag in value.items() if _flag(name, flag)]
     if not isinstance(value, list):
         raise GeodistillError(
-            f"A label is '{value}', and others are lists of labels.", "Write every label as a list, also a single one."
+            f"A label is '{value}', but other labels are lists.", "Write every label as a list, even a single label."
         )
     return [label_name(element) for element in value]
 
@@ -159,7 +159,7 @@ def by_outputs(value: Gathered, names: Sequence[str]) -> list[Any]:
         return [value[name] for name in names]
     if len(names) > 1 and not all(name.startswith("LABEL_") for name in names):
         raise GeodistillError(
-            f"The columns {listed(value)} are not the values that the student gives: {listed(names)}.",
+            f"The columns {listed(value)} are not the values that the student predicts: {listed(names)}.",
             "Name the columns of these values with data.label, and rename them in the data if need be.",
         )
     return list(value.values())
@@ -216,7 +216,7 @@ def _numbers(value: Any, labels: LabelLists, split: str) -> Any:
     given = list(value.values()) if is_gathered(value) else value
     if not isinstance(given, list) or len(given) != labels.width or not all(map(_is_number, given)):
         raise GeodistillError(
-            f"A label of the {split} split is {str(value)[:60]}, and not {labels.width} finite numbers.",
+            f"A label of the {split} split is {str(value)[:60]}, but should be {labels.width} finite numbers.",
             "Correct it, or set data.problem=multi_label where these are labels.",
         )
     return float(given[0]) if labels.width == 1 else [float(each) for each in given]

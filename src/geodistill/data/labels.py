@@ -53,7 +53,7 @@ class Labels:
 def _unknown(unknown: Sequence[str], names: Sequence[str], split: str) -> GeodistillError:
     if split == "train":
         return GeodistillError(
-            f"The train split has labels that are none of the data set's classes: {few(unknown)} (the classes are "
+            f"The train split has labels that are not classes of the data set: {few(unknown)} (the classes are "
             f"{few(names)}).",
             "Correct these labels, or remove their rows.",
         )
@@ -109,7 +109,7 @@ def check_taught(before: Sequence[int], after: Sequence[int], names: Sequence[st
     for number in sorted(set(before) - set(after)):
         raise GeodistillError(
             f"No training row with the label '{names[number]}' is left: the {what}s of all "
-            f"{list(before).count(number):,} are in the validation or test part as well.",
+            f"{list(before).count(number):,} are also in the validation or test part.",
             f"Give training rows of this label with other {what}s, or take these {what}s out of the other splits.",
         )
 

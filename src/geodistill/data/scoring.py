@@ -143,12 +143,12 @@ def text_columns(
     columns = find_columns(present, own)
     if pairs and columns.text_pair is None:
         raise GeodistillError(
-            f"The student reads pairs of texts, and the second text is not found; the columns are {listed(present)}.",
+            f"The student reads pairs of texts, but no second text is found; the columns are {listed(present)}.",
             "Name both columns with data.text and data.text_pair.",
         )
     if pairs is False and columns.text_pair is not None:
         raise GeodistillError(
-            f"The student reads single texts, and the columns '{columns.text}' and '{columns.text_pair}' are a pair.",
+            f"The student reads single texts, but the columns '{columns.text}' and '{columns.text_pair}' are a pair.",
             "Name the one to read with data.text.",
         )
     if labels and columns.label is None:
@@ -184,7 +184,7 @@ def match_labels(values: Sequence[Any], problem: Problem, names: Sequence[str], 
         return list(Labels("regression").encode(values, part))
     if problem == "classification" and are_several(values):
         raise GeodistillError(
-            f"A row of {part} has several labels, and the student gives one.", "Name another column with data.label."
+            f"A row of {part} has several labels, but the student predicts one.", "Name another column with data.label."
         )
     exact = {name: number for number, name in enumerate(names)}
     folded = {name.casefold(): number for name, number in exact.items()}

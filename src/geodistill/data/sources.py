@@ -66,7 +66,7 @@ def choose_splits(source: Source, recipe: DataRecipe) -> dict[str, str]:
     }
     if names["train"] in (names["validation"], names["test"]):
         raise GeodistillError(
-            f"The split '{names['train']}' is asked for twice, to train on and to measure on.",
+            f"The split '{names['train']}' is used twice, for training and for evaluation.",
             "Give data.validation_split and data.test_split other splits; missing ones are cut from train.",
         )
     if names["test"] == names["validation"]:
@@ -99,7 +99,7 @@ def _open(recipe: DataRecipe) -> Source:
     path = Path(name).expanduser()
     if path.exists() and recipe.configuration is not None:
         raise GeodistillError(
-            f"data.configuration is of a data set on the hub, and '{name}' is on this machine.",
+            f"data.configuration is for data sets on the hub, but '{name}' is on this machine.",
             "Set data.configuration=null.",
         )
     if path.is_dir():

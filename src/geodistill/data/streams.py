@@ -92,7 +92,7 @@ def _objects(lines: Iterable[str], name: str, size: int) -> Iterator[Table]:
             row = _value(line)
             if not isinstance(row, dict):
                 raise GeodistillError(
-                    f"Line {number} of {name} is not a JSON object, and its first line is one.",
+                    f"Line {number} of {name} is not a JSON object, but its first line is one.",
                     "Give a JSON object in each line, or plain text in each line.",
                 )
             rows.append(row)
