@@ -141,7 +141,7 @@ def print_steps(model: Any, student: Any, caches: Mapping[str, TeacherCache], ba
     }
     print(f"\n{'step in ms':<18}" + "".join(f"{name:>18}" for name in sources) + f"{'online ÷ cached':>18}")
     for name, terms in objectives.items():
-        objective = Objective(ObjectiveRecipe.model_validate(terms), student=student, teacher=model)
+        objective = Objective(ObjectiveRecipe.model_validate(terms).terms, student=student, teacher=model)
         whole = DistillationModel(student, objective).train()
         optimizer = torch.optim.AdamW(whole.parameters(), lr=1e-5, fused=True)  # as the Trainer does
         steps = {

@@ -79,7 +79,7 @@ def lines(teacher: PreTrainedModel, student: PreTrainedModel, batch: dict[str, T
 
 
 def bind(terms: Mapping[str, Any], student: PreTrainedModel, teacher: PreTrainedModel) -> Objective:
-    return Objective(ObjectiveRecipe.model_validate(terms), student=student, teacher=teacher)
+    return Objective(ObjectiveRecipe.model_validate(terms).terms, student=student, teacher=teacher)
 
 
 def step(

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from geodistill.losses import CKALoss, GramLoss, PCKALoss, ProcrustesLoss, ProjectionLoss, RCKALoss
     from geodistill.losses.logits import LogitLoss
     from geodistill.losses.top_k import TopKLogits
-    from geodistill.recipe import FeatureTerm, LabelTerm, LogitTerm, ObjectiveRecipe
+    from geodistill.recipe import FeatureTerm, LabelTerm, LogitTerm
 
 # Where each public name lives. They are imported when first asked for, so that `geodistill --help` does not wait for
 # torch, and whoever wants a loss alone does not wait for transformers.
@@ -56,7 +56,6 @@ _HOMES = {
     "FeatureTerm": "recipe",
     "LabelTerm": "recipe",
     "LogitTerm": "recipe",
-    "ObjectiveRecipe": "recipe",
     "GeodistillError": "errors",
     "train": "api",
     "compare": "api",
@@ -74,7 +73,6 @@ __all__ = [
     "LogitTerm",
     "Moments",
     "Objective",
-    "ObjectiveRecipe",
     "PCKALoss",
     "ProcrustesLoss",
     "ProjectionLoss",

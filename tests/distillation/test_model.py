@@ -131,7 +131,7 @@ def test_a_head_of_pretraining_is_no_causal_one() -> None:
 
 def test_the_embeddings_are_the_students() -> None:
     student = classifier(1, 16, 0)
-    objective = Objective(ObjectiveRecipe.model_validate(FEATURES), student=student, teacher=classifier(1, 16, 1))
+    objective = Objective(ObjectiveRecipe.model_validate(FEATURES).terms, student=student, teacher=classifier(1, 16, 1))
     assert DistillationModel(student, objective).get_input_embeddings() is student.get_input_embeddings()
 
 

@@ -292,7 +292,7 @@ def test_options_reach_the_losses(attend: Attend, student: Any, teacher: Any) ->
         assert (loss.center, loss.normalize, loss.squared, loss.global_batch) == (False, "rows", False, True)
     assert losses[3].orthogonal
     recipe = ObjectiveRecipe.model_validate({"features": features})
-    local = Objective(recipe, student=student, teacher=teacher, global_batch=False)
+    local = Objective(recipe.terms, student=student, teacher=teacher, global_batch=False)
     assert not any(match.losses[0].global_batch for match in local.features)
 
 
@@ -307,7 +307,7 @@ def test_feature_terms_alone_need_no_heads(student: Any, teacher: Any) -> None:
     batch = make_batch()
     results = []
     for pair in ((student, teacher), (student.bert, teacher.bert)):
-        objective = Objective(recipe, student=pair[0], teacher=pair[1])
+        objective = Objective(recipe.terms, student=pair[0], teacher=pair[1])
         outputs, features = Capture(pair[0], objective.student_points)(**model_inputs(pair[0], batch))
         signals = Teacher(pair[1], objective.requests, precision="float32")(batch)
         results.append(objective(outputs, features, signals, batch).loss)

@@ -238,13 +238,13 @@ def test_a_module_of_ones_own_may_have_logits(tmp_path: Path) -> None:
 def test_a_module_of_ones_own_has_no_layers_with_numbers(layers: Any) -> None:
     recipe = ObjectiveRecipe.model_validate(own_recipe(layers=layers))
     with pytest.raises(GeodistillError, match=r"Own is not a transformers model.*Name modules by their path"):
-        Objective(recipe, student=classifier(2, 16, 0), teacher=Own())
+        Objective(recipe.terms, student=classifier(2, 16, 0), teacher=Own())
 
 
 def test_a_module_path_that_a_teacher_lacks_is_refused_at_once() -> None:
     recipe = ObjectiveRecipe.model_validate(own_recipe(layers=[["bert.encoder.layer.1", "mixed"]]))
     with pytest.raises(GeodistillError, match=r"Own has no module 'mixed'\. The nearest is 'mix'"):
-        Objective(recipe, student=classifier(2, 16, 0), teacher=Own())
+        Objective(recipe.terms, student=classifier(2, 16, 0), teacher=Own())
 
 
 def test_a_teacher_with_adapters_teaches_as_the_model_that_it_computes(tmp_path: Path) -> None:

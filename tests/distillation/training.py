@@ -126,7 +126,7 @@ class Lecture:
     def __init__(self, student: Any, teacher: Any, recipe: dict[str, Any]) -> None:
         torch.manual_seed(3)
         self.student, self.teacher = student, teacher
-        self.objective = Objective(ObjectiveRecipe.model_validate(recipe), student=student, teacher=teacher)
+        self.objective = Objective(ObjectiveRecipe.model_validate(recipe).terms, student=student, teacher=teacher)
         self.source = Teacher(teacher, self.objective.requests, precision="float32")
 
     def __call__(self, batch: Batch, **options: Any) -> DistillationOutput:

@@ -109,7 +109,7 @@ def test_prompts_and_padding_reach_no_feature_term(recipe: Callable[..., Recipe]
     model, tokenizer = task.load_model(str(decoder), new_head=False), load_tokenizer(str(decoder))
     batch = task.collator(tokenizer)(task.encode(model, tokenizer)["train"][:6])
     student = AutoModelForCausalLM.from_pretrained(decoder, num_hidden_layers=2)
-    objective = Objective(ObjectiveRecipe(features=FEATURES[:3]), student=student, teacher=model)
+    objective = Objective(ObjectiveRecipe(features=FEATURES[:3]).terms, student=student, teacher=model)
     signals = Teacher(model, objective.requests, precision="float32")(batch)
     outputs = student(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], output_hidden_states=True)
     response = batch["labels"] != -100

@@ -8,7 +8,7 @@ there are.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,7 +31,7 @@ from geodistill.distillation.students.adapters import Student, adapted_model
 from geodistill.errors import GeodistillError
 from geodistill.features import IGNORED_LABEL, Point, is_causal, next_tokens_scored, scored_logits
 from geodistill.losses.logits import PROBLEM_TYPES, LogitLoss, ProblemType
-from geodistill.recipe import LogitTerm, ObjectiveRecipe
+from geodistill.recipe import LogitTerm, ObjectiveRecipe, Term
 
 
 @dataclass(frozen=True)
@@ -46,14 +46,14 @@ class ObjectiveOutput:
 
 
 class Objective(nn.Module):
-    """All terms of a recipe, bound to a student and a teacher.
+    """All terms of a loss, bound to a student and a teacher.
 
     `student_points` and `requests` say what has to be captured of the one and asked of the other. The models are read
     for their layers and widths, and are not kept. The teacher may be any module, whose layers then go by module path:
     only those of transformers models have numbers.
 
     Args:
-        recipe: the terms.
+        terms: the terms of the loss, each a LabelTerm, a LogitTerm or a FeatureTerm; of the first two at most one.
         student, teacher: the models. A label term alone needs no teacher.
         widths: of teacher rows that are narrower than the teacher is, from a rotated cache (`TeacherCache.widths`).
         vocabulary: how many logits of a language model stand for a token. The logit term leaves out those beyond, with
@@ -61,13 +61,13 @@ class Objective(nn.Module):
         global_batch: with several ranks, take feature terms of the whole batch over all of them.
         student_probe, teacher_probe: tiny batches that each side reads, for a model of which none can be made up.
 
-    Raises GeodistillError for a layer out of range, a module path that does not exist, or, with a logit term, models
-    of different problem types.
+    Raises GeodistillError for terms that do not go together, a layer out of range, a module path that does not exist, or,
+    with a logit term, models of different problem types.
     """
 
     def __init__(
         self,
-        recipe: ObjectiveRecipe,
+        terms: Sequence[Term],
         *,
         student: Student,
         teacher: nn.Module | None,
@@ -78,6 +78,7 @@ class Objective(nn.Module):
         teacher_probe: Probe = None,
     ) -> None:
         super().__init__()
+        recipe = ObjectiveRecipe.of(terms)
         inner: PreTrainedModel = adapted_model(student)
         teacher = adapted_model(teacher)
         if teacher is None and (recipe.logits or recipe.features):

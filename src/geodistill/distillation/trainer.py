@@ -115,7 +115,7 @@ class DistillationTrainer(LengthGroupedTrainer):
             )
         check_sharding(config)
         self.args: DistillationConfig = config
-        self.terms = ObjectiveRecipe.of(terms or ())
+        self.terms = ObjectiveRecipe.of(terms or ()).terms
         self._teacher_model: nn.Module | SignalSource = teacher_or_source(teacher_model)
         super().__init__(
             None if model is None else self._bind(model),
@@ -164,7 +164,7 @@ class DistillationTrainer(LengthGroupedTrainer):
         if model is not None:
             check_separate(student, model, objective)
         if source is None:
-            source = Teacher(model, objective.requests, logits=self.terms.logits is not None)
+            source = Teacher(model, objective.requests, logits=objective.logit_loss is not None)
         check_requests(source, objective.requests)
         self.student: Student = student
         self.inner: PreTrainedModel = adapted_model(student)
@@ -195,7 +195,7 @@ class DistillationTrainer(LengthGroupedTrainer):
     @property
     def geometry(self) -> str:
         """In words, which rows the feature terms compare at once."""
-        if not self.terms.features:
+        if not len(self.distillation.objective.features):
             return "no feature term"
         return describe_geometry(
             global_batch=self.args.global_batch,

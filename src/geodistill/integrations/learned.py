@@ -14,7 +14,7 @@ from geodistill.distillation.model import check_separate
 from geodistill.distillation.objective import Objective
 from geodistill.errors import GeodistillError
 from geodistill.losses.ranks import world_size
-from geodistill.recipe import FeatureTerm, ObjectiveRecipe
+from geodistill.recipe import FeatureTerm
 
 
 def bind_terms(
@@ -24,8 +24,7 @@ def bind_terms(
 
     Raises GeodistillError for no terms, and for a label or logit term, which the trainer's own loss stands for.
     """
-    objective = ObjectiveRecipe.of(terms)
-    if objective.label or objective.logits:
+    if not all(isinstance(term, FeatureTerm) for term in terms):
         raise GeodistillError(
             "Only feature terms are added to the loss of another trainer.",
             "Leave LabelTerm and LogitTerm out: the trainer itself computes what it learns from labels and logits.",
@@ -34,10 +33,10 @@ def bind_terms(
     devices = range(torch.cuda.device_count())
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed)
-        bound = Objective(objective, student=student, teacher=teacher, global_batch=global_batch)
-    for parameter in bound.parameters():
+        objective = Objective(terms, student=student, teacher=teacher, global_batch=global_batch)
+    for parameter in objective.parameters():
         parameter.register_hook(average_over_ranks)
-    return bound
+    return objective
 
 
 def average_over_ranks(gradient: Tensor) -> Tensor:

@@ -66,7 +66,7 @@ def test_only_adapters_and_a_classification_head_get_gradients(model: PreTrained
     teacher = type(model)(model.config)
     student = add_adapters(model, LoraRecipe(rank=2))
     stir(student)
-    objective = Objective(ObjectiveRecipe.model_validate(RECIPE), student=student, teacher=teacher)
+    objective = Objective(ObjectiveRecipe.model_validate(RECIPE).terms, student=student, teacher=teacher)
     signals = Teacher(teacher, objective.requests, precision="float32")(batch())
     DistillationModel(adapted_model(student), objective)(teacher_signals=signals, **batch()).loss.backward()
     reached = {name for name, parameter in student.named_parameters() if parameter.grad is not None}
