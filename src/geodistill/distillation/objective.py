@@ -61,8 +61,8 @@ class Objective(nn.Module):
         global_batch: with several ranks, take feature terms of the whole batch over all of them.
         student_probe, teacher_probe: tiny batches that each side reads, for a model of which none can be made up.
 
-    Raises GeodistillError for terms that do not go together, a layer out of range, a module path that does not exist, or,
-    with a logit term, models of different problem types.
+    Raises GeodistillError for terms that do not go together, a layer out of range, a module path that does not exist,
+    or, with a logit term, models of different problem types.
     """
 
     def __init__(
