@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from geodistill.errors import GeodistillError
-from geodistill.runs.run_results import RunResults, describe_details, describe_evaluation
+from geodistill.runs.run_results import GEOMETRY, RunResults, describe_details, describe_evaluation
 
 EVIL = "<b>&'"
 
@@ -93,9 +93,12 @@ def test_they_print_as_tables(results: RunResults, tmp_path: Path) -> None:
     assert lines[2].split() == ["student", "on", "test", "0.8700", "not", "finite"]
     assert lines[3].split() == ["teacher", "0.9550", "0.9400"]
     assert lines[4].split() == ["always", "'b'", "0.2500", "0.1000"]
-    assert lines[6].startswith("geometry: value (floor, chance)") and lines[6].split()[-3:] == ["D_P²", "D_FG²", "CKA"]
-    assert lines[8].startswith("layer 1 ↔ teacher layer 3") and "1.600 (0.200, 1.700)" in lines[8]
-    assert "not finite (0.200, 1.700)" in lines[9]
+    assert lines[6].split() == ["layers", "D_P²", "D_FG²", "CKA"]
+    assert (
+        lines[8].split()[:6] == ["1", "↔", "3", "1.600", "(0.200,", "1.700)"]
+        and "not finite (0.200, 1.700)" in lines[9]
+    )
+    assert lines[11] == GEOMETRY and max(map(len, lines[:11])) <= 80, "a usual terminal is wide enough"
     assert lines[-3:] == [
         "note: Two rows were dropped.",
         "note: The teacher never predicts 'b'.",
@@ -111,7 +114,7 @@ def test_they_show_as_html_in_a_notebook(results: RunResults) -> None:
 
 def test_without_labels_there_is_no_score(results: RunResults) -> None:
     unlabelled = replace(results, metrics={}, split="validation", constant=None)
-    assert str(unlabelled).startswith("student on validation: no labels, no score\ngeometry")
+    assert str(unlabelled).startswith("student on validation: no labels, no score\nlayers")
     assert "no labels, no score" in unlabelled._repr_html_() and unlabelled._repr_html_().count("<table>") == 1
 
 

@@ -190,7 +190,7 @@ def test_a_blind_spot_is_called_inherited_only_where_a_student_has_it(
     assert "The teacher never predicts 'b' (2), of 4 examples. So do students of KD (3 of 3 seeds)." in text
 
 
-@pytest.mark.parametrize(("reached", "low"), [(0.85, "labels only and KD are"), (0.89, "All students are"), (0.5, "")])
+@pytest.mark.parametrize(("reached", "low"), [(0.85, "labels only and KD are"), (0.89, "all students are"), (0.5, "")])
 def test_a_page_of_students_at_the_constant_predictor_says_so(
     runs: list[ComparedRun], teacher: TeacherResult, reached: float, low: str
 ) -> None:

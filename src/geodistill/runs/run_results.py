@@ -16,6 +16,7 @@ from geodistill.runs.folder import REPORT, RESULTS
 from geodistill.tasks.metrics import Constant
 
 MEASURE_NAMES = {"procrustes": "D_P²", "gram": "D_FG²", "cka": "CKA"}
+GEOMETRY = "Geometry of each student layer ↔ teacher layer on held-out data: value (floor, chance)."
 
 
 @dataclass(frozen=True)
@@ -118,12 +119,12 @@ class RunResults:
         if self.geometry:
             pairs = [
                 [
-                    f"layer {pair['student_layer']} ↔ teacher layer {pair['teacher_layer']}",
+                    f"{pair['student_layer']} ↔ {pair['teacher_layer']}",
                     *(_geometry(pair.get(measure)) for measure in MEASURE_NAMES),
                 ]
                 for pair in self.geometry
             ]
-            heads = ["geometry: value (floor, chance)", *MEASURE_NAMES.values()]
+            heads = ["layers", *MEASURE_NAMES.values()]
             tables.append(Table(heads, pairs, "Geometry of each matched layer pair"))
         return tables if self.metrics else tables[1:]
 
@@ -139,7 +140,7 @@ class RunResults:
         for table in self.tables:
             yield Drawn(table)
             yield ""
-        for line in describe_details(self.details):
+        for line in self._lines:
             yield Text(line)
         for note in self._notes:
             yield Text(f"note: {note}")
@@ -151,7 +152,11 @@ class RunResults:
 
     def _repr_html_(self) -> str:
         lead = "" if self.metrics else f"student on {self.split}: no labels, no score"
-        return notebook(lead, self.tables, [*describe_details(self.details), *self._notes], self.places)
+        return notebook(lead, self.tables, [*self._lines, *self._notes], self.places)
+
+    @property
+    def _lines(self) -> list[str]:
+        return [*([GEOMETRY] if self.geometry else []), *describe_details(self.details)]
 
     @property
     def _notes(self) -> list[str]:

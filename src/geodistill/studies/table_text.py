@@ -185,7 +185,7 @@ def _no_better_than_constant(rows: Sequence[Row], students: Sequence[Row]) -> li
     low = [one_line(row.name) for row in students if row.at_constant]
     if constant is None or not low:
         return []
-    names = "All students" if len(low) == len(students) > 1 else _joined(low)
+    names = "all students" if len(low) == len(students) > 1 else _joined(low)
     verb = "is" if len(low) == 1 else "are"
     return [
         f"But {names} {verb} at the level of the constant predictor ({one_line(constant.name)}: {score(constant)}), so "
