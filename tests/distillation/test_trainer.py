@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import inspect
 import json
 from itertools import pairwise
@@ -388,3 +389,17 @@ def test_a_processing_class_pads_and_is_saved(lesson: Any, tmp_path: Path) -> No
     trainer.save_model(str(tmp_path / "saved"))
     assert AutoTokenizer.from_pretrained(tmp_path / "saved").get_vocab() == lesson.tokenizer.get_vocab()
     assert_same(load_file(tmp_path / "saved" / "model.safetensors"), copy_of(student))
+
+
+def test_vocabularies_that_are_padded_to_different_sizes_meet_in_their_tokens(speaking: Any, tmp_path: Path) -> None:
+    wider = copy.deepcopy(speaking.model.config)
+    wider.vocab_size = 48
+    student = type(speaking.model)(wider)
+    tokens = [example["input_ids"][:4] for example in speaking.encode(12) if len(example["input_ids"]) >= 4]
+    rows = [{"input_ids": ids, "attention_mask": [1] * 4, "labels": ids} for ids in tokens]
+    given: dict[str, Any] = {"teacher_model": speaking.model, "terms": [LogitTerm()], "train_dataset": rows}
+    with pytest.raises(GeodistillError, match="48"):
+        DistillationTrainer(student, short(tmp_path), **given).train()
+    trainer = DistillationTrainer(student, short(tmp_path), processing_class=speaking.tokenizer, **given)
+    trainer.train()
+    assert trainer.teacher.vocabulary == trainer.distillation.objective.vocabulary == len(speaking.tokenizer)

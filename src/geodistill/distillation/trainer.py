@@ -15,7 +15,7 @@ from typing import Any
 import safetensors.torch
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel, Trainer, TrainerCallback, set_seed
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerCallback, set_seed
 from transformers.trainer import TRAINING_ARGS_NAME
 from transformers.training_args import TrainingArguments
 from transformers.utils.generic import find_labels
@@ -37,8 +37,9 @@ from geodistill.distillation.students.adapters import (
     merge_adapters,
     save_student,
 )
+from geodistill.distillation.students.architecture import tokenizer_length
 from geodistill.errors import GeodistillError
-from geodistill.features import count_scored, input_names
+from geodistill.features import count_scored, input_names, is_causal
 from geodistill.recipe import ObjectiveRecipe, Term
 
 OBJECTIVE_FILE = "objective.safetensors"
@@ -63,7 +64,8 @@ class DistillationTrainer(LengthGroupedTrainer):
         terms: the terms of the loss, each a LabelTerm, a LogitTerm or a FeatureTerm; of the first two at most one.
         model_init: makes a student. Each `train()` begins with a new one, and new projections.
         processing_class: a tokenizer or an image processor. It is saved with the student, and pads the batches unless
-            there is a data_collator.
+            there is a data_collator. The logit term of language models leaves out logits that stand for no token of it,
+            with which families pad their vocabularies to different sizes.
 
     All other arguments, and their order, are those of `Trainer`. Columns of the data that only the teacher's forward
     names are kept for it.
@@ -117,6 +119,7 @@ class DistillationTrainer(LengthGroupedTrainer):
         self.args: DistillationConfig = config
         self.terms = ObjectiveRecipe.of(terms or ()).terms
         self._teacher_model: nn.Module | SignalSource = teacher_or_source(teacher_model)
+        self._tokenizer = processing_class if isinstance(processing_class, PreTrainedTokenizerBase) else None
         super().__init__(
             None if model is None else self._bind(model),
             config,
@@ -151,6 +154,7 @@ class DistillationTrainer(LengthGroupedTrainer):
         given = self._teacher_model
         source = None if isinstance(given, nn.Module) else given
         model = given if isinstance(given, nn.Module) else given.model
+        vocabulary = self._vocabulary(student, model) if source is None else source.vocabulary
         # A projection's first weights are drawn here. They must not depend on what ran just now and what was read.
         set_seed(self.args.seed)
         objective = Objective(
@@ -158,13 +162,14 @@ class DistillationTrainer(LengthGroupedTrainer):
             student=student,
             teacher=model,
             widths=None if source is None else source.widths,
-            vocabulary=None if source is None else source.vocabulary,
+            vocabulary=vocabulary,
             global_batch=self.args.global_batch,
         )
         if model is not None:
             check_separate(student, model, objective)
         if source is None:
-            source = Teacher(model, objective.requests, logits=objective.logit_loss is not None)
+            logits = objective.logit_loss is not None
+            source = Teacher(model, objective.requests, logits=logits, vocabulary=vocabulary)
         check_requests(source, objective.requests)
         self.student: Student = student
         self.inner: PreTrainedModel = adapted_model(student)
@@ -173,6 +178,12 @@ class DistillationTrainer(LengthGroupedTrainer):
         self.distillation = DistillationModel(self.inner, objective)
         self._accumulation = ExactAccumulation(self.teacher, self._prepare_inputs) if self.accumulates_exactly else None
         return self.distillation
+
+    def _vocabulary(self, student: Student, teacher: nn.Module) -> int | None:
+        """How many logits of two language models stand for a token of their tokenizer; None where that is not known."""
+        models = adapted_model(student), adapted_model(teacher)
+        known = self._tokenizer is not None and all(is_causal(model) for model in models)
+        return tokenizer_length(self._tokenizer) if known else None  # type: ignore[arg-type]  # there is one
 
     @overrides(Trainer)
     def call_model_init(self, trial: Any = None) -> nn.Module:
