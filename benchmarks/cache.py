@@ -34,8 +34,8 @@ from geodistill.distillation.trainer import DistillationTrainer
 from geodistill.geometry import cka, gram_distance, procrustes_distance
 from geodistill.recipe import DataRecipe, ObjectiveRecipe, StudentRecipe, TrainingRecipe
 from geodistill.runs.arguments import quiet, training_arguments
-from geodistill.tasks.classification import collator, encode, load_classifier
-from geodistill.tasks.loading import load_tokenizer
+from geodistill.tasks.classification import encode, load_classifier
+from geodistill.tasks.text_reader import TextReader
 
 MODEL = "bundled:minilm-l6"
 REQUESTS = [FeatureRequest(3, "tokens"), FeatureRequest(6, "tokens")]
@@ -61,10 +61,9 @@ def main() -> None:
     torch.set_flush_denormal(True)
     torch.set_num_threads(arguments.threads)
     examples = load_examples(DataRecipe(limit=arguments.limit))
-    tokenizer = load_tokenizer(MODEL)
     model = load_classifier(MODEL, examples, new_head=True)
-    encoded = encode(model, examples, tokenizer, 128)["train"]
-    collate = collator(tokenizer)
+    reader = TextReader.load(MODEL).within(128)
+    encoded, collate = encode(model, examples, reader)["train"], reader.collate
     batches = [collate(encoded[start : start + BATCH]) for start in range(0, min(20 * BATCH, len(encoded)), BATCH)]
     student = build_student(StudentRecipe(width=128, layers=2), model, seed=0)
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads; {len(encoded)} sentences, layers 3 and 6")
@@ -74,7 +73,7 @@ def main() -> None:
         print(f"\n{'cache':<16}{'width':>12}{'MB':>8}{'write s':>9}{'open s':>8}{'read ms':>9}")
         for name, settings in CACHES.items():
             folder = Path(place) / name
-            job = partial(prepare, folder, model, tokenizer, encoded, collate, settings)
+            job = partial(prepare, folder, model, encoded, collate, settings)
             write, caches[name] = timed(job)
             again, _ = timed(job)
             read = median_ms({name: [partial(caches[name], batch) for batch in batches]}, rounds)[name]
@@ -86,9 +85,7 @@ def main() -> None:
         print_epochs(model, student, caches["bfloat16"], encoded, collate, arguments.epochs, Path(place))
 
 
-def prepare(
-    folder: Path, model: Any, tokenizer: Any, encoded: Any, collate: Any, settings: Mapping[str, Any]
-) -> TeacherCache:
+def prepare(folder: Path, model: Any, encoded: Any, collate: Any, settings: Mapping[str, Any]) -> TeacherCache:
     teacher = Teacher(model, REQUESTS)
     return prepare_cache(folder, teacher, encoded, collate, limit_bytes=10**9, progress=False, **settings)
 

@@ -105,7 +105,7 @@ def train_with_geodistill(job: Job, cache: Path | None = None) -> PreTrainedMode
     )
     student, taught = job.student(), job.taught
     source: SignalSource = Teacher(taught.model, feature_requests(terms, student, taught.model))
-    collate = taught.task.collator(taught.tokenizer)
+    collate = taught.reader.collate
     if cache is not None:
         start = clock()
         source = prepare_cache(cache, source, job.train, collate, limit_bytes=10**9, progress=False)

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 from geodistill.data.examples import load_examples
 from geodistill.distillation.students.build import build_student
 from geodistill.recipe import DataRecipe, StudentRecipe, TeacherRecipe, TrainingRecipe
-from geodistill.runs.teacher import TaughtTask, prepare_teacher
+from geodistill.runs.teacher import PreparedTeacher, prepare_teacher
 from geodistill.tasks.classification import Classification
 
 
@@ -20,7 +20,7 @@ from geodistill.tasks.classification import Classification
 class Job:
     """A fine-tuned teacher, a student's start, encoded sentences and how to train on them."""
 
-    taught: TaughtTask
+    taught: PreparedTeacher
     start: PreTrainedModel
     folder: Path
     training: TrainingRecipe
@@ -67,5 +67,5 @@ class Job:
 
     def accuracy(self, student: PreTrainedModel) -> float:
         """Of the test sentences, on the scale of the teacher's."""
-        found = self.taught.task.score(student.eval(), self.taught.tokenizer, self.taught.encoded, "test")
+        found = self.taught.task.score(student.eval(), self.taught.reader, self.taught.encoded, "test")
         return found.metrics["accuracy"]

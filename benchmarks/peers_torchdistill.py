@@ -39,7 +39,7 @@ def train_with_torchdistill(job: Job) -> PreTrainedModel:
 
     logging.getLogger().setLevel(logging.WARNING)
     set_seed(job.seed)
-    register_collate_func(partial(collate, DataCollatorWithPadding(job.taught.tokenizer)), key="padded")
+    register_collate_func(partial(collate, DataCollatorWithPadding(job.taught.reader.tokenizer)), key="padded")
     register_scheduler(get_linear_schedule_with_warmup, key="linear")
     teacher = job.taught.model.eval()
     model = MappedStudent(job.student(), teacher.config.hidden_size)

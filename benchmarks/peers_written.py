@@ -34,9 +34,9 @@ class PaddedLoop:
         parameters = [*student.parameters(), *mapping.parameters()]
         optimizer = torch.optim.AdamW(parameters, lr=training.learning_rate, weight_decay=training.weight_decay)
         scheduler = get_linear_schedule_with_warmup(optimizer, int(training.warmup * job.steps), job.steps)
-        collate = DataCollatorWithPadding(job.taught.tokenizer)
+        collate = DataCollatorWithPadding(job.taught.reader.tokenizer)
         if not self.to_batch:
-            collate = DataCollatorWithPadding(job.taught.tokenizer, padding="max_length", max_length=128)
+            collate = DataCollatorWithPadding(job.taught.reader.tokenizer, padding="max_length", max_length=128)
         loader = DataLoader(job.columns(), batch_size=training.batch_size, shuffle=True, collate_fn=collate)
         for _ in range(job.epochs):
             for batch in loader:
@@ -83,7 +83,7 @@ def train_with_trainer(job: Job) -> PreTrainedModel:
     trainer = WrittenTrainer(
         student,
         arguments,
-        DataCollatorWithPadding(job.taught.tokenizer),
+        DataCollatorWithPadding(job.taught.reader.tokenizer),
         job.columns(),
         teacher=job.taught.model,
         temperature=job.temperature,

@@ -30,8 +30,8 @@ from geodistill.recipe import DataRecipe, ObjectiveRecipe, StudentRecipe
 from geodistill.recipe_file import load_recipe
 from geodistill.recipes import recipe_path
 from geodistill.tasks.choose import task_of
-from geodistill.tasks.classification import collator, encode, load_classifier
-from geodistill.tasks.loading import load_tokenizer
+from geodistill.tasks.classification import encode, load_classifier
+from geodistill.tasks.text_reader import TextReader
 
 Setting = tuple[PreTrainedModel, PreTrainedModel, dict[str, Tensor]]
 LOSSES = ("procrustes", "gram", "cka", "projection")
@@ -141,12 +141,12 @@ def term(
 def minilm() -> Setting:
     """The demo's models, and 32 sentences of TREC as they come."""
     name, examples = "bundled:minilm-l6", load_examples(DataRecipe())
-    tokenizer, teacher = load_tokenizer(name), load_classifier(name, examples, new_head=True)
-    encoded = encode(teacher, examples, tokenizer, 128)["train"]
+    reader, teacher = TextReader.load(name).within(128), load_classifier(name, examples, new_head=True)
+    encoded = encode(teacher, examples, reader)["train"]
     return (
         teacher,
         build_student(StudentRecipe(width=128, layers=2), teacher, seed=0),
-        collator(tokenizer)(encoded[:32]),
+        reader.collate(encoded[:32]),
     )
 
 
@@ -163,10 +163,11 @@ def smollm2() -> Setting:
     """The instruction demo's models, and 16 instructions as they come."""
     with recipe_path("demo-instructions") as path:
         recipe = load_recipe(path)
-    task, tokenizer = task_of(recipe), load_tokenizer(recipe.teacher.model)
+    task = task_of(recipe)
+    reader = task.load_reader(recipe.teacher.model)
     teacher = task.load_model(recipe.teacher.model, new_head=False)
     student = build_student(recipe.student, teacher, seed=0)
-    batch = task.collator(tokenizer)(task.encode(teacher, tokenizer)["train"][:16])
+    batch = reader.collate(task.encode(teacher, reader)["train"][:16])
     return teacher, student, {name: batch[name] for name in ("input_ids", "attention_mask", "labels")}
 
 

@@ -20,6 +20,7 @@ from transformers import (
 from geodistill.distillation import export
 from geodistill.distillation.export import export_student
 from geodistill.errors import GeodistillError
+from geodistill.tasks.text_reader import TextReader
 
 VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "good", "bad", "film", "very"]
 LABELS = {0: "negative", 1: "positive"}
@@ -66,7 +67,7 @@ SENTENCES = ["a good film", "very very bad"]
 
 def test_plain_transformers_loads_the_folder(tmp_path):
     model, words = student(), tokenizer()
-    assert export_student(model, words, tmp_path / "runs" / "student") is None
+    assert export_student(model, TextReader(words), tmp_path / "runs" / "student") is None
     folder = tmp_path / "runs" / "student"
     loaded = AutoModelForSequenceClassification.from_pretrained(folder)
     encoded = AutoTokenizer.from_pretrained(folder)(SENTENCES, return_tensors="pt", padding=True)
@@ -85,7 +86,7 @@ def test_plain_transformers_loads_the_folder(tmp_path):
 @pytest.mark.parametrize("family", list(CONFIGS))
 def test_onnx_agrees_at_any_shape(tmp_path, family):
     model, words = student(family), tokenizer(family)
-    difference = export_student(model, words, tmp_path / "student", onnx=True)
+    difference = export_student(model, TextReader(words), tmp_path / "student", onnx=True)
     assert difference <= 1e-4
     file = tmp_path / "student" / "model.onnx"
     (opset,) = [entry.version for entry in onnx.load(file).opset_import if entry.domain == ""]
@@ -104,11 +105,11 @@ def test_onnx_agrees_at_any_shape(tmp_path, family):
 
 def test_a_disagreeing_file_leaves_the_former_export(tmp_path, monkeypatch):
     folder = tmp_path / "student"
-    export_student(student(), tokenizer(), folder)
+    export_student(student(), TextReader(tokenizer()), folder)
     before = contents(folder)
     monkeypatch.setattr(export, "_difference", lambda *_: float("nan"))
     with pytest.raises(GeodistillError, match="differs from the student"):
-        export_student(student("distilbert"), tokenizer("distilbert"), folder, onnx=True)
+        export_student(student("distilbert"), TextReader(tokenizer("distilbert")), folder, onnx=True)
     assert contents(folder) == before
     assert list(tmp_path.iterdir()) == [folder]
 
@@ -121,15 +122,15 @@ def test_an_interrupted_write_leaves_nothing(tmp_path, monkeypatch):
 
     monkeypatch.setattr(words, "save_pretrained", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        export_student(student(), words, tmp_path / "student")
+        export_student(student(), TextReader(words), tmp_path / "student")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_new_export_replaces_the_former_whole(tmp_path):
     folder = tmp_path / "student"
-    export_student(student("distilbert"), tokenizer("distilbert"), folder)
+    export_student(student("distilbert"), TextReader(tokenizer("distilbert")), folder)
     (folder / "model.onnx").write_bytes(b"of the former student")
-    export_student(student(), tokenizer(), folder)
+    export_student(student(), TextReader(tokenizer()), folder)
     assert AutoModelForSequenceClassification.from_pretrained(folder).config.model_type == "bert"
     assert not (folder / "model.onnx").exists()
     assert list(tmp_path.iterdir()) == [folder]
@@ -138,12 +139,12 @@ def test_a_new_export_replaces_the_former_whole(tmp_path):
 def test_a_folder_of_something_else_is_never_replaced(tmp_path):
     notes = tmp_path / "notes"
     notes.mkdir()
-    export_student(student(), tokenizer(), notes)  # empty: nothing to lose
+    export_student(student(), TextReader(tokenizer()), notes)  # empty: nothing to lose
     (notes / "chapters").mkdir()
     (tmp_path / "file").write_text("mine")
     for place in (tmp_path, notes, tmp_path / "file"):
         with pytest.raises(GeodistillError, match="something else"):
-            export_student(student(), tokenizer(), place)
+            export_student(student(), TextReader(tokenizer()), place)
     assert (tmp_path / "file").read_text() == "mine"
     assert (notes / "chapters").is_dir()
 
@@ -152,6 +153,6 @@ def test_a_missing_extra_is_told_before_anything_is_written(tmp_path, monkeypatc
     find_spec = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "onnxscript" else find_spec(name))
     with pytest.raises(GeodistillError, match=r"pip install geodistill\[onnx\]") as error:
-        export_student(student(), tokenizer(), tmp_path / "student", onnx=True)
+        export_student(student(), TextReader(tokenizer()), tmp_path / "student", onnx=True)
     assert "onnxscript, which is not installed" in error.value.problem
     assert list(tmp_path.iterdir()) == []

@@ -12,11 +12,10 @@ import torch
 from transformers import BertForSequenceClassification, PreTrainedModel
 
 from geodistill.recipe import Recipe
-from geodistill.runs import arguments, teacher
+from geodistill.runs import arguments, prepare, teacher
 from geodistill.runs import evaluate as evaluate_module
 from geodistill.runs import train as train_module
 from geodistill.runs.evaluate import evaluate
-from geodistill.runs.measure import measure_geometry
 from geodistill.runs.train import train
 from geodistill.tasks.classification import Classification
 
@@ -60,7 +59,7 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> set[tuple[str, str]]:
     monkeypatch.setattr(BertForSequenceClassification, "forward", noted)
     monkeypatch.setattr(Classification, "score", during("scoring", Classification.score))
     monkeypatch.setattr(train_module, "measure_latency", during("latency", train_module.measure_latency))
-    for module in (arguments, teacher, evaluate_module, train_module):
+    for module in (arguments, teacher, evaluate_module, train_module, prepare):
         monkeypatch.setattr(module, "run_device", lambda: ACCELERATOR)
     return events
 
@@ -75,7 +74,7 @@ def test_scores_are_taken_on_the_accelerator_and_latency_on_the_cpu(
     measured: list[tuple[str, str]] = []
 
     def geometry(student: Any, teacher: Any, *_: Any, **__: Any) -> list[Any]:
-        measured.append((student.device.type, teacher.device.type))
+        measured.append((student.device.type, teacher.model.device.type))
         return []
 
     monkeypatch.setattr(train_module, "measure_geometry", geometry)
@@ -86,27 +85,3 @@ def test_scores_are_taken_on_the_accelerator_and_latency_on_the_cpu(
     seen.clear()
     evaluate(tmp_path / "run", progress=False)
     assert seen == {("scoring", "cuda")}
-
-
-def test_the_teacher_follows_the_student_where_geometry_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
-    sent: list[torch.device] = []
-
-    class Side:
-        def __init__(self, device: torch.device) -> None:
-            self.device, self.config = device, None
-
-        def eval(self) -> Side:
-            return self
-
-        def requires_grad_(self, _: bool) -> Side:
-            return self
-
-        def to(self, device: torch.device) -> None:
-            sent.append(device)
-
-    for name in ("layer_count", "Capture", "Teacher"):
-        monkeypatch.setattr(f"geodistill.runs.measure.{name}", lambda *_, **__: 1)
-    student, teacher_side = Side(ACCELERATOR), Side(torch.device("cpu"))
-    with pytest.raises(Exception):  # noqa: B017 - there is no batch to compare
-        measure_geometry(student, teacher_side, [], list)  # type: ignore[arg-type]
-    assert sent == [ACCELERATOR]

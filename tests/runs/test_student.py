@@ -16,7 +16,7 @@ from geodistill.geometry import procrustes_distance
 from geodistill.recipe import Recipe
 from geodistill.runs.folder import read_json
 from geodistill.runs.student import STUDENT_FILE, start_student
-from geodistill.runs.teacher import TaughtTask, prepare_teacher
+from geodistill.runs.teacher import PreparedTeacher, prepare_teacher
 from geodistill.runs.train import train
 from geodistill.tasks.choose import task_of
 
@@ -24,7 +24,7 @@ MakeRecipe = Callable[..., Recipe]
 TRAINING = {"max_steps": 3, "batch_size": 16, "learning_rate": 1e-3, "seed": 5}
 
 
-def taught_by(recipe: Recipe, folder: Path) -> TaughtTask:
+def taught_by(recipe: Recipe, folder: Path) -> PreparedTeacher:
     return prepare_teacher(recipe.teacher, task_of(recipe), folder, progress=False)
 
 
@@ -115,7 +115,7 @@ def test_a_new_students_embeddings_keep_the_directions_of_the_training_text(
         build_student(recipe.student, taught.model, seed=recipe.training.seed),  # the word table alone
     ):
         held_out = taught.encoded["validation"]
-        collate = taught.task.collator(taught.tokenizer)
+        collate = taught.reader.collate
         (own, theirs) = (_embeddings(model, held_out, collate) for model in (student, taught.model))
         distances.append(float(procrustes_distance(own, theirs, squared=True)))
     assert distances[0] < distances[1]

@@ -26,10 +26,11 @@ from geodistill.runs.arguments import train_to_the_end
 from geodistill.runs.evaluate import evaluate
 from geodistill.runs.folder import clear_run, read_json, read_metrics
 from geodistill.runs.predict import predict
+from geodistill.runs.prepare import cache_name, kept_logits, stages_of
 from geodistill.runs.run_results import RunResults
-from geodistill.runs.train import cache_name, kept_logits, stages_of, train
+from geodistill.runs.train import train
 from geodistill.studies.report.write import report_run
-from geodistill.tasks import choose as choose_module
+from geodistill.tasks import classification as classification_module
 from geodistill.tasks.task import Task
 
 MakeRecipe = Callable[..., Recipe]
@@ -287,13 +288,13 @@ def test_other_rows_of_a_stage_make_another_run(with_files: MakeRecipe, tmp_path
 
 def test_data_is_read_once(with_files: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read = []
-    load = choose_module.load_examples
+    load = classification_module.load_examples
 
     def noted(data: DataRecipe, *others: Any) -> Any:
         read.append(Path(data.source).name)
         return load(data, *others)
 
-    monkeypatch.setattr(choose_module, "load_examples", noted)
+    monkeypatch.setattr(classification_module, "load_examples", noted)
     run(with_files(), tmp_path / "run")
     assert read == ["labelled.csv", "stage.csv"]
 
@@ -325,9 +326,9 @@ def test_a_stage_is_not_trained_on_what_the_task_is_measured_on(
     }
     trained: dict[str, int] = {}
 
-    def train_stage(stage: Any, recipe: Any, student: Any, taught: Any, reading: Any, *more: Any) -> Any:
-        trained[stage.name] = len(reading.examples["train"])
-        return original(stage, recipe, student, taught, reading, *more)
+    def train_stage(stage: Any, recipe: Any, student: Any, prepared: Any, *more: Any) -> Any:
+        trained[stage.name] = len(prepared.stages[stage.name].learnt)
+        return original(stage, recipe, student, prepared, *more)
 
     original = train_module.train_stage
     monkeypatch.setattr(train_module, "train_stage", train_stage)

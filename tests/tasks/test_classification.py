@@ -20,7 +20,6 @@ from geodistill.errors import GeodistillError
 from geodistill.recipe import DataRecipe, StudentRecipe
 from geodistill.tasks.classification import (
     Classification,
-    collator,
     encode,
     load_classifier,
     numbered,
@@ -30,6 +29,7 @@ from geodistill.tasks.classification import (
 from geodistill.tasks.heads import head_settings
 from geodistill.tasks.loading import load_tokenizer
 from geodistill.tasks.task import batches
+from geodistill.tasks.text_reader import TextReader
 
 
 def tiny(labels: dict[int, str] | None = None, **changes: Any) -> BertForSequenceClassification:
@@ -83,7 +83,7 @@ def test_data_with_some_of_the_labels_is_matched_by_name(
 ) -> None:
     some = load_examples(DataRecipe(source=str(write_csv([row for row in questions if row[1] in ("HUM", "NUM")]))))
     task, model = load_task(some, classifier)
-    encoded = encode(model, some, load_tokenizer(str(classifier)), 128)["train"]
+    encoded = encode(model, some, TextReader(load_tokenizer(str(classifier)), 128))["train"]
     assert {model.config.id2label[example["labels"]] for example in encoded} == {"HUM", "NUM"}
     assert task.notes == some.notes
 
@@ -101,7 +101,7 @@ def test_a_teacher_without_names_takes_those_of_the_data(
     ]
     assert model.config.id2label == dict(enumerate(examples.label_names))
     assert model.config.problem_type == "single_label_classification"
-    task.encode(model, tokenizer)
+    task.encode(model, TextReader(tokenizer))
     task.load_model(str(tmp_path), new_head=False)
     assert len(task.notes) == len(examples.notes) + 1
     student = build_student(StudentRecipe(width=8, layers=1), model, seed=0)
@@ -113,7 +113,7 @@ def test_a_stage_tells_how_its_labels_are_matched(encoder: Path, examples: Examp
     """Its teacher was loaded for the task, and may have outputs without names."""
     tokenizer = load_tokenizer(str(encoder))
     task = Classification(examples)
-    task.encode(tiny(num_labels=6, vocab_size=len(tokenizer)), tokenizer)
+    task.encode(tiny(num_labels=6, vocab_size=len(tokenizer)), TextReader(tokenizer))
     assert "by number or place" in task.notes[-1]
 
 
@@ -142,7 +142,7 @@ def test_damaged_weights_are_an_error(tmp_path: Path, examples: Examples) -> Non
 def test_encoded_labels_follow_the_model(encoder: Path, examples: Examples) -> None:
     tokenizer = load_tokenizer(str(encoder))
     model = tiny(dict(enumerate(["NUM", "LOC", "HUM", "ENTY", "DESC", "ABBR"])), vocab_size=len(tokenizer))
-    encoded = encode(model, examples, tokenizer, 12)
+    encoded = encode(model, examples, TextReader(tokenizer, 12))
     for name, split in examples.splits.items():
         assert [example["example_id"] for example in encoded[name]] == list(range(len(split)))
         for example, row in zip(encoded[name], split, strict=True):
@@ -154,7 +154,7 @@ def test_encoded_labels_follow_the_model(encoder: Path, examples: Examples) -> N
 
 def test_texts_are_cut_to_the_positions_of_the_model(encoder: Path, examples: Examples) -> None:
     tokenizer = load_tokenizer(str(encoder))
-    encoded = encode(tiny(max_position_embeddings=6, num_labels=6), examples, tokenizer, 128)
+    encoded = encode(tiny(num_labels=6), examples, TextReader(tokenizer, 128).within(6))
     assert {len(example["input_ids"]) for example in encoded["train"]} == {6}
 
 
@@ -162,7 +162,7 @@ def test_the_record_tells_what_was_cut_and_how_labels_were_matched(encoder: Path
     tokenizer = load_tokenizer(str(encoder))
     task = Classification(examples)
     assert task.record.cut is None and task.record.outputs == {}
-    task.encode(tiny(max_position_embeddings=6, num_labels=6), tokenizer)
+    task.encode(tiny(max_position_embeddings=6, num_labels=6), TextReader(tokenizer))
     long = sum(len(tokenizer(text)["input_ids"]) > 6 for text in examples.splits["train"]["text"])
     assert task.record.cut is not None and task.record.cut["train"] == long > 0
     assert task.record.max_length == 6
@@ -174,7 +174,7 @@ def test_pairs_are_encoded_as_pairs(encoder: Path, write_csv: Any) -> None:
     rows = [(f"first {i},second {i}", "ab"[i % 2]) for i in range(40)]
     examples = load_examples(DataRecipe(source=str(write_csv(rows, header="sentence1,sentence2,label"))))
     tokenizer = load_tokenizer(str(encoder))
-    example = encode(tiny(), examples, tokenizer, 128)["train"][0]
+    example = encode(tiny(), examples, TextReader(tokenizer, 128))["train"][0]
     assert sum(example["special_tokens_mask"]) == 3
     assert set(example["token_type_ids"]) == {0, 1}
 
@@ -182,14 +182,15 @@ def test_pairs_are_encoded_as_pairs(encoder: Path, write_csv: Any) -> None:
 def test_predictions_come_back_in_the_order_of_the_examples(encoder: Path, examples: Examples) -> None:
     tokenizer = load_tokenizer(str(encoder))
     model = tiny(vocab_size=len(tokenizer), num_labels=6).train()
-    encoded, collate = encode(model, examples, tokenizer, 128)["train"], collator(tokenizer)
-    together = predict(model, encoded, collate, batch_size=7)
+    reader = TextReader(tokenizer, 128)
+    encoded = encode(model, examples, reader)["train"]
+    together = predict(model, encoded, reader, batch_size=7)
     assert model.training
-    one_by_one = np.concatenate([predict(model, [{**example, "example_id": 0}], collate) for example in encoded])
+    one_by_one = np.concatenate([predict(model, [{**example, "example_id": 0}], reader) for example in encoded])
     assert np.allclose(together, one_by_one, atol=1e-6)
-    longest = next(batches(encoded, collate, 7))
+    longest = next(batches(encoded, reader, 7))
     assert longest["input_ids"].shape[1] == max(len(example["input_ids"]) for example in encoded)
-    assert sum(len(batch["input_ids"]) for batch in batches(encoded, collate, 7)) == len(encoded)
+    assert sum(len(batch["input_ids"]) for batch in batches(encoded, reader, 7)) == len(encoded)
 
 
 def test_score_takes_the_best_label(examples: Examples) -> None:
@@ -219,8 +220,8 @@ def test_several_labels_are_scored_one_by_one(encoder: Path, several: Examples) 
     assert model.config.problem_type == "multi_label_classification"
     torch.nn.init.zeros_(model.classifier.weight)
     model.classifier.bias.data = torch.tensor([1.0, -1.0])
-    encoded = task.encode(model, tokenizer)
-    scores = task.score(model, tokenizer, encoded, "test")
+    encoded = task.encode(model, TextReader(tokenizer))
+    scores = task.score(model, TextReader(tokenizer), encoded, "test")
     references = [line["reference"] for line in scores.lines]
     assert {"split", "row", "text", "prediction", "probabilities", "reference"} == set(scores.lines[0])
     assert all(line["prediction"] == ["blue"] for line in scores.lines)
@@ -233,7 +234,7 @@ def test_several_labels_are_scored_one_by_one(encoder: Path, several: Examples) 
         "subset_accuracy": pytest.approx(references.count(["blue"]) / len(references)),
     }
     assert scores.notes == [f"never predicts 'red' ({red}), of {len(references)} examples"]
-    batch = task.collator(tokenizer)(encoded["train"][:4])
+    batch = TextReader(tokenizer).collate(encoded["train"][:4])
     assert batch["labels"].dtype == torch.float32 and batch["labels"].shape == (4, 2)
     assert torch.isfinite(model(**model_inputs(model, batch), labels=batch["labels"]).loss)
 
@@ -242,7 +243,7 @@ def test_labels_that_a_head_has_and_the_data_lacks_count_as_absent(encoder: Path
     tokenizer, task = load_tokenizer(str(encoder)), Classification(several)
     names = {0: "red", 1: "green", 2: "blue"}
     model = tiny(names, vocab_size=len(tokenizer), problem_type="multi_label_classification")
-    encoded = task.encode(model, tokenizer)
+    encoded = task.encode(model, TextReader(tokenizer))
     assert task.notes[-1].endswith("which count as absent: 'green'.")
     assert {tuple(example["labels"]) for example in encoded["train"]} <= {
         (0.0, 0.0, 0.0),
@@ -258,12 +259,12 @@ def test_a_regression_of_several_values(encoder: Path, write_csv: Any) -> None:
     tokenizer, task = load_tokenizer(str(encoder)), Classification(values)
     model = tiny(vocab_size=len(tokenizer), **head_settings(values))
     assert (model.config.num_labels, model.config.problem_type) == (2, "regression")
-    scores = task.score(model, tokenizer, task.encode(model, tokenizer), "test")
+    scores = task.score(model, TextReader(tokenizer), task.encode(model, TextReader(tokenizer)), "test")
     assert list(scores.metrics) == ["pearson", "spearman"]
     assert all(len(line["prediction"]) == len(line["reference"]) == 2 for line in scores.lines)
     swapped = tiny({0: "y", 1: "x"}, vocab_size=len(tokenizer), problem_type="regression")
-    encoded = task.encode(swapped, tokenizer)["train"][0]["labels"]
-    assert encoded == task.encode(model, tokenizer)["train"][0]["labels"][::-1]
+    encoded = task.encode(swapped, TextReader(tokenizer))["train"][0]["labels"]
+    assert encoded == task.encode(model, TextReader(tokenizer))["train"][0]["labels"][::-1]
 
 
 def test_the_scores_tell_of_a_blind_spot(encoder: Path, examples: Examples) -> None:
@@ -272,7 +273,7 @@ def test_the_scores_tell_of_a_blind_spot(encoder: Path, examples: Examples) -> N
     model = tiny(vocab_size=len(tokenizer), **head_settings(examples))
     torch.nn.init.zeros_(model.classifier.weight)
     model.classifier.bias.data = torch.arange(6.0)
-    notes = task.score(model, tokenizer, task.encode(model, tokenizer), "test").notes
+    notes = task.score(model, TextReader(tokenizer), task.encode(model, TextReader(tokenizer)), "test").notes
     assert len(notes) == 1 and notes[0].startswith("never predicts '") and notes[0].count("(") == 5
 
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BertConfig, BertLMHeadModel, T5Config
 
+from geodistill.distillation.sides import Side
 from geodistill.errors import GeodistillError
 from geodistill.recipe import Recipe
 from geodistill.recipe_file import check_recipe, merge
@@ -106,8 +107,8 @@ def test_prompts_and_padding_reach_no_feature_term(recipe: Callable[..., Recipe]
     from geodistill.recipe import ObjectiveRecipe
 
     task = task_of(recipe())
-    model, tokenizer = task.load_model(str(decoder), new_head=False), load_tokenizer(str(decoder))
-    batch = task.collator(tokenizer)(task.encode(model, tokenizer)["train"][:6])
+    model, reader = task.load_model(str(decoder), new_head=False), task.load_reader(str(decoder))
+    batch = reader.collate(task.encode(model, reader)["train"][:6])
     student = AutoModelForCausalLM.from_pretrained(decoder, num_hidden_layers=2)
     objective = Objective(ObjectiveRecipe(features=FEATURES[:3]).terms, student=student, teacher=model)
     signals = Teacher(model, objective.requests, precision="float32")(batch)
@@ -149,11 +150,11 @@ def test_the_student_may_learn_what_its_teacher_writes(recipe: Callable[..., Rec
 
     task = task_of(learning)
     folder = str(tmp_path / "shared" / "teacher")
-    model, tokenizer = task.load_model(folder, new_head=False), load_tokenizer(folder)
-    given = task.encode(model, tokenizer)["train"]
+    model, reader = task.load_model(folder, new_head=False), task.load_reader(folder)
+    given = task.encode(model, reader)["train"]
     side = teacher_side(as_given(learning.teacher, folder), folder)
     where = {"teacher_side": side, "folder": tmp_path / "shared" / "cache", "positions": 512, "progress": False}
-    learnt = task.learnt(given, model, tokenizer, **where)  # type: ignore[arg-type]
+    learnt = task.learnt(given, Side(model, reader), **where)  # type: ignore[arg-type]
     assert len(list((tmp_path / "shared" / "cache").glob("responses-*.jsonl"))) == 1, "read, not written again"
     for example, old, response in zip(learnt, given, responses, strict=True):
         asked = old["labels"].count(-100)
@@ -164,7 +165,7 @@ def test_the_student_may_learn_what_its_teacher_writes(recipe: Callable[..., Rec
 
     (tmp_path / "shared" / "cache" / written.name).write_text("[1]\n")
     with pytest.raises(GeodistillError, match="holds 1 responses"):
-        task.learnt(given, model, tokenizer, **where)  # type: ignore[arg-type]
+        task.learnt(given, Side(model, reader), **where)  # type: ignore[arg-type]
 
 
 def test_a_teacher_may_be_held_in_half_of_the_memory(recipe: Callable[..., Recipe], tmp_path: Path) -> None:

@@ -7,8 +7,8 @@ import torch
 from transformers import AutoConfig, AutoModel, AutoTokenizer, BertConfig, ByT5Tokenizer
 
 from geodistill.errors import GeodistillError
-from geodistill.tasks.classification import collator
-from geodistill.tasks.loading import check_vocabulary, load, load_tokenizer, pad_as, same_vocabulary, weight_settings
+from geodistill.tasks.loading import check_vocabulary, load, load_tokenizer, same_vocabulary, weight_settings
+from geodistill.tasks.text_reader import TextReader
 
 SIZES = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8, "vocab_size": 99}
 
@@ -54,14 +54,14 @@ def test_a_tokenizer_without_padding_pads_with_its_end_or_is_refused(encoder: Pa
     assert tokenizer.pad_token == "[PAD]"
     tokenizer.pad_token = None
     with pytest.raises(GeodistillError, match="neither a padding token nor an end of sequence"):
-        collator(tokenizer)
+        TextReader(tokenizer).collate([{"input_ids": [1]}])
     tokenizer.eos_token = "[SEP]"
     tokenizer.save_pretrained(tmp_path)
     ending = load_tokenizer(str(tmp_path))
     assert ending.pad_token == "[SEP]"
     model = AutoModel.from_config(BertConfig(**SIZES, pad_token_id=None))
-    pad_as(model, ending)
-    pad_as(model, tokenizer)
+    TextReader(ending).configure(model)
+    TextReader(tokenizer).configure(model)
     assert model.config.pad_token_id == ending.pad_token_id
 
 

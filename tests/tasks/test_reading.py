@@ -23,16 +23,18 @@ from transformers import (
 )
 from transformers.trainer_callback import TrainerCallback
 
+from geodistill.distillation.sides import Reader, two_sides
 from geodistill.errors import GeodistillError
 from geodistill.recipe import Recipe
 from geodistill.recipe_file import check_recipe, merge
 from geodistill.runs import train as train_module
 from geodistill.runs.evaluate import evaluate
 from geodistill.runs.folder import read_metrics
-from geodistill.runs.teacher import TaughtTask, prepare_teacher
+from geodistill.runs.teacher import PreparedTeacher, prepare_teacher
 from geodistill.runs.train import train
 from geodistill.tasks.choose import task_of
-from geodistill.tasks.reading import Reading, collate_words, pair_examples, read, student_tokenizer
+from geodistill.tasks.reading import Reading, pair_examples, read, student_reader
+from geodistill.tasks.text_reader import TextReader, shared_position_limit
 
 MakeRecipe = Callable[..., Recipe]
 WORDS = {"loss": "procrustes", "rows": "words", "layers": "uniform"}
@@ -52,12 +54,20 @@ def across(content: dict[str, Any], llama: Path, encoder: Path) -> MakeRecipe:
     return make
 
 
-def reading_of(recipe: Recipe, folder: Path) -> tuple[Reading, TaughtTask]:
-    taught = prepare_teacher(recipe.teacher, task_of(recipe), folder, progress=False)
-    student = taught.task.load_model(str(recipe.student.model), new_head=True)
-    tokenizer = student_tokenizer(recipe)
-    assert tokenizer is not None
-    return read(taught.task, taught, student, tokenizer, words=True), taught
+def read_beside(teacher: PreparedTeacher, student: Any, reader: Reader | None, *, words: bool) -> Reading:
+    """The data of the task as a student reads it beside its teacher."""
+    sides = two_sides(student, reader or teacher.reader, teacher.outline, teacher.reader)
+    positions = shared_position_limit(student, teacher.outline)
+    known = teacher.encoded_within(positions)
+    return read(teacher.task, *sides, positions=positions, words=words, encoded=known)
+
+
+def reading_of(recipe: Recipe, folder: Path) -> tuple[Reading, PreparedTeacher]:
+    teacher = prepare_teacher(recipe.teacher, task_of(recipe), folder, progress=False)
+    student = teacher.task.load_model(str(recipe.student.model), new_head=True)
+    reader = student_reader(recipe)
+    assert reader is not None
+    return read_beside(teacher, student, reader, words=True), teacher
 
 
 def test_a_wordpiece_student_of_a_bpe_teacher(
@@ -167,7 +177,7 @@ def test_decoders_of_two_vocabularies_learn_to_respond(
         for place, example in enumerate(examples):
             assert example["example_id"] == example["teacher_example_id"] == place
             words = task.instructions.splits[split][example["row"]]["references"][0].split()
-            for prefix, tokenizer in (("", reading.tokenizer), ("teacher_", taught.tokenizer)):
+            for prefix, tokenizer in (("", reading.reader.tokenizer), ("teacher_", taught.reader.tokenizer)):
                 spelt = [""] * len(words)
                 for word, token in zip(example[f"{prefix}word_ids"], example[f"{prefix}input_ids"], strict=True):
                     if word >= 0:
@@ -176,8 +186,8 @@ def test_decoders_of_two_vocabularies_learn_to_respond(
     results = train(recipe, tmp_path / "run", progress=False)
     assert results.metrics["perplexity"] > 1 and results.geometry[0]["rows"] == "words"
     student = tmp_path / "run" / "student"
-    assert AutoTokenizer.from_pretrained(student).get_vocab() == reading.tokenizer.get_vocab()
-    assert AutoModelForCausalLM.from_pretrained(student).config.vocab_size == len(reading.tokenizer)
+    assert AutoTokenizer.from_pretrained(student).get_vocab() == reading.reader.tokenizer.get_vocab()
+    assert AutoModelForCausalLM.from_pretrained(student).config.vocab_size == len(reading.reader.tokenizer)
     for changes, message in [
         ({"objective": {"logits": {}}}, "the logits of tokens would pair tokens"),
         ({"objective": {"features": [{"loss": "cka", "rows": "response"}]}}, "the rows 'response' would pair tokens"),
@@ -194,12 +204,12 @@ def test_what_would_pair_other_tokens_is_refused_with_the_way_out(across: MakeRe
         with pytest.raises(
             GeodistillError, match=r"different vocabularies, and the rows 'tokens' would pair.*rows=words \(or mean"
         ):
-            student_tokenizer(across(**changes))
+            student_reader(across(**changes))
     for kind in ("words", "mean", "cls", "last"):
-        assert student_tokenizer(across(objective={"features": [{**term, "rows": kind}]})) is not None
+        assert student_reader(across(objective={"features": [{**term, "rows": kind}]})) is not None
     same = across(teacher={"model": str(encoder)}, objective={"features": [term]})
-    assert student_tokenizer(same) is None
-    assert student_tokenizer(merge_student(across(), {"teacher_layers": 1})) is None
+    assert student_reader(same) is None
+    assert student_reader(merge_student(across(), {"teacher_layers": 1})) is None
 
 
 def merge_student(recipe: Recipe, student: dict[str, Any]) -> Recipe:
@@ -217,7 +227,7 @@ def test_a_tokenizer_without_offsets_is_refused(across: MakeRecipe, encoder: Pat
     taught = prepare_teacher(recipe.teacher, task_of(recipe), tmp_path / "teacher", progress=False)
     student = taught.task.load_model(str(encoder), new_head=True)
     with pytest.raises(GeodistillError, match=r"Slow does not tell which characters .*\. Use a model with a fast"):
-        read(taught.task, taught, student, Slow(pad_token="a"), words=True)
+        read_beside(taught, student, TextReader(Slow(pad_token="a")), words=True)
 
 
 def test_every_text_has_the_same_words_on_both_sides(across: MakeRecipe, tmp_path: Path) -> None:
@@ -227,8 +237,8 @@ def test_every_text_has_the_same_words_on_both_sides(across: MakeRecipe, tmp_pat
     for split, examples in reading.examples.items():
         texts = taught.task.examples.splits[split]["text"]  # type: ignore[attr-defined]
         for example, text in zip(examples, texts, strict=True):
-            sides = [(example["word_ids"], example["input_ids"], reading.tokenizer)]
-            sides.append((example["teacher_word_ids"], example["teacher_input_ids"], taught.tokenizer))
+            sides = [(example["word_ids"], example["input_ids"], reading.reader.tokenizer)]
+            sides.append((example["teacher_word_ids"], example["teacher_input_ids"], taught.reader.tokenizer))
             words = max(example["word_ids"]) + 1
             cut += words < len(text.split())
             for ids, tokens, tokenizer in sides:
@@ -241,9 +251,11 @@ def test_every_text_has_the_same_words_on_both_sides(across: MakeRecipe, tmp_pat
 
 @settings(max_examples=20, deadline=None)
 @given(st.lists(st.integers(0, 63), min_size=1, max_size=6), st.sampled_from(["left", "right"]))
-def test_a_batch_is_padded_on_either_side(paired: tuple[Reading, TaughtTask], positions: list[int], side: str) -> None:
+def test_a_batch_is_padded_on_either_side(
+    paired: tuple[Reading, PreparedTeacher], positions: list[int], side: str
+) -> None:
     reading, taught = paired
-    for tokenizer in (reading.tokenizer, taught.tokenizer):
+    for tokenizer in (reading.reader.tokenizer, taught.reader.tokenizer):
         tokenizer.padding_side = side
     chosen = [reading.examples["train"][position] for position in positions]
     batch = reading.collate(chosen)
@@ -259,7 +271,7 @@ def test_a_batch_is_padded_on_either_side(paired: tuple[Reading, TaughtTask], po
 @pytest.fixture(scope="module")
 def paired(
     content: dict[str, Any], llama: Path, encoder: Path, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[Reading, TaughtTask]:
+) -> tuple[Reading, PreparedTeacher]:
     teacher = {"model": str(llama), "training": {"max_steps": 1}}
     objective = {"label": {}}
     recipe = check_recipe({**content, "teacher": teacher, "student": {"model": str(encoder)}, "objective": objective})
@@ -286,18 +298,6 @@ def test_texts_that_one_side_dropped_are_left_out() -> None:
         pair_examples(side([0]), side([1]))
 
 
-def test_words_are_padded_beside_whatever_a_collator_pads() -> None:
-    def collate(examples: list[Any]) -> dict[str, torch.Tensor]:
-        assert all("word_ids" not in each for each in examples)
-        return {
-            "input_ids": torch.tensor([[0, 5, 6], [7, 8, 9]]),
-            "attention_mask": torch.tensor([[0, 1, 1], [1, 1, 1]]),
-        }
-
-    batch = collate_words(collate)([{"word_ids": [-1, 0]}, {"word_ids": [0, 0, 1]}])
-    assert batch["word_ids"].tolist() == [[-1, -1, 0], [0, 0, 1]]
-
-
 def test_texts_are_cut_where_the_shorter_model_ends(make_recipe: MakeRecipe, tmp_path: Path) -> None:
     recipe = make_recipe(data={"max_length": 64})
     taught = prepare_teacher(recipe.teacher, task_of(recipe), tmp_path, progress=False)
@@ -305,13 +305,13 @@ def test_texts_are_cut_where_the_shorter_model_ends(make_recipe: MakeRecipe, tmp
     short = BertForSequenceClassification(BertConfig(**{**taught.model.config.to_dict(), "max_position_embeddings": 9}))
     assert longest > 9
     for words in (False, True):
-        reading = read(taught.task, taught, short, taught.tokenizer, words=words)
+        reading = read_beside(taught, short, None, words=words)
         for examples in (*reading.examples.values(), *reading.encoded.values()):
             assert max(len(example["input_ids"]) for example in examples) == 9
-    tokenizer, encoded = taught.as_read_by(short, None)
-    assert tokenizer is taught.tokenizer
+    reader, encoded = taught.as_read_by(short, None)
+    assert reader is taught.reader
     assert max(len(example["input_ids"]) for example in encoded["train"]) == 9
-    same = read(taught.task, taught, taught.model, taught.tokenizer, words=False)
+    same = read_beside(taught, taught.model, None, words=False)
     assert same.encoded is taught.encoded, "not read again where all fits"
 
 
@@ -320,8 +320,6 @@ def test_both_sides_of_two_tokenizers_are_cut_at_the_shorter_one(across: MakeRec
     taught = prepare_teacher(recipe.teacher, task_of(recipe), tmp_path, progress=False)
     student = taught.task.load_model(str(recipe.student.model), new_head=True)
     short = BertForSequenceClassification(BertConfig(**{**student.config.to_dict(), "max_position_embeddings": 9}))
-    tokenizer = student_tokenizer(recipe)
-    assert tokenizer is not None
-    reading = read(taught.task, taught, short, tokenizer, words=True)
+    reading = read_beside(taught, short, student_reader(recipe), words=True)
     for side in ("input_ids", "teacher_input_ids"):
         assert max(len(example[side]) for example in reading.examples["train"]) == 9

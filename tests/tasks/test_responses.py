@@ -37,13 +37,19 @@ def model() -> LlamaForCausalLM:
     return LlamaForCausalLM(LlamaConfig(vocab_size=50, **sizes)).eval()
 
 
-def pad(examples: list[dict[str, list[int]]]) -> dict[str, torch.Tensor]:
-    longest = max(len(each["input_ids"]) for each in examples)
-    fill = {"input_ids": 0, "attention_mask": 0, "labels": -100}
-    return {
-        name: torch.tensor([each[name] + [value] * (longest - len(each[name])) for each in examples])
-        for name, value in fill.items()
-    }
+class Padder:
+    """A reader of token ids."""
+
+    def length(self, example: dict[str, list[int]]) -> int:
+        return len(example["input_ids"])
+
+    def collate(self, examples: list[dict[str, list[int]]]) -> dict[str, torch.Tensor]:
+        longest = max(len(each["input_ids"]) for each in examples)
+        fill = {"input_ids": 0, "attention_mask": 0, "labels": -100}
+        return {
+            name: torch.tensor([each[name] + [value] * (longest - len(each[name])) for each in examples])
+            for name, value in fill.items()
+        }
 
 
 def test_perplexity_counts_response_tokens_whatever_the_batch(model: LlamaForCausalLM) -> None:
@@ -62,7 +68,7 @@ def test_perplexity_counts_response_tokens_whatever_the_batch(model: LlamaForCau
                 total, count = total - float(log[place - 1, label]), count + 1
     expected = math.exp(total / count)
     for batch_size in (1, 3, 4):
-        assert perplexity(model, encoded, pad, batch_size) == pytest.approx(expected, rel=1e-4)
+        assert perplexity(model, encoded, Padder(), batch_size) == pytest.approx(expected, rel=1e-4)
 
 
 def test_perplexity_out_of_range_is_infinite(model: LlamaForCausalLM) -> None:
@@ -70,5 +76,5 @@ def test_perplexity_out_of_range_is_infinite(model: LlamaForCausalLM) -> None:
     with torch.no_grad():
         hopeless.lm_head.weight.mul_(1e6)
     examples = [{"input_ids": [1, 2], "attention_mask": [1, 1], "labels": [-100, 2]}]
-    assert perplexity(hopeless, examples, pad) == math.inf
-    assert perplexity(hopeless, [{**examples[0], "labels": [-100, -100]}], pad) == 1.0, "nothing is scored"
+    assert perplexity(hopeless, examples, Padder()) == math.inf
+    assert perplexity(hopeless, [{**examples[0], "labels": [-100, -100]}], Padder()) == 1.0, "nothing is scored"

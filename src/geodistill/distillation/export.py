@@ -13,8 +13,10 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 
+from geodistill.distillation.outputs import is_label
+from geodistill.distillation.sides import Reader
 from geodistill.distillation.students.build import size_in_megabytes
 from geodistill.errors import GeodistillError
 
@@ -22,18 +24,16 @@ ONNX_FILE = "model.onnx"
 ONNX_OPSET = 18
 ONNX_PACKAGES = ("onnx", "onnxruntime", "onnxscript")
 TOLERANCE = 1e-4
-# (sentences, tokens): one to trace, and two others, of which one is a single sentence, to check.
+# (examples, tokens): one to trace, and two others, of which one is a single example, to check.
 TRACED, CHECKED = (2, 8), ((1, 5), (3, 12))
 # A protocol buffer, and thus an ONNX file with its weights inside, ends at 2 GB.
 MEGABYTES_IN_ONE_FILE = 1900
 
 
-def export_student(
-    student: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: str | Path, *, onnx: bool = False
-) -> float | None:
-    """Write a student and its tokenizer to `folder`, for `from_pretrained` and `pipeline` of plain transformers.
+def export_student(student: PreTrainedModel, reader: Reader, folder: str | Path, *, onnx: bool = False) -> float | None:
+    """Write a student and its reader's files to `folder`, for `from_pretrained` and `pipeline` of plain transformers.
 
-    With `onnx=True` also `model.onnx`, in float32 with any number of sentences and tokens, after checking that
+    With `onnx=True` also `model.onnx`, in float32 with any number of examples and tokens, after checking that
     onnxruntime agrees with the student as it loads from the folder. Returns the largest absolute difference of any
     output that was seen in the check, or None without ONNX.
 
@@ -47,8 +47,8 @@ def export_student(
         _require_onnx()
     with _written_whole(folder) as scratch:
         student.save_pretrained(scratch)
-        tokenizer.save_pretrained(scratch)
-        return _export_onnx(type(student), tokenizer, scratch) if onnx else None
+        reader.save(scratch)
+        return _export_onnx(type(student), reader, scratch) if onnx else None
 
 
 class _FirstOutput(nn.Module):
@@ -63,17 +63,19 @@ class _FirstOutput(nn.Module):
         return self.model(**dict(zip(self.names, tensors, strict=True)), return_dict=True)[0]
 
 
-def _export_onnx(model_class: type[PreTrainedModel], tokenizer: PreTrainedTokenizerBase, folder: Path) -> float:
+def _export_onnx(model_class: type[PreTrainedModel], reader: Reader, folder: Path) -> float:
     # Loaded afresh: no hooks of the training, float32, and what is checked is what was written.
     model = model_class.from_pretrained(folder, dtype=torch.float32).eval()
     if getattr(model.config, "use_cache", False):
         model.config.use_cache = False
     accepted = inspect.signature(model.forward).parameters
-    names = [name for name in tokenizer.model_input_names if name in accepted]
+    names = [name for name in reader.names if name in accepted and not is_label(name)]
     wrapped = _FirstOutput(model, names)
     file = folder / ONNX_FILE
-    axes = {0: torch.export.Dim("batch"), 1: torch.export.Dim("sequence")}
-    traced = _example(model, names, *TRACED)
+    traced = _example(model, reader, names, *TRACED)
+    # What is no sequence of tokens has one size.
+    tokens = {0: torch.export.Dim("batch"), 1: torch.export.Dim("sequence")}
+    axes = tuple(tokens if value.ndim == 2 else {0: tokens[0]} for value in traced.values())
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # of tracing, which the check below settles
         torch.onnx.export(
@@ -82,13 +84,13 @@ def _export_onnx(model_class: type[PreTrainedModel], tokenizer: PreTrainedTokeni
             file,
             input_names=names,
             output_names=list(model(**traced).keys())[:1],
-            dynamic_shapes=(tuple(axes for _ in names),),
+            dynamic_shapes=(axes,),
             dynamo=True,
             opset_version=ONNX_OPSET,
             external_data=size_in_megabytes(model) > MEGABYTES_IN_ONE_FILE,
             verbose=False,
         )
-    difference = max(_difference(wrapped, file, _example(model, names, *shape)) for shape in CHECKED)
+    difference = max(_difference(wrapped, file, _example(model, reader, names, *shape)) for shape in CHECKED)
     if not difference <= TOLERANCE:  # NaN included
         raise GeodistillError(
             f"The ONNX file differs from the student by {difference:.1e}, more than {TOLERANCE:.0e}.",
@@ -107,12 +109,18 @@ def _difference(wrapped: _FirstOutput, file: Path, inputs: dict[str, Tensor]) ->
     return (expected - torch.from_numpy(result)).abs().max().item()
 
 
-def _example(model: PreTrainedModel, names: Sequence[str], sentences: int, tokens: int) -> dict[str, Tensor]:
-    """Random token ids, the last sentence padded from its middle on."""
+def _example(
+    model: PreTrainedModel, reader: Reader, names: Sequence[str], examples: int, tokens: int
+) -> dict[str, Tensor]:
+    """Random inputs: token ids, where the last sentence is padded from its middle on, and numbers in the shape of the
+    reader's probe for all that is no token."""
     generator = torch.Generator().manual_seed(0)
-    input_ids = torch.randint(model.config.get_text_config().vocab_size, (sentences, tokens), generator=generator)
+    probe = reader.probe()
+    if "input_ids" not in names:
+        return {name: torch.randn(examples, *probe[name].shape[1:], generator=generator) for name in names}
+    input_ids = torch.randint(model.config.get_text_config().vocab_size, (examples, tokens), generator=generator)
     attention_mask = torch.ones_like(input_ids)
-    if sentences > 1:
+    if examples > 1:
         attention_mask[-1, tokens // 2 :] = 0
         input_ids[-1, tokens // 2 :] = model.config.pad_token_id or 0
     values = {"input_ids": input_ids, "attention_mask": attention_mask}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,14 @@ from geodistill.distillation.objective import Objective
 from geodistill.distillation.overrides import overrides
 from geodistill.distillation.sampler import LengthGroupedTrainer
 from geodistill.distillation.sharding import check_sharding
-from geodistill.distillation.signals import TEACHER_PREFIX, SignalSource, Teacher, check_requests, teacher_or_source
+from geodistill.distillation.signals import (
+    TEACHER_PREFIX,
+    SignalSource,
+    Teacher,
+    check_requests,
+    teacher_or_source,
+    teacher_view,
+)
 from geodistill.distillation.students.adapters import (
     Student,
     adapted_model,
@@ -62,6 +69,8 @@ class DistillationTrainer(LengthGroupedTrainer):
         teacher_model: a model, a PeftModel, or any module that is called with the batch's tensors by name. It is
             changed as `Teacher` says. Or a `SignalSource` such as a `TeacherCache`. A label term alone needs none.
         terms: the terms of the loss, each a LabelTerm, a LogitTerm or a FeatureTerm; of the first two at most one.
+        probe: a tiny batch of what both models read, to measure the widths of features. It is needed where no batch can
+            be made up from a model's config, as of a module of the user's own.
         model_init: makes a student. Each `train()` begins with a new one, and new projections.
         processing_class: a tokenizer or an image processor. It is saved with the student, and pads the batches unless
             there is a data_collator. The logit term of language models leaves out logits that stand for no token of it,
@@ -108,6 +117,7 @@ class DistillationTrainer(LengthGroupedTrainer):
         *,
         teacher_model: nn.Module | SignalSource | None = None,
         terms: Sequence[Term] | None = None,
+        probe: Mapping[str, Tensor] | None = None,
     ) -> None:
         config = DistillationConfig("tmp_trainer") if args is None else DistillationConfig.of(args)
         if config.label_smoothing_factor or compute_loss_func:
@@ -120,6 +130,7 @@ class DistillationTrainer(LengthGroupedTrainer):
         self.terms = ObjectiveRecipe.of(terms or ()).terms
         self._teacher_model: nn.Module | SignalSource = teacher_or_source(teacher_model)
         self._tokenizer = processing_class if isinstance(processing_class, PreTrainedTokenizerBase) else None
+        self._probe = probe
         super().__init__(
             None if model is None else self._bind(model),
             config,
@@ -164,6 +175,8 @@ class DistillationTrainer(LengthGroupedTrainer):
             widths=None if source is None else source.widths,
             vocabulary=vocabulary,
             global_batch=self.args.global_batch,
+            student_probe=self._probe,
+            teacher_probe=None if self._probe is None else teacher_view(self._probe),
         )
         if model is not None:
             check_separate(student, model, objective)

@@ -18,7 +18,6 @@ from geodistill.runs.folder import RECIPE
 from geodistill.tasks.choose import task_of
 from geodistill.tasks.classification import Classification
 from geodistill.tasks.instructions import InstructionFollowing
-from geodistill.tasks.loading import load_tokenizer
 from geodistill.tasks.task import ALL, Task
 
 PREDICTIONS = "predictions.jsonl"
@@ -60,14 +59,14 @@ def evaluate(
     refuse_others(run, *_useful(run, other))
     task = _other_data(run, split) if other else _own_data(run)
     student = send(task.load_model(run.student, new_head=False, trust=run.trusts_student), run_device())
-    tokenizer = load_tokenizer(run.student, trust=run.trusts_student)
-    encoded = task.encode(student, tokenizer, positions=run.positions)
+    reader = task.load_reader(run.student, trust=run.trusts_student)
+    encoded = task.encode(student, reader, positions=run.positions)
     if other:
         split = next(iter(encoded)) if len(encoded) == 1 else ALL
     split = split or "test"
     if split not in (*encoded, ALL):
         raise GeodistillError(f"There is no split '{split}'.", suggest(split, [*encoded, ALL]))
-    scores = task.score(student, tokenizer, encoded, split, progress=progress)
+    scores = task.score(student, reader, encoded, split, progress=progress)
     lines = scores.lines
     if whole := other and is_file(run.recipe.data.source):
         lines = [{name: value for name, value in line.items() if name != "split"} for line in lines]

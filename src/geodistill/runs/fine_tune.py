@@ -6,9 +6,10 @@ import shutil
 import time
 from pathlib import Path
 
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 
 from geodistill.distillation.sharding import whole_model
+from geodistill.distillation.sides import Reader
 from geodistill.distillation.trainer import DistillationTrainer
 from geodistill.errors import GeodistillError
 from geodistill.files import CHECKPOINTS, write_text
@@ -22,7 +23,7 @@ IDENTITY = "identity"
 
 def fine_tune(
     model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
+    reader: Reader,
     task: Task,
     encoded: Encoded,
     training: TrainingRecipe,
@@ -32,7 +33,7 @@ def fine_tune(
     identity: str,
     progress: bool,
 ) -> tuple[PreTrainedModel, float]:
-    """Train a model on the train split's labels, and write what the last epoch leaves to `folder`, with its tokenizer.
+    """Train a model on the train split's labels, and write what the last epoch leaves to `folder`, with its reader.
 
     Goes on from a checkpoint in the folder if there is one of the same `identity`, a fingerprint; what another training
     left there is deleted. `name` is that of the model in the log and on the bar.
@@ -53,7 +54,7 @@ def fine_tune(
         terms=[LabelTerm()],
         train_dataset=encoded["train"],
         eval_dataset=encoded["validation"],
-        data_collator=task.collator(tokenizer),
+        data_collator=reader.collate,
         callbacks=[MetricsFile(folder, name), *([StepBar(name)] if progress else [])],
     )
     started = time.perf_counter()
@@ -62,7 +63,7 @@ def fine_tune(
     model = whole_model(model)
     if processes().is_main_process:
         model.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
+        reader.save(folder)
     return model, seconds
 
 

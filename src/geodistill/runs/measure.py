@@ -2,70 +2,68 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from geodistill.distillation.signals import FeatureRequest, Teacher, model_inputs
+from geodistill.distillation.signals import FeatureRequest, SignalSource, model_inputs
 from geodistill.features import (
     Capture,
     counted_rows,
-    last_layer,
-    map_layers,
     match_rows,
     only_scored,
     scored_tokens,
     select_rows,
 )
 from geodistill.geometry import chance_level, cka, floor, gram_distance, procrustes_distance
-from geodistill.runs.arguments import send
-from geodistill.tasks.task import Collator, EncodedExamples, batches, spread
+from geodistill.tasks.task import Collator
 
-# Their token rows are many times any width, so more would cost time and move no digit that is shown.
-MOST_EXAMPLES = 512
+BATCH_SIZE = 16
 
 
 @torch.no_grad()
 def measure_geometry(
     student: PreTrainedModel,
-    teacher: PreTrainedModel,
-    encoded: EncodedExamples,
+    teacher: SignalSource,
+    pairs: Sequence[tuple[int, int]],
+    examples: list[Any],
     collate: Collator,
     *,
     rows: str = "tokens",
-    most: int = MOST_EXAMPLES,
 ) -> list[dict[str, Any]]:
-    """Return D_P², D_FG² and CKA of the uniformly paired layers, each beside its floor and its chance level.
+    """Return D_P², D_FG² and CKA of pairs of layers, each beside its floor and its chance level.
 
-    All rows of this kind of `most` examples at most, spread over all, centred, of unit Frobenius norm, in float32.
-    Both models run where the student is; a teacher that is elsewhere is moved there.
+    All rows of this kind of the examples, centred, of unit Frobenius norm, in float32.
     Floor: the best that a student of this width can reach on these rows (for CKA the highest); chance is what unpaired
     rows give.
+
+    Args:
+        student: runs where it is.
+        teacher: a `Teacher` in float32 on the same device, or a cache of what it said of the examples.
+        pairs: the layers that are compared, student first.
+        examples, collate: what both sides read.
+        rows: a key of `KINDS`.
     """
     student.eval()
-    pairs = map_layers("uniform", last_layer(student), last_layer(teacher))
-    requests = [FeatureRequest(t, rows) for _, t in pairs]
-    ask = Teacher(teacher, requests, precision="float32")
     capture = Capture(student, [s for s, _ in pairs])
-    device = student.device
-    if teacher.device != device:
-        send(teacher, device)
     student_rows: list[list[Tensor]] = [[] for _ in pairs]
     teacher_rows: list[list[Tensor]] = [[] for _ in pairs]
-    for batch in batches(spread(encoded, most), collate, 16):
-        inputs = {name: value.to(device) for name, value in batch.items()}
-        signals = ask(inputs)
+    for start in range(0, len(examples), BATCH_SIZE):
+        batch = collate(examples[start : start + BATCH_SIZE])
+        inputs = {name: value.to(student.device) for name, value in batch.items()}
+        signals = teacher(inputs)
         with only_scored(student, scored_tokens(student, inputs, wanted=False)):
             _, hidden = capture(**model_inputs(student, inputs))
-        for place, ((s, _), request) in enumerate(zip(pairs, requests, strict=True)):
-            pair = match_rows(select_rows(hidden[s], inputs, kind=rows), signals.features[request])
+        for place, (s, t) in enumerate(pairs):
+            pair = match_rows(select_rows(hidden[s], inputs, kind=rows), signals.features[FeatureRequest(t, rows)])
             for side, kept in zip((student_rows, teacher_rows), counted_rows(*pair), strict=True):
                 side[place].append(kept.cpu())
     # The rows of all layers together may be too many for an accelerator, so there is one pair of layers at a time.
     compared = [
-        compare_rows(torch.cat(s_rows).to(device), torch.cat(t_rows).to(device))
+        compare_rows(torch.cat(s_rows).to(student.device), torch.cat(t_rows).to(student.device))
         for s_rows, t_rows in zip(student_rows, teacher_rows, strict=True)
     ]
     return [

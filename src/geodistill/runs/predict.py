@@ -29,12 +29,12 @@ from geodistill.runs.arguments import run_device, send
 from geodistill.runs.finished import FinishedRun, open_run, refuse_others, student_head
 from geodistill.tasks.classification import Classification
 from geodistill.tasks.classification import predict as logits_of
-from geodistill.tasks.encode_instructions import encode_prompts
 from geodistill.tasks.generation import generate
+from geodistill.tasks.instruction_reader import encode_prompts
 from geodistill.tasks.instructions import load_language_model
 from geodistill.tasks.loading import load_tokenizer
-from geodistill.tasks.positions import position_limit
 from geodistill.tasks.predictions import ANSWER, answer
+from geodistill.tasks.text_reader import position_limit
 
 CHUNK = 1024  # rows in memory at a time
 PART = "rows"
@@ -182,7 +182,7 @@ class TextPredictor:
         self.run = run
         self.problem, self.names = student_head(run)
         self.columns: Columns | None = None
-        self.tokenizer = load_tokenizer(run.student, trust=run.trusts_student)
+        self.reader = Classification.load_reader(run.student, trust=run.trusts_student)
         model = self._task(Rows([], [], None, None)).load_model(run.student, new_head=False, trust=run.trusts_student)
         self.model = send(model, run_device())
 
@@ -208,8 +208,8 @@ class TextPredictor:
         outputs: dict[int, np.ndarray] = {}
         if kept:
             task = self._task(rows.take(kept))
-            encoded = task.encode(self.model, self.tokenizer, positions=self.run.positions)[PART]
-            outputs = dict(zip(kept, logits_of(self.model, encoded, task.collator(self.tokenizer)), strict=True))
+            encoded = task.encode(self.model, self.reader, positions=self.run.positions)[PART]
+            outputs = dict(zip(kept, logits_of(self.model, encoded, self.reader), strict=True))
         lines = []
         for place, text in enumerate(texts):
             line: Line = {"row": rows.ids[place], "text": text}

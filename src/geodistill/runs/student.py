@@ -6,17 +6,18 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase, set_seed
+from transformers import PreTrainedModel, set_seed
 
+from geodistill.distillation.sides import Reader
 from geodistill.distillation.students.adapters import Student, adapted_model
 from geodistill.distillation.students.build import build_student
-from geodistill.files import write_json
+from geodistill.files import fingerprint_of, write_json
 from geodistill.recipe import Recipe, StudentRecipe
 from geodistill.runs.arguments import processes
 from geodistill.runs.fine_tune import fine_tune
 from geodistill.runs.folder import read_json
 from geodistill.runs.identity import student_fingerprint
-from geodistill.runs.teacher import TaughtTask
+from geodistill.runs.teacher import PreparedTeacher
 from geodistill.tasks.task import batches, spread
 
 STUDENT_FILE = "student.json"
@@ -24,35 +25,50 @@ SAMPLED_TEXTS = 1024  # training texts whose tokens decide the directions that a
 
 
 def start_student(
-    recipe: Recipe,
-    taught: TaughtTask,
-    tokenizer: PreTrainedTokenizerBase | None,
-    folder: Path,
-    *,
-    progress: bool = True,
+    recipe: Recipe, teacher: PreparedTeacher, own_reader: Reader | None, folder: Path, *, progress: bool = True
 ) -> Student:
-    """Return the student that a run begins with; `tokenizer` is its own, None where it reads with the teacher's.
+    """Return the student that a run begins with; `own_reader` is its own, None where it reads with the teacher's.
 
     With `student.training` it is fine-tuned by that section, its seed too, and kept in `folder`, under a name of its
     own, where every run of the same student, teacher and data finds it again. Adapters are put on afterwards.
     """
-    own = recipe.student
-    if own.training is not None:
-        fingerprint = student_fingerprint(recipe, taught.task)
-        folder = folder / fingerprint[:12]
-        with processes().main_process_first():
-            record = read_json(folder / STUDENT_FILE) if (folder / STUDENT_FILE).is_file() else {}
-            found = record.get("fingerprint") == fingerprint
-        if not found:
-            fine_tune_student(recipe, taught, tokenizer, folder, fingerprint, progress=progress)
-        own = StudentRecipe(model=str(folder), lora=own.lora, trust_remote_code=recipe.trusts_student)
-    return _build(own, recipe, taught, tokenizer, recipe.training.seed)
+    start = trained_start(recipe, teacher, own_reader, folder, progress=progress)
+    return build_start(start, teacher, own_reader, recipe.training.seed)
+
+
+def trained_start(
+    recipe: Recipe, teacher: PreparedTeacher, own_reader: Reader | None, folder: Path, *, progress: bool
+) -> StudentRecipe:
+    """Return what the student of a run is built from: as the recipe says, or the folder that it was fine-tuned into."""
+    if recipe.student.training is None:
+        return recipe.student
+    fingerprint = student_fingerprint(recipe, teacher.task)
+    folder = folder / fingerprint[:12]
+    with processes().main_process_first():
+        record = read_json(folder / STUDENT_FILE) if (folder / STUDENT_FILE).is_file() else {}
+        found = record.get("fingerprint") == fingerprint
+    if not found:
+        fine_tune_student(recipe, teacher, own_reader, folder, fingerprint, progress=progress)
+    return StudentRecipe(model=str(folder), lora=recipe.student.lora, trust_remote_code=recipe.trusts_student)
+
+
+def kept_start(start: StudentRecipe, recipe: Recipe, student: Student, folder: Path) -> StudentRecipe:
+    """Write a student that was made out of its teacher to the disk, and return how to begin with it: the process of a
+    run then does not load the teacher.
+
+    A student with code of its own is made by its run, since only its teacher tells which class it is of.
+    """
+    if start.model is not None or not isinstance(student, PreTrainedModel) or recipe.trusts_student:
+        return start
+    place = folder / f"start-{fingerprint_of(start.model_dump(mode='json'), recipe.training.seed)[:12]}"
+    student.save_pretrained(place)
+    return StudentRecipe(model=str(place))
 
 
 def fine_tune_student(
     recipe: Recipe,
-    taught: TaughtTask,
-    tokenizer: PreTrainedTokenizerBase | None,
+    teacher: PreparedTeacher,
+    own_reader: Reader | None,
     folder: Path,
     fingerprint: str,
     *,
@@ -63,12 +79,12 @@ def fine_tune_student(
     assert training is not None
     set_seed(training.seed)
     plain = recipe.student.model_copy(update={"lora": None})
-    student = adapted_model(_build(plain, recipe, taught, tokenizer, training.seed))
-    tokenizer, encoded = taught.as_read_by(student, tokenizer)
+    student = adapted_model(build_start(plain, teacher, own_reader, training.seed))
+    reader, encoded = teacher.as_read_by(student, own_reader)
     _, seconds = fine_tune(
         student,
-        tokenizer,
-        taught.task,
+        reader,
+        teacher.task,
         encoded,
         training,
         folder,
@@ -81,24 +97,19 @@ def fine_tune_student(
     processes().wait_for_everyone()
 
 
-def _build(
-    own: StudentRecipe, recipe: Recipe, taught: TaughtTask, tokenizer: PreTrainedTokenizerBase | None, seed: int
-) -> Student:
-    student = build_student(
-        own,
-        taught.model,
-        seed=seed,
-        sample=embedding_sample(taught),
-    )
-    if tokenizer is not None:
-        adapted_model(student).config.pad_token_id = tokenizer.pad_token_id
+def build_start(start: StudentRecipe, teacher: PreparedTeacher, own_reader: Reader | None, seed: int) -> Student:
+    """Build a student."""
+    # Its teacher's weights are read only where the student is made out of them.
+    source = teacher.outline if start.model is not None else teacher.model
+    student = build_student(start, source, seed=seed, sample=embedding_sample(teacher))
+    if own_reader is not None:
+        own_reader.configure(adapted_model(student), always=True)
     return student
 
 
-def embedding_sample(taught: TaughtTask) -> Iterator[Mapping[str, Tensor]]:
+def embedding_sample(teacher: PreparedTeacher) -> Iterator[Mapping[str, Tensor]]:
     """Yield batches of at most `SAMPLED_TEXTS` training texts, evenly spread over the split, as the teacher reads them.
 
     The principal directions of the embeddings of a new student are taken from these tokens (`rotate_embeddings`).
     """
-    texts = spread(taught.encoded["train"], SAMPLED_TEXTS)
-    return batches(texts, taught.task.collator(taught.tokenizer), batch_size=64)
+    return batches(spread(teacher.encoded["train"], SAMPLED_TEXTS), teacher.reader, batch_size=64)

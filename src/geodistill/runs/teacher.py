@@ -4,61 +4,112 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
+import torch
+from transformers import PretrainedConfig, PreTrainedModel, set_seed
 
 from geodistill.data.bundled.models import resolve_model
+from geodistill.distillation.sides import Reader
+from geodistill.distillation.students.build import count_parameters, size_in_megabytes
 from geodistill.files import fingerprint_of, with_nan, write_json
 from geodistill.recipe import TeacherRecipe
 from geodistill.runs.arguments import placed, processes, run_device
 from geodistill.runs.fine_tune import fine_tune
 from geodistill.runs.folder import read_json
 from geodistill.runs.identity import teacher_fingerprint, teacher_side
-from geodistill.tasks.loading import load_tokenizer, pad_as
-from geodistill.tasks.positions import shared_position_limit
 from geodistill.tasks.task import Encoded, Scores, Task
+from geodistill.tasks.text_reader import position_limit
 
 TEACHER_FILE = "teacher.json"
 
 
-@dataclass(frozen=True)
-class TaughtTask:
-    """A teacher that is ready, with the data as it reads them."""
+@dataclass
+class PreparedTeacher:
+    """A teacher that is ready, with the data as it reads them. A process that it is sent to gets no weights, and loads
+    them only if it asks for the model.
 
-    model: PreTrainedModel
-    tokenizer: PreTrainedTokenizerBase
+    task, reader, encoded: the data of the task, and how the teacher reads them
+    scores: on the test split; empty when the data has no labels
+    training_seconds: of its fine-tuning
+    name: the model that the recipe named, before any fine-tuning
+    given: the teacher section of a recipe, of the teacher as it is now: a folder, or a hub name
+    fingerprint: of the teacher as it answers: its files, and how they are loaded and run
+    """
+
     task: Task
+    reader: Reader
     encoded: Encoded
     scores: Scores
-    """On the test split; empty when the data has no labels."""
     training_seconds: float | None
     name: str
-    """The model that the recipe named, before any fine-tuning."""
-    folder: str
-    """Where the teacher's files are: a folder, or a hub name."""
-    side: str
-    """The fingerprint of the teacher as it answers: its files, and how they are loaded and run."""
+    given: TeacherRecipe
+    fingerprint: str
+    kind: type[PreTrainedModel]
+    config: PretrainedConfig
+    parameters: int
+    megabytes: float
+    latency_ms: float | None = None
 
-    def as_read_by(
-        self, student: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None
-    ) -> tuple[PreTrainedTokenizerBase, Encoded]:
-        """Return the tokenizer that a student reads with, None being the teacher's, and the data as it reads them."""
-        positions = shared_position_limit(student, self.model)
-        if tokenizer is None:
-            return self.tokenizer, self.encoded_within(positions)
-        return tokenizer, self.task.encode(student, tokenizer, positions=positions)
+    @cached_property
+    def model(self) -> PreTrainedModel:
+        return load_teacher(self.given, self.task, self.reader)
+
+    @cached_property
+    def outline(self) -> PreTrainedModel:
+        """The teacher, or a model of its layers, names and config that has no weights."""
+        return self.model if "model" in vars(self) else outline_of(self.kind, self.config)
+
+    @property
+    def folder(self) -> str:
+        """Where the teacher's files are: a folder, or a hub name."""
+        return self.given.model
+
+    @property
+    def precision(self) -> Literal["auto", "float32", "bfloat16"]:
+        """In which the teacher answers."""
+        return self.given.precision
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name not in ("model", "outline")}
+
+    def as_read_by(self, student: PreTrainedModel, own_reader: Reader | None) -> tuple[Reader, Encoded]:
+        """Return the reader of a student, where None is the teacher's, and the data as it reads them."""
+        positions = min(position_limit(student), position_limit(self.outline))
+        if own_reader is None:
+            return self.reader, self.encoded_within(positions)
+        return own_reader, self.task.encode(student, own_reader, positions=positions)
 
     def encoded_within(self, positions: int) -> Encoded:
         """Return the data as the teacher reads them, cut where a student's positions end."""
-        longest = max(len(example["input_ids"]) for examples in self.encoded.values() for example in examples)
-        if longest <= positions:
+        lengths = (self.reader.length(example) for examples in self.encoded.values() for example in examples)
+        if all(length is None or length <= positions for length in lengths):
             return self.encoded
-        return self.task.encode(self.model, self.tokenizer, positions=positions)
+        return self.task.encode(self.outline, self.reader, positions=positions)
 
 
-def prepare_teacher(recipe: TeacherRecipe, task: Task, folder: Path, *, progress: bool = True) -> TaughtTask:
+def outline_of(kind: type[PreTrainedModel], config: PretrainedConfig) -> PreTrainedModel:
+    """Make a model of a class and a config that has all layers and names and no weights: its tensors hold no data."""
+    with torch.device("meta"):
+        return kind(config).eval()
+
+
+def load_teacher(given: TeacherRecipe, task: Task, reader: Reader) -> PreTrainedModel:
+    """Load a teacher that needs no fine-tuning."""
+    model = task.load_model(
+        given.model,
+        new_head=False,
+        revision=given.revision,
+        trust=given.trust_remote_code,
+        weights=given.weights,
+    )
+    reader.configure(model)
+    return model
+
+
+def prepare_teacher(recipe: TeacherRecipe, task: Task, folder: Path, *, progress: bool = True) -> PreparedTeacher:
     """Load the teacher, fine-tuning it first when the recipe says so, and score it on the test split.
 
     What is fine-tuned is kept in `folder` and used again by whatever has the same fingerprint. So are the scores, of a
@@ -72,22 +123,34 @@ def prepare_teacher(recipe: TeacherRecipe, task: Task, folder: Path, *, progress
         if not found:
             fine_tune_teacher(recipe, task, folder, fingerprint, progress=progress)
         given = as_given(recipe, str(folder))
-    name, revision, trust = given.model, given.revision, given.trust_remote_code
-    model = task.load_model(name, new_head=False, revision=revision, trust=trust, weights=recipe.weights)
-    tokenizer = load_tokenizer(name, revision=revision, trust=trust)
-    pad_as(model, tokenizer)
-    encoded = task.encode(model, tokenizer)
-    side = teacher_side(given, resolve_model(name))
-    record = read_record(Path(resolve_model(name)))
+    reader = task.load_reader(given.model, revision=given.revision, trust=given.trust_remote_code)
+    model = load_teacher(given, task, reader)
+    encoded = task.encode(model, reader)
+    side = teacher_side(given, resolve_model(given.model))
+    record = read_record(Path(resolve_model(given.model)))
     with processes().main_process_first():
         scores = kept_scores(side, task, [record, read_record(folder)])
         if scores is None:
             with placed(model, run_device()):
-                scores = score_teacher(model, tokenizer, task, encoded, progress)
+                scores = score_teacher(model, reader, task, encoded, progress)
             if processes().is_main_process:
                 keep_scores(folder, side, task, scores)
-    origin = record.get("model", recipe.model)
-    return TaughtTask(model, tokenizer, task, encoded, scores, record.get("training_seconds"), origin, name, side)
+    prepared = PreparedTeacher(
+        task=task,
+        reader=reader,
+        encoded=encoded,
+        scores=scores,
+        training_seconds=record.get("training_seconds"),
+        name=record.get("model", recipe.model),
+        given=given,
+        fingerprint=side,
+        kind=type(model),
+        config=model.config,
+        parameters=count_parameters(model),
+        megabytes=size_in_megabytes(model),
+    )
+    prepared.model = model
+    return prepared
 
 
 def as_given(recipe: TeacherRecipe, folder: str) -> TeacherRecipe:
@@ -103,12 +166,12 @@ def fine_tune_teacher(recipe: TeacherRecipe, task: Task, folder: Path, fingerpri
     trust = recipe.trust_remote_code
     set_seed(recipe.training.seed)  # the new head is drawn next
     model = task.load_model(recipe.model, new_head=True, revision=recipe.revision, trust=trust)
-    tokenizer = load_tokenizer(recipe.model, revision=recipe.revision, trust=trust)
-    pad_as(model, tokenizer)
-    encoded = task.encode(model, tokenizer)
+    reader = task.load_reader(recipe.model, revision=recipe.revision, trust=trust)
+    reader.configure(model)
+    encoded = task.encode(model, reader)
     _, seconds = fine_tune(
         model,
-        tokenizer,
+        reader,
         task,
         encoded,
         recipe.training,
@@ -145,8 +208,6 @@ def keep_scores(folder: Path, side: str, task: Task, scores: Scores) -> None:
         write_json(folder / TEACHER_FILE, {**read_record(folder), **made})
 
 
-def score_teacher(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, task: Task, encoded: Encoded, progress: bool
-) -> Scores:
+def score_teacher(model: PreTrainedModel, reader: Reader, task: Task, encoded: Encoded, progress: bool) -> Scores:
     """Score the teacher on the test split; no metrics when the data has no labels."""
-    return task.score(model, tokenizer, encoded, "test", progress=progress) if task.labelled else Scores()
+    return task.score(model, reader, encoded, "test", progress=progress) if task.labelled else Scores()

@@ -11,7 +11,7 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import fields, replace
 from pathlib import Path
 from threading import Thread
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from tqdm.auto import tqdm
@@ -20,26 +20,28 @@ from transformers import PreTrainedModel
 from geodistill.distillation.cache.plan import Key
 from geodistill.distillation.devices import telling_of_memory
 from geodistill.distillation.feature_terms import feature_requests
-from geodistill.distillation.students.build import build_student
+from geodistill.distillation.sides import Reader
+from geodistill.distillation.students.adapters import adapted_model
 from geodistill.errors import GeodistillError
 from geodistill.files import with_nan, write_json
-from geodistill.recipe import TASK_STAGE, Recipe
+from geodistill.recipe import TASK_STAGE, Recipe, StageRecipe, StudentRecipe
 from geodistill.runs.arguments import run_device
-from geodistill.runs.folder import RESULTS, claimed, read_json, read_metrics
-from geodistill.runs.identity import comparison_fingerprint
+from geodistill.runs.folder import ENVIRONMENT, RESULTS, claimed, read_json, read_metrics
+from geodistill.runs.identity import comparison_fingerprint, run_fingerprint
 from geodistill.runs.precision import describe_precision, warn_of_slow_settings
+from geodistill.runs.prepare import Preparation, PreparedRun, asks_for_logits, geometry_pairs, stages_of
 from geodistill.runs.run_results import TeacherResult
 from geodistill.runs.settings import check_settings
-from geodistill.runs.student import start_student
-from geodistill.runs.teacher import TaughtTask, as_given, prepare_teacher
+from geodistill.runs.student import build_start, kept_start, trained_start
+from geodistill.runs.teacher import PreparedTeacher, as_given, outline_of, prepare_teacher
 from geodistill.runs.tell import Teller, records_of
-from geodistill.runs.train import describe_teacher, measure_latency, stages_of, train
+from geodistill.runs.train import describe_teacher, measure_latency, train_prepared
 from geodistill.studies.comparison_results import ComparisonResults
 from geodistill.studies.plan import Job, comparison_of, default_comparison, plan_jobs
 from geodistill.studies.report.write import report_comparison
 from geodistill.studies.table import ComparedRun
 from geodistill.tasks.choose import stage_tasks, task_of
-from geodistill.tasks.reading import student_tokenizer
+from geodistill.tasks.reading import student_reader
 from geodistill.tasks.task import Task
 
 BAR = "{desc}: {percentage:3.0f}%|{bar}| {n:.1f}/{total_fmt} [{elapsed}<{remaining}]"
@@ -65,40 +67,50 @@ def compare(
     Raises GeodistillError for whatever the user can mend; a run that fails does not stop the others.
     """
     jobs = plan_jobs(recipe, folder, sweeps)
+    readers: dict[str, Reader | None] = {}
     for job in jobs:
         if job.seed == jobs[0].seed:
             # These refuse what its run would, before the teacher is fine-tuned.
             check_settings(job.recipe)
-            student_tokenizer(job.recipe)
+            readers[_shape(job)] = student_reader(job.recipe)
     task = task_of(recipe)
     content, precision = recipe.model_dump(mode="json"), describe_precision(recipe, run_device())
     with claimed(folder, content, comparison_fingerprint(recipe, task), fresh=fresh, precision=precision):
-        return _compare(recipe, folder, jobs, task, progress=progress)
+        return _compare(recipe, folder, jobs, task, readers, progress=progress)
 
 
-def _compare(recipe: Recipe, folder: Path, jobs: list[Job], task: Task, *, progress: bool) -> ComparisonResults:
+def _compare(
+    recipe: Recipe,
+    folder: Path,
+    jobs: list[Job],
+    task: Task,
+    readers: Mapping[str, Reader | None],
+    *,
+    progress: bool,
+) -> ComparisonResults:
     teller = Teller(progress)
     warn_of_slow_settings(recipe, run_device())
-    teller.tell(records_of(comparison_tasks(jobs, task)))
-    taught = prepare_teacher(recipe.teacher, task, folder / "teacher", progress=progress)
+    tasks = comparison_tasks(jobs, task)
+    teller.tell(records_of(tasks))
+    teacher = prepare_teacher(recipe.teacher, task, folder / "teacher", progress=progress)
     teller.tell({TASK_STAGE: task.record}, " with the teacher")
-    jobs = [_with_teacher(job, taught.folder) for job in jobs]
+    jobs = [_with_teacher(job, teacher.folder) for job in jobs]
 
-    for job in {_shape(job): job for job in jobs if job.recipe.student.training}.values():
-        # Once, before the runs need it, and with all cores.
-        start_student(job.recipe, taught, student_tokenizer(job.recipe), folder / "students", progress=progress)
-
-    run_jobs(jobs, folder, collect_requests(jobs, taught.model), workers=_workers(recipe), progress=progress)
+    names = name_stages(jobs)
+    planned = [(job, own, run_fingerprint(job.recipe, own)) for job in jobs for own in [tasks_of(job, names, tasks)]]
+    todo = [each for each in planned if not is_finished(each[0], each[2])]
+    prepared = prepare_jobs(todo, teacher, readers, folder, progress=progress)
+    run_jobs(prepared, workers=_workers(recipe), done=len(jobs) - len(todo), progress=progress)
 
     shutil.rmtree(folder / "cache", ignore_errors=True)
-    latencies = time_students(jobs, taught)
+    latencies = time_students(jobs, teacher, readers)
     results = ComparisonResults(
         folder=folder,
         baseline=comparison_of(recipe).baseline,
         metrics=list(task.metrics),
         constant=task.constant("test") if task.labelled else None,
         read=collect_read(jobs),
-        teacher=TeacherResult(**describe_teacher(taught, timed=True)),
+        teacher=TeacherResult(**describe_teacher(teacher, timed=True)),
         runs=[read_run(job, folder, latencies[_shape(job)]) for job in jobs],
     )
     write_json(folder / RESULTS, results.to_dict())
@@ -106,15 +118,71 @@ def _compare(recipe: Recipe, folder: Path, jobs: list[Job], task: Task, *, progr
     return results
 
 
-def run_jobs(
-    jobs: Sequence[Job],
+class PreparedJob(NamedTuple):
+    """A job, the fingerprint of its run, and what was made for it."""
+
+    job: Job
+    fingerprint: str
+    run: PreparedRun
+
+
+def prepare_jobs(
+    planned: Sequence[tuple[Job, Mapping[str, Task], str]],
+    teacher: PreparedTeacher,
+    readers: Mapping[str, Reader | None],
     folder: Path,
-    requests: Mapping[str, Sequence[Key]],
     *,
-    workers: int,
     progress: bool,
-) -> None:
-    """Run the jobs in worker processes, each with its share of the cores, under one progress bar with the time left."""
+) -> list[PreparedJob]:
+    """Make once what the jobs share: the data as both sides read it, the teacher's signals, and the students that are
+    made out of the teacher. No job has to read the data, or to load the teacher where its signals are kept.
+
+    Args:
+        planned: jobs with the tasks of their stages, by name, and the fingerprints of their runs.
+        teacher: of all jobs.
+        readers: by the shape of a student, its own reader; None where it reads as the teacher does.
+        folder: of the comparison.
+    """
+    if not planned:
+        return []
+    jobs = [job for job, _, _ in planned]
+    starts: list[StudentRecipe] = []
+    outlines: list[PreTrainedModel] = []
+    for job in jobs:
+        own_reader = readers[_shape(job)]
+        start = trained_start(job.recipe, teacher, own_reader, folder / "students", progress=progress)
+        student = build_start(start, teacher, own_reader, job.seed)
+        starts.append(kept_start(start, job.recipe, student, folder / "students"))
+        plain = adapted_model(student)
+        outlines.append(outline_of(type(plain), plain.config))
+    layers = {
+        layer
+        for job, outline in zip(jobs, outlines, strict=True)
+        for _, layer in geometry_pairs(outline, teacher, readers[_shape(job)] or teacher.reader)
+    }
+    requests = collect_requests(jobs, outlines, teacher, readers)
+    settings = jobs[0].recipe.teacher
+    preparation = Preparation(teacher, settings, folder / "cache", requests=requests, progress=progress)
+    prepared = []
+    for (job, tasks, fingerprint), start, outline in zip(planned, starts, outlines, strict=True):
+        run = preparation.run(job.recipe, tasks, outline, readers[_shape(job)], held_out=layers)
+        prepared.append(PreparedJob(job, fingerprint, replace(run, start=start)))
+    return prepared
+
+
+def is_finished(job: Job, fingerprint: str) -> bool:
+    """Tell whether a job's folder holds its very run, finished."""
+    marker = job.folder / ENVIRONMENT
+    finished = (job.folder / RESULTS).is_file() and marker.is_file()
+    return finished and read_json(marker).get("fingerprint") == fingerprint
+
+
+def run_jobs(prepared: Sequence[PreparedJob], *, workers: int, done: int = 0, progress: bool) -> None:
+    """Run the jobs in worker processes, each with its share of the cores, under one progress bar with the time left.
+
+    done: how many other jobs are finished already
+    """
+    jobs = [each.job for each in prepared]
     # What torch would use here, so that OMP_NUM_THREADS and the cores of a container are heeded.
     threads = max(1, torch.get_num_threads() // workers)
     # Fresh processes: a fork of a process that has used several threads can hang in the first matrix product.
@@ -122,14 +190,14 @@ def run_jobs(
     failures: list[tuple[Job, BaseException]] = []
     with (
         ProcessPoolExecutor(workers, mp_context=context, initializer=start_worker, initargs=(threads,)) as pool,
-        tqdm(total=len(jobs), desc="runs", disable=not progress, bar_format=BAR) as bar,
+        tqdm(total=done + len(jobs), initial=done, desc="runs", disable=not progress, bar_format=BAR) as bar,
     ):
         try:
-            running: dict[Future[None], Job] = {pool.submit(_run_job, job, folder, requests): job for job in jobs}
-            finished = 0
+            running: dict[Future[None], Job] = {pool.submit(_run_job, each): each.job for each in prepared}
+            finished = done
             while running:
-                done, _ = wait(running, timeout=1.0, return_when=FIRST_COMPLETED)
-                for future in done:
+                ended, _ = wait(running, timeout=1.0, return_when=FIRST_COMPLETED)
+                for future in ended:
                     job = running.pop(future)
                     finished += 1
                     if error := future.exception():
@@ -145,7 +213,7 @@ def run_jobs(
     if lost:  # runs begin in the order of the jobs, so the first of them were under way
         raise killed_worker(sorted(lost, key=jobs.index)[:workers])
     if failures:
-        job, error = failures[0]
+        job, error = min(failures, key=lambda failure: jobs.index(failure[0]))
         if not isinstance(error, GeodistillError):
             raise error
         raise GeodistillError(
@@ -181,33 +249,57 @@ def _end_with_parent() -> None:
     os._exit(1)  # at once: someone may be starting the comparison again, in the same folders
 
 
-def collect_requests(jobs: Sequence[Job], teacher: PreTrainedModel) -> dict[str, list[Key]]:
+def collect_requests(
+    jobs: Sequence[Job],
+    students: Sequence[PreTrainedModel],
+    teacher: PreparedTeacher,
+    readers: Mapping[str, Reader | None],
+) -> dict[str, list[Key]]:
     """Return, for each data section, all that any job wants of the teacher for it, so that one cache serves all: rows,
     and None for logits."""
     wanted: dict[str, dict[Key, None]] = {}
-    for job in jobs:
-        student = build_student(job.recipe.student, teacher, seed=job.seed)
+    for job, student in zip(jobs, students, strict=True):
+        probes = (readers[_shape(job)] or teacher.reader).probe(), teacher.reader.probe()
         for stage in stages_of(job.recipe):
             ours = wanted.setdefault(stage.data.model_dump_json(), {})
-            ours |= dict.fromkeys(feature_requests(stage.objective, student, teacher))
-            ours |= {None: None} if stage.objective.logits else {}
+            ours |= dict.fromkeys(feature_requests(stage.objective, student, teacher.outline, *probes))
+            ours |= {None: None} if asks_for_logits(stage) else {}
     return {data: list(requests) for data, requests in wanted.items()}
 
 
-def comparison_tasks(jobs: Sequence[Job], task: Task) -> dict[str, Task]:
-    """Load the data of every stage of any job, once, by a name for each, beside the task itself.
+def name_stages(jobs: Sequence[Job]) -> dict[str, str]:
+    """Return a name for the data of every stage of any job, by its data section.
 
     Stages of one name that read other data are told apart by their variants.
     """
-    tasks, data = {TASK_STAGE: task}, {TASK_STAGE: task.record.source}
+    names: dict[str, str] = {}
     for job in jobs:
         for stage in job.recipe.stages:
-            content = stage.data.model_dump_json()
-            name = stage.name if data.setdefault(stage.name, content) == content else f"{stage.name} of {job.variant}"
-            if name not in tasks:
-                data[name] = content
-                tasks[name] = stage_tasks(job.recipe.model_copy(update={"stages": [stage]}), task)[stage.name]
+            taken = stage.name in names.values()
+            names.setdefault(data_of(stage), f"{stage.name} of {job.variant}" if taken else stage.name)
+    return names
+
+
+def comparison_tasks(jobs: Sequence[Job], task: Task) -> dict[str, Task]:
+    """Load the data of every stage of any job, once, by the name of its data, beside the task itself."""
+    names, tasks = name_stages(jobs), {TASK_STAGE: task}
+    for job in jobs:
+        for stage in job.recipe.stages:
+            if names[data_of(stage)] not in tasks:
+                alone = job.recipe.model_copy(update={"stages": [stage]})
+                tasks[names[data_of(stage)]] = stage_tasks(alone, task)[stage.name]
     return tasks
+
+
+def tasks_of(job: Job, names: Mapping[str, str], tasks: Mapping[str, Task]) -> dict[str, Task]:
+    """Return the tasks of a job's stages and its own, of those that `comparison_tasks` loaded."""
+    own = {stage.name: tasks[names[data_of(stage)]] for stage in job.recipe.stages}
+    return {**own, TASK_STAGE: tasks[TASK_STAGE]}
+
+
+def data_of(stage: StageRecipe) -> str:
+    """Return the data section of a stage, in a form that is the same for the same section."""
+    return stage.data.model_dump_json()
 
 
 def collect_read(jobs: Sequence[Job]) -> dict[str, Any]:
@@ -229,9 +321,9 @@ def read_run(job: Job, folder: Path, latency_ms: float) -> ComparedRun:
     return ComparedRun(variant=job.variant, seed=job.seed, sweep=job.sweep, **{name: results[name] for name in names})
 
 
-def _run_job(job: Job, folder: Path, requests: Mapping[str, Sequence[Key]]) -> None:
-    # The folder is the comparison's own, so what another recipe left there is replaced.
-    train(job.recipe, job.folder, replace=True, shared=folder, requests=requests, progress=False)
+def _run_job(prepared: PreparedJob) -> None:
+    job, fingerprint, run = prepared
+    train_prepared(job.recipe, job.folder, run, fingerprint)
 
 
 def _with_teacher(job: Job, teacher: str) -> Job:
@@ -239,16 +331,16 @@ def _with_teacher(job: Job, teacher: str) -> Job:
     return replace(job, recipe=job.recipe.model_copy(update={"teacher": given}))
 
 
-def time_students(jobs: Sequence[Job], taught: TaughtTask) -> dict[str, float]:
+def time_students(
+    jobs: Sequence[Job], teacher: PreparedTeacher, readers: Mapping[str, Reader | None]
+) -> dict[str, float]:
     """Return the latency of each shape of student, taken now that nothing runs beside it."""
     latencies: dict[str, float] = {}
     for job in jobs:
         if _shape(job) not in latencies:
-            student = taught.task.load_model(
-                str(job.folder / "student"), new_head=False, trust=job.recipe.trusts_student
-            )
-            tokenizer, encoded = taught.as_read_by(student, student_tokenizer(job.recipe))
-            latencies[_shape(job)] = measure_latency(student, taught.task, tokenizer, encoded)
+            folder = str(job.folder / "student")
+            student = teacher.task.load_model(folder, new_head=False, trust=job.recipe.trusts_student)
+            latencies[_shape(job)] = measure_latency(student, *teacher.as_read_by(student, readers[_shape(job)]))
     return latencies
 
 

@@ -1,9 +1,7 @@
-"""From a recipe to its task: the one place that chooses."""
+"""The tasks by their names, and from a recipe to its task."""
 
 from __future__ import annotations
 
-from geodistill.data.examples import load_examples
-from geodistill.data.instructions import load_instructions
 from geodistill.data.overlap import HeldOut
 from geodistill.errors import GeodistillError
 from geodistill.recipe import TASK_STAGE, DataRecipe, Recipe
@@ -11,18 +9,16 @@ from geodistill.tasks.classification import Classification
 from geodistill.tasks.instructions import InstructionFollowing
 from geodistill.tasks.task import Task
 
+TASKS: dict[str, type[Task]] = {"classification": Classification, "instructions": InstructionFollowing}
+"""Every task by the name that a recipe has for it: a new one is a class like these and a row here."""
+
 
 def task_of(recipe: Recipe, data: DataRecipe | None = None, held_out: HeldOut | None = None) -> Task:
     """Load the examples of the recipe's data section, or of a stage's, and return the task on them.
 
     `held_out` are the held-out texts of the task, for a stage: its training rows with these are left out.
     """
-    data = data or recipe.data
-    match recipe.task:
-        case "classification":
-            return Classification(load_examples(data, held_out))
-        case "instructions":
-            return InstructionFollowing(load_instructions(data, held_out), data, recipe.generation)
+    return TASKS[recipe.task].load(data or recipe.data, recipe, held_out)
 
 
 def stage_tasks(recipe: Recipe, task: Task) -> dict[str, Task]:

@@ -10,26 +10,24 @@ import numpy as np
 import torch
 from transformers import (
     AutoModelForSequenceClassification,
-    DataCollatorWithPadding,
     PreTrainedModel,
-    PreTrainedTokenizerBase,
 )
 
-from geodistill.data.examples import Examples
+from geodistill.data.examples import Examples, load_examples
 from geodistill.data.labels import Problem
+from geodistill.data.overlap import HeldOut
 from geodistill.data.record import Record
+from geodistill.distillation.sides import Reader, Side
 from geodistill.distillation.signals import model_inputs
 from geodistill.distillation.students.head_labels import LabelMatch, name_outputs, output_names
 from geodistill.errors import GeodistillError
-from geodistill.features import token_words
-from geodistill.recipe import WeightKind
-from geodistill.runs.measure import MOST_EXAMPLES
+from geodistill.recipe import DataRecipe, Recipe, WeightKind
 from geodistill.tasks.heads import PROBLEM_TYPES, head_settings, match_head
 from geodistill.tasks.loading import load_model, weight_settings
 from geodistill.tasks.metrics import Constant, check_metrics, compute_metrics, constant_predictor
-from geodistill.tasks.positions import position_limit
 from geodistill.tasks.predictions import decide, never_predicted, prediction
-from geodistill.tasks.task import Collator, Encoded, EncodedExamples, Scores, batches, parts_of
+from geodistill.tasks.task import MOST_EXAMPLES, Encoded, EncodedExamples, Scores, batches, parts_of
+from geodistill.tasks.text_reader import TextReader, position_limit
 
 
 class Classification:
@@ -37,6 +35,7 @@ class Classification:
 
     rows = "tokens"
     measured = MOST_EXAMPLES
+    scores_tokens = False
 
     def __init__(self, examples: Examples) -> None:
         check_metrics(examples.metrics, examples.problem)
@@ -48,6 +47,10 @@ class Classification:
         self.max_length = examples.max_length
         self.outputs: dict[str, str] = {}
         self.by_place = False
+
+    @classmethod
+    def load(cls, data: DataRecipe, recipe: Recipe, held_out: HeldOut | None = None) -> Classification:
+        return cls(load_examples(data, held_out))
 
     @property
     def record(self) -> Record:
@@ -75,10 +78,14 @@ class Classification:
             self._tell(adopt_labels(model, self.examples, name))
         return model
 
+    @staticmethod
+    def load_reader(name: str, *, revision: str | None = None, trust: bool = False) -> TextReader:
+        return TextReader.load(name, revision=revision, trust=trust)
+
     def encode(
         self,
         model: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase,
+        reader: Any,
         *,
         words: bool = False,
         positions: int | None = None,
@@ -89,23 +96,23 @@ class Classification:
             self._match(match, model)
         cut: dict[str, int] = {}
         length = min(self.examples.max_length, positions or position_limit(model))
-        encoded = encode(model, self.examples, tokenizer, length, words=words, positions=positions, cut=cut)
+        encoded = encode(model, self.examples, reader.within(length), words=words, cut=cut)
         self.cut, self.max_length = cut or None, length
         return encoded
 
     def learnt(self, encoded: EncodedExamples, *teacher: Any, **where: Any) -> EncodedExamples:
         return encoded
 
-    def collator(self, tokenizer: PreTrainedTokenizerBase) -> Collator:
-        return collator(tokenizer)
+    def vocabulary(self, student: PreTrainedModel, teacher: Side) -> None:
+        return None  # logits are of classes
 
-    def validate(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, encoded: Encoded) -> Scores:
-        return self.score(model, tokenizer, encoded, "validation") if self.labelled else Scores()
+    def validate(self, model: PreTrainedModel, reader: Reader, encoded: Encoded) -> Scores:
+        return self.score(model, reader, encoded, "validation") if self.labelled else Scores()
 
     def score(
         self,
         model: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase,
+        reader: Reader,
         encoded: Encoded,
         split: str,
         *,
@@ -118,7 +125,7 @@ class Classification:
         parts = parts_of(encoded, split)
         chosen = [example for part in parts for example in encoded[part]]
         chosen = [{**example, "example_id": place} for place, example in enumerate(chosen)]
-        logits = predict(model, chosen, collator(tokenizer))
+        logits = predict(model, chosen, reader)
         problem, names = self.examples.problem, output_names(model.config)
         given = [(part, row) for part in parts for row in self.examples.splits[part].to_list()]
         lines = [
@@ -211,46 +218,24 @@ def adopt_labels(model: PreTrainedModel, examples: Examples, name: str) -> list[
 def encode(
     model: PreTrainedModel,
     examples: Examples,
-    tokenizer: PreTrainedTokenizerBase,
-    max_length: int,
+    reader: TextReader,
     *,
     words: bool = False,
-    positions: int | None = None,
     cut: dict[str, int] | None = None,
 ) -> Encoded:
-    """Tokenise every split once, up to what the model has positions for, or up to `positions`, where given.
+    """Read every split once: `labels` are numbered as the model numbers them; the rest is the reader's (`TextReader`).
 
-    `example_id` is the place in the split, `labels` are numbered as the model numbers them, and `words`, where asked
-    for, are the `TokenWords`. `cut` receives for each split how many examples are longer and were cut, if the tokenizer
-    tells.
+    `cut` receives for each split how many examples are longer and were cut, if the tokenizer tells.
     """
     order = match_head(model.config, examples).numbers
-    length = min(max_length, positions or position_limit(model))
+    outputs = model.config.num_labels or 0
     encoded = {}
     for name, split in examples.splits.items():
-        pairs = list(split["text_pair"]) if "text_pair" in split.column_names else None
-        tokens = tokenizer(
-            list(split["text"]),
-            pairs,
-            truncation=True,
-            max_length=length,
-            return_special_tokens_mask=True,
-            return_offsets_mapping=words,
-        )
-        if cut is not None and tokens.encodings:
-            cut[str(name)] = sum(bool(encoding.overflowing) for encoding in tokens.encodings)
-        columns = {key: tokens[key] for key in tokens}
-        if words:
-            texts = zip(split["text"], *([pairs] if pairs else []), strict=True)
-            columns["words"] = [
-                token_words(given, offsets, tokens.sequence_ids(row))
-                for row, (given, offsets) in enumerate(zip(texts, columns.pop("offset_mapping"), strict=True))
-            ]
+        rows = reader.encode(split, words=words, cut=cut, part=str(name))
         if "label" in split.column_names:
-            outputs = model.config.num_labels or 0
-            columns["labels"] = [numbered(label, examples.problem, order, outputs) for label in split["label"]]
-        columns["example_id"] = list(range(len(split)))
-        encoded[str(name)] = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+            labels = (numbered(label, examples.problem, order, outputs) for label in split["label"])
+            rows = [{**row, "labels": label} for row, label in zip(rows, labels, strict=True)]
+        encoded[str(name)] = rows
     return encoded
 
 
@@ -270,24 +255,14 @@ def numbered(label: Any, problem: Problem, order: Sequence[int], outputs: int) -
     return [label[order.index(output)] for output in range(outputs)]
 
 
-def collator(tokenizer: PreTrainedTokenizerBase) -> Collator:
-    """Pad to the longest of a batch."""
-    if tokenizer.pad_token is None:
-        raise GeodistillError(
-            "The tokenizer has neither a padding token nor an end of sequence to pad with.",
-            "Give it a pad_token, and save it with the model.",
-        )
-    return DataCollatorWithPadding(tokenizer)
-
-
 @torch.no_grad()
-def predict(model: PreTrainedModel, encoded: EncodedExamples, collate: Collator, batch_size: int = 128) -> np.ndarray:
+def predict(model: PreTrainedModel, encoded: EncodedExamples, reader: Reader, batch_size: int = 128) -> np.ndarray:
     """Return the logits (n, labels), in the order of the examples."""
     was_training = model.training
     model.eval()
     device = next(model.parameters()).device
     logits: np.ndarray | None = None
-    for batch in batches(encoded, collate, batch_size):
+    for batch in batches(encoded, reader, batch_size):
         inputs = model_inputs(model, {name: value.to(device) for name, value in batch.items()})
         output = model(**inputs).logits.float().cpu().numpy()
         logits = np.empty((len(encoded), output.shape[-1]), dtype=np.float32) if logits is None else logits

@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from geodistill.recipe import GenerationRecipe
-from geodistill.tasks.positions import position_limit
+from geodistill.tasks.text_reader import position_limit
 
 
 @dataclass(frozen=True)

@@ -8,23 +8,23 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from geodistill.data.instructions import UNSEEN, Instructions
+from geodistill.data.instructions import UNSEEN, Instructions, load_instructions
+from geodistill.data.overlap import HeldOut
 from geodistill.data.record import Record
-from geodistill.distillation.students.architecture import check_causal
+from geodistill.distillation.sides import Side
+from geodistill.distillation.students.architecture import check_causal, check_logits_of_tokens, tokenizer_length
 from geodistill.errors import GeodistillError, suggest
-from geodistill.features import IGNORED_LABEL
 from geodistill.files import fingerprint_of
-from geodistill.recipe import DataRecipe, GenerationRecipe, WeightKind
-from geodistill.runs.measure import MOST_EXAMPLES
-from geodistill.tasks.encode_instructions import collate_instructions, encode_instructions
+from geodistill.recipe import DataRecipe, GenerationRecipe, Recipe, WeightKind
 from geodistill.tasks.generation import Responses, generate
+from geodistill.tasks.instruction_reader import InstructionReader
 from geodistill.tasks.loading import load_model, weight_settings
-from geodistill.tasks.positions import position_limit
 from geodistill.tasks.responses import exact_match, perplexity, rouge_l
-from geodistill.tasks.task import Collator, Encoded, EncodedExamples, Scores, parts_of, spread
+from geodistill.tasks.task import MOST_EXAMPLES, Encoded, EncodedExamples, Scores, parts_of, spread
 from geodistill.tasks.teacher_responses import with_teacher_responses
+from geodistill.tasks.text_reader import position_limit
 
 METRICS = ("rouge_l", "exact_match", "perplexity")
 
@@ -34,6 +34,7 @@ class InstructionFollowing:
 
     rows = "response"
     labelled = True
+    scores_tokens = True
 
     def __init__(self, instructions: Instructions, data: DataRecipe, generation: GenerationRecipe) -> None:
         self.instructions, self.data, self.generation = instructions, data, generation
@@ -48,6 +49,10 @@ class InstructionFollowing:
                 raise GeodistillError(f"There is no metric '{name}' of instructions.", suggest(name, every))
         self.metrics = list(data.metrics or every)
         self.scoring = fingerprint_of(self.fingerprint, self.metrics, generation.model_dump(mode="json"))
+
+    @classmethod
+    def load(cls, data: DataRecipe, recipe: Recipe, held_out: HeldOut | None = None) -> InstructionFollowing:
+        return cls(load_instructions(data, held_out), data, recipe.generation)
 
     @property
     def notes(self) -> list[str]:
@@ -69,22 +74,35 @@ class InstructionFollowing:
         """Load a causal language model; its head is the vocabulary's, so there is never a new one."""
         return load_language_model(name, revision=revision, trust=trust, weights=weights)
 
+    @staticmethod
+    def load_reader(name: str, *, revision: str | None = None, trust: bool = False) -> InstructionReader:
+        return InstructionReader.load(name, revision=revision, trust=trust)  # type: ignore[return-value]  # of this class
+
     def encode(
         self,
         model: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase,
+        reader: Any,
         *,
         words: bool = False,
         positions: int | None = None,
     ) -> Encoded:
-        limit = positions or position_limit(model)
-        return encode_instructions(self.instructions, tokenizer, self.data, limit, self.notes_of_data, words=words)
+        length = min(self.instructions.max_length, positions or position_limit(model))
+        reader = reader.reading(length, self.data.prompt, self.data.max_prompt_length)
+        return {
+            str(part): reader.encode(split, words=words, notes=self.notes_of_data, part=str(part))
+            for part, split in self.instructions.splits.items()
+        }
+
+    def vocabulary(self, student: PreTrainedModel, teacher: Side) -> int:
+        tokenizer = teacher.reader.tokenizer  # type: ignore[attr-defined]  # a reader of instructions has one
+        check_logits_of_tokens(student, tokenizer, "student")
+        check_logits_of_tokens(teacher.model, tokenizer, "teacher")
+        return tokenizer_length(tokenizer)
 
     def learnt(
         self,
         encoded: EncodedExamples,
-        teacher: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase,
+        teacher: Side,
         *,
         positions: int,
         teacher_side: str,
@@ -102,8 +120,8 @@ class InstructionFollowing:
         length = min(self.instructions.max_length, positions)
         return with_teacher_responses(
             encoded,
-            teacher,
-            tokenizer,
+            teacher.model,
+            teacher.reader.tokenizer,  # type: ignore[attr-defined]  # a reader of instructions has one
             self.generation,
             teacher_side=teacher_side,
             folder=folder,
@@ -111,18 +129,15 @@ class InstructionFollowing:
             progress=progress,
         )
 
-    def collator(self, tokenizer: PreTrainedTokenizerBase) -> Collator:
-        return collate_instructions(tokenizer)
-
-    def validate(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, encoded: Encoded) -> Scores:
+    def validate(self, model: PreTrainedModel, reader: Any, encoded: Encoded) -> Scores:
         """Score by perplexity alone: to generate takes as long as to train."""
         examples = spread(encoded["validation"], self.generation.limit)
-        return Scores({"perplexity": perplexity(model, examples, self.collator(tokenizer))})
+        return Scores({"perplexity": perplexity(model, examples, reader)})
 
     def score(
         self,
         model: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase,
+        reader: Any,
         encoded: Encoded,
         split: str,
         *,
@@ -141,7 +156,7 @@ class InstructionFollowing:
             prefix = f"{UNSEEN}_" if part == UNSEEN and split == "test" else ""
             examples = [self._asked(example, each) for each in parts_of(encoded, part) for example in encoded[each]]
             examples = spread(examples, self.generation.limit)
-            runs = self._respond(model, tokenizer, examples, part, progress)
+            runs = self._respond(model, reader.tokenizer, examples, part, progress)
             references = [example["references"] for example in examples]
             values = {
                 "rouge_l": [statistics.fmean(rouge_l(run.texts, references)) for run in runs],
@@ -152,7 +167,7 @@ class InstructionFollowing:
                 most = self.generation.max_new_tokens
                 self._note(f"{unfinished:.0%} of the {part} responses had not ended after {most} tokens.")
             metrics |= {f"{prefix}{name}": statistics.fmean(each) for name, each in values.items()}
-            metrics[f"{prefix}perplexity"] = perplexity(model, examples, self.collator(tokenizer))
+            metrics[f"{prefix}perplexity"] = perplexity(model, examples, reader)
             details[part] = {
                 "prompts": len(examples),
                 "seeds": self._seeds(),
@@ -162,7 +177,7 @@ class InstructionFollowing:
             }
             for place, example in enumerate(examples):
                 texts = [run.texts[place] for run in runs]
-                prompt = tokenizer.decode(example["prompt_ids"], skip_special_tokens=True)
+                prompt = reader.tokenizer.decode(example["prompt_ids"], skip_special_tokens=True)
                 lines.append(
                     {
                         "split": example["split"],
@@ -178,14 +193,9 @@ class InstructionFollowing:
         return None  # there is no response that every prompt could share
 
     def _asked(self, example: dict[str, Any], part: str) -> dict[str, Any]:
-        """Return an example with its split, and with what an example of the train split lacks: prompt and references.
-
-        Its `row` is then its place in the split as it was read.
-        """
+        """Return an example with its split; its `row` is then its place in the split as it was read."""
         row = self.instructions.splits[part][example.get("row", example["example_id"])]
-        prompt = sum(label == IGNORED_LABEL for label in example["labels"])
-        found = {"prompt_ids": example["input_ids"][:prompt], "references": row["references"]}
-        return {**found, **example, "split": part, "row": row["example_id"]}
+        return {**example, "split": part, "row": row["example_id"]}
 
     def compute_metrics(self, encoded: EncodedExamples) -> Callable[[Any], dict[str, float]] | None:
         return None  # the Trainer would keep every logit of the vocabulary
@@ -200,7 +210,7 @@ class InstructionFollowing:
     def _respond(
         self,
         model: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase,
+        tokenizer: Any,
         examples: Sequence[dict[str, Any]],
         part: str,
         progress: bool,

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoTokenizer, BitsAndBytesConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoTokenizer, BitsAndBytesConfig, PreTrainedTokenizerBase
 
 from geodistill.data.bundled.models import resolve_model
 from geodistill.distillation.students.architecture import refuse_encoder_decoder
@@ -58,12 +58,6 @@ def _vocabulary_size(name: str, **settings: Any) -> int | None:
         return None
     size = getattr(config.get_text_config(), "vocab_size", None)
     return size if isinstance(size, int) else None
-
-
-def pad_as(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Tell a model that knows no padding how its tokenizer pads: a decoder's classifier reads the last token before."""
-    if model.config.pad_token_id is None:
-        model.config.pad_token_id = tokenizer.pad_token_id
 
 
 def weight_settings(weights: WeightKind) -> dict[str, Any]:

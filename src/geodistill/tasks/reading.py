@@ -1,4 +1,4 @@
-"""How a student and its teacher read one data set: with one tokenizer, or each with its own and their words paired."""
+"""How a student and its teacher read one data set: as one batch, or each by its own reader."""
 
 from __future__ import annotations
 
@@ -6,55 +6,60 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
-from geodistill.distillation.signals import TEACHER_PREFIX, teacher_view
+from geodistill.distillation.sides import PairedExamples, Reader, Side, SideCollator, place_of, prefixed
+from geodistill.distillation.signals import TEACHER_PREFIX
 from geodistill.errors import GeodistillError
-from geodistill.features import NO_WORD, align_words
+from geodistill.features import KINDS, align_words
 from geodistill.recipe import Recipe
-from geodistill.runs.teacher import TaughtTask
-from geodistill.tasks.loading import load_tokenizer, same_vocabulary
-from geodistill.tasks.positions import shared_position_limit
-from geodistill.tasks.task import Collator, Encoded, EncodedExamples, Task
-
-ROWS_OF_TOKENS = ("tokens", "response")
+from geodistill.tasks.choose import TASKS
+from geodistill.tasks.task import Encoded, EncodedExamples, Task
 
 
 @dataclass(frozen=True)
 class Reading:
     """The data of a task as a student learns it beside its teacher.
 
-    tokenizer, encoded: the student's own, by which it is scored and saved
+    reader, encoded: the student's own, by which it is scored and saved
     examples: what both of them read, split by split; the teacher's columns carry its prefix where they are its own
-    collate: pads these to a batch
-    collate_taught: pads what `teacher_view` leaves of them
+    collate: makes a batch of these
     rows: the kind of rows that the held-out geometry is measured on
     """
 
     task: Task
-    tokenizer: PreTrainedTokenizerBase
+    reader: Reader
     encoded: Encoded
     examples: Encoded
-    collate: Collator
-    collate_taught: Collator
+    collate: SideCollator
     rows: str
 
+    @property
+    def teacher_reader(self) -> Reader:
+        """Collates what `teacher_view` leaves of the examples."""
+        return self.collate.teacher
 
-def student_tokenizer(recipe: Recipe) -> PreTrainedTokenizerBase | None:
-    """Return the tokenizer of a pretrained student that is not the teacher's; None where they share one.
+    @property
+    def shared(self) -> bool:
+        """Whether one batch serves both sides."""
+        return not self.collate.prefix
+
+
+def student_reader(recipe: Recipe) -> Reader | None:
+    """Return the reader of a pretrained student that does not read as the teacher does; None where they share one.
 
     Raises GeodistillError where an objective would then compare tokens that are not the same.
     """
     student, teacher = recipe.student, recipe.teacher
     if student.model is None:
         return None
-    own = load_tokenizer(student.model, revision=student.revision, trust=student.trust_remote_code)
-    if same_vocabulary(own, load_tokenizer(teacher.model, revision=teacher.revision, trust=teacher.trust_remote_code)):
+    kind = TASKS[recipe.task]
+    own = kind.load_reader(student.model, revision=student.revision, trust=student.trust_remote_code)
+    if own.pairs_with(kind.load_reader(teacher.model, revision=teacher.revision, trust=teacher.trust_remote_code)):
         return None
     for objective in [*(stage.objective for stage in recipe.stages), recipe.objective]:
-        compared = [f"the rows '{term.rows}'" for term in objective.features if term.rows in ROWS_OF_TOKENS]
-        if recipe.task == "instructions" and objective.logits:
+        compared = [f"the rows '{term.rows}'" for term in objective.features if KINDS[term.rows].of_tokens]
+        if kind.scores_tokens and objective.logits:
             compared.append("the logits of tokens")
         if compared:
             raise GeodistillError(
@@ -68,47 +73,50 @@ def student_tokenizer(recipe: Recipe) -> PreTrainedTokenizerBase | None:
 
 
 def read(
-    task: Task, taught: TaughtTask, student: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, words: bool
+    task: Task, student: Side, teacher: Side, *, positions: int, words: bool, encoded: Encoded | None = None
 ) -> Reading:
-    """Encode a task for a student whose tokenizer is the teacher's, then the same object, or another.
+    """Read the data of a task for two sides.
 
-    Texts are cut at the positions of whichever model has fewer.
-    With `words` the examples have `word_ids`, for rows of this kind; where the tokenizers are two, they always have.
+    Texts are cut at `positions`, which is what both models have. With `words` the examples have `word_ids`, for rows of
+    this kind; two tokenizers always have them. `encoded` is the data as the teacher reads it, where that is known.
+
     Raises GeodistillError where a tokenizer does not tell which characters a token is of.
     """
-    collate = task.collator(tokenizer)
-    positions = shared_position_limit(student, taught.model)
-    if tokenizer is taught.tokenizer and not words:
-        if task is taught.task:
-            encoded = taught.encoded_within(positions)
-        else:
-            encoded = task.encode(taught.model, tokenizer, positions=positions)
-        return Reading(task, tokenizer, encoded, encoded, collate, collate, task.rows)
-    for each in (tokenizer, taught.tokenizer):
-        _check_offsets(each)
-    teachers = task.encode(taught.model, taught.tokenizer, words=True, positions=positions)
-    collate_taught = collate_words(task.collator(taught.tokenizer))
-    if tokenizer is taught.tokenizer:
+    reader, teacher_reader = student.reader, teacher.reader
+    shared = not teacher.prefix
+    of_text = hasattr(reader, "tokenizer")
+    if shared and not words:
+        encoded = task.encode(teacher.model, teacher_reader, positions=positions) if encoded is None else encoded
+        return Reading(task, reader, encoded, encoded, SideCollator(reader, teacher_reader), task.rows)
+    if of_text:
+        for each in (reader, teacher_reader):
+            _check_offsets(each.tokenizer)  # type: ignore[attr-defined]  # a reader of texts
+    teachers = task.encode(teacher.model, teacher_reader, words=of_text, positions=positions)
+    if shared:
         examples = {split: with_word_ids(rows) for split, rows in teachers.items()}
-        return Reading(task, tokenizer, _scored(teachers), examples, collate_taught, collate_taught, task.rows)
-    encoded = task.encode(student, tokenizer, words=True, positions=positions)
-    examples = {split: pair_examples(rows, teachers[split]) for split, rows in encoded.items()}
-    both = collate_pairs(collate_words(collate), collate_taught)
-    return Reading(task, tokenizer, _scored(encoded), examples, both, collate_taught, "words")
+        return Reading(task, reader, _scored(teachers), examples, SideCollator(reader, teacher_reader), task.rows)
+    own = task.encode(student.model, reader, words=of_text, positions=positions)
+    both = {split: pair_examples(rows, teachers[split]) for split, rows in own.items()}
+    collate = SideCollator(reader, teacher_reader, TEACHER_PREFIX)
+    return Reading(task, reader, _scored(own) if of_text else own, both, collate, "words" if of_text else task.rows)
 
 
-def pair_examples(student: EncodedExamples, teacher: EncodedExamples) -> EncodedExamples:
-    """Put both encodings of each text into one example, the teacher's under its prefix, with `word_ids` in both.
+def pair_examples(student: EncodedExamples, teacher: EncodedExamples) -> Any:
+    """Put what both sides read of each row into one example, the teacher's columns under its prefix; of texts with
+    `word_ids` in both.
 
-    Texts that one side dropped are left out, and the rest is numbered anew.
+    What one side dropped is left out, and the rest is numbered anew.
     """
-    others = {_row(example): example for example in teacher}
-    both = [(example, others[_row(example)]) for example in student if _row(example) in others]
-    if not both:
+    pairs = PairedExamples(student, teacher)
+    if not len(pairs):
         raise GeodistillError(
             "No text of a split is short enough for both tokenizers.",
             "Raise data.max_prompt_length and data.max_length.",
         )
+    if "words" not in student[0]:
+        return pairs
+    others = {place_of(example): example for example in teacher}
+    both = [(example, others[place_of(example)]) for example in student if place_of(example) in others]
     paired = []
     for place, sides in enumerate(both):
         word_ids = align_words(*(side["words"] for side in sides))
@@ -116,46 +124,13 @@ def pair_examples(student: EncodedExamples, teacher: EncodedExamples) -> Encoded
             {**_without_words(side), "word_ids": ids, "example_id": place}
             for side, ids in zip(sides, word_ids, strict=True)
         )
-        paired.append({**own, **_prefixed(other)})
+        paired.append({**own, **prefixed(other)})
     return paired
 
 
 def with_word_ids(examples: EncodedExamples) -> EncodedExamples:
     """Number the words of each example's tokens, for a student and a teacher that share the tokenizer."""
     return [{**_without_words(example), "word_ids": align_words(example["words"])[0]} for example in examples]
-
-
-def collate_words(collate: Collator) -> Collator:
-    """Let a collator pad the examples' `word_ids` as well, with −1."""
-
-    def collated(examples: list[Any]) -> dict[str, Any]:
-        batch = collate([{name: value for name, value in each.items() if name != "word_ids"} for each in examples])
-        # Tokens are where they are attended to, on whichever side the padding is.
-        word_ids = torch.full_like(batch["input_ids"], NO_WORD)
-        word_ids[batch["attention_mask"] != 0] = torch.tensor([word for each in examples for word in each["word_ids"]])
-        return {**batch, "word_ids": word_ids}
-
-    return collated
-
-
-def collate_pairs(student: Collator, teacher: Collator) -> Collator:
-    """Pad what is the student's and what is the teacher's of the examples, each by its own collator."""
-
-    def collated(examples: list[Any]) -> dict[str, Any]:
-        own = [
-            {name: value for name, value in each.items() if not name.startswith(TEACHER_PREFIX)} for each in examples
-        ]
-        return {**student(own), **_prefixed(teacher([dict(teacher_view(each)) for each in examples]))}
-
-    return collated
-
-
-def _row(example: Mapping[str, Any]) -> int:
-    return int(example.get("row", example["example_id"]))
-
-
-def _prefixed(columns: Mapping[str, Any]) -> dict[str, Any]:
-    return {TEACHER_PREFIX + name: value for name, value in columns.items()}
 
 
 def _scored(encoded: Encoded) -> Encoded:

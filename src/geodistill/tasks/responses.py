@@ -9,9 +9,10 @@ import torch
 from rouge_score.rouge_scorer import RougeScorer
 from transformers import PreTrainedModel
 
+from geodistill.distillation.sides import Reader
 from geodistill.distillation.signals import model_inputs
 from geodistill.features import next_token_loss, only_scored, scored_logits, scored_tokens
-from geodistill.tasks.task import Collator, EncodedExamples, batches
+from geodistill.tasks.task import EncodedExamples, batches
 
 
 def rouge_l(responses: Sequence[str], references: Sequence[Sequence[str]]) -> list[float]:
@@ -33,7 +34,7 @@ def exact_match(responses: Sequence[str], references: Sequence[Sequence[str]]) -
 
 
 @torch.no_grad()
-def perplexity(model: PreTrainedModel, encoded: EncodedExamples, collate: Collator, batch_size: int = 8) -> float:
+def perplexity(model: PreTrainedModel, encoded: EncodedExamples, reader: Reader, batch_size: int = 8) -> float:
     """exp of the mean cross-entropy of the labelled tokens, those of the (first) references; at least 1.
 
     A mean over tokens, not over examples. Infinite where it leaves the range of a float.
@@ -41,7 +42,7 @@ def perplexity(model: PreTrainedModel, encoded: EncodedExamples, collate: Collat
     model.eval()
     device = next(model.parameters()).device
     total, count = 0.0, 0
-    for batch in batches(encoded, collate, batch_size):
+    for batch in batches(encoded, reader, batch_size):
         scored = scored_tokens(model, batch)
         assert scored is not None  # the model is a causal one
         scored = scored.to(device)

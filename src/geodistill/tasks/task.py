@@ -8,17 +8,21 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 
 from geodistill.data.overlap import HeldOut
 from geodistill.data.parts import ALL
 from geodistill.data.record import Record
-from geodistill.recipe import WeightKind
+from geodistill.distillation.sides import Reader, Side
+from geodistill.recipe import DataRecipe, Recipe, WeightKind
 from geodistill.tasks.metrics import Constant
 
 EncodedExamples = list[dict[str, Any]]
 Encoded = dict[str, EncodedExamples]
 Collator = Callable[[list[Any]], dict[str, Any]]
+# Of the held-out geometry: their token rows are many times any width, so more would cost time and move no digit that is
+# shown.
+MOST_EXAMPLES = 512
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,7 @@ class Task(Protocol):
     labelled: whether there is something to learn from the examples themselves
     rows: the kind of rows that the held-out geometry is measured on
     measured: of how many examples at most
+    scores_tokens: whether logits are those of tokens, so that both sides have to split texts alike
     """
 
     fingerprint: str
@@ -55,6 +60,11 @@ class Task(Protocol):
     labelled: bool
     rows: str
     measured: int
+    scores_tokens: bool
+
+    @classmethod
+    def load(cls, data: DataRecipe, recipe: Recipe, held_out: HeldOut | None = None) -> Any:
+        """Load the examples of a data section, and return the task on them; see `task_of`."""
 
     @property
     def notes(self) -> list[str]: ...
@@ -74,22 +84,31 @@ class Task(Protocol):
         """Load a model of this task, by a bundled name, a folder or a hub name; `new_head` for one to be trained;
         `weights` is how it is held in memory."""
 
+    @staticmethod
+    def load_reader(name: str, *, revision: str | None = None, trust: bool = False) -> Reader:
+        """Load the reader of a model, by a bundled name, a folder or a hub name."""
+
     def encode(
         self,
         model: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase,
+        reader: Reader,
         *,
         words: bool = False,
         positions: int | None = None,
     ) -> Encoded:
-        """Tokenise every split once, up to what the model has positions for, or up to `positions`, where given; with
+        """Read every split once, up to what the model has positions for, or up to `positions`, where given; with
         `words`, which a fast tokenizer can find, each example says under this name what it has as `TokenWords`."""
+
+    def vocabulary(self, student: PreTrainedModel, teacher: Side) -> int | None:
+        """How many logits of both models stand for a token of their common tokenizer; None where logits are no tokens'.
+
+        Raises GeodistillError where a model has fewer.
+        """
 
     def learnt(
         self,
         encoded: EncodedExamples,
-        teacher: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase,
+        teacher: Side,
         *,
         positions: int,
         teacher_side: str,
@@ -99,13 +118,10 @@ class Task(Protocol):
         """Return the train split as a student learns it; what the teacher adds to it is kept in `folder`, under the
         teacher's fingerprint `teacher_side`, and ends where `positions` do."""
 
-    def collator(self, tokenizer: PreTrainedTokenizerBase) -> Collator:
-        """Pad a list of encoded examples to a batch."""
-
     def score(
         self,
         model: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase,
+        reader: Reader,
         encoded: Encoded,
         split: str,
         *,
@@ -116,7 +132,7 @@ class Task(Protocol):
         Raises GeodistillError for examples without labels.
         """
 
-    def validate(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, encoded: Encoded) -> Scores:
+    def validate(self, model: PreTrainedModel, reader: Reader, encoded: Encoded) -> Scores:
         """Score a model on the validation split by what choices are made on; no metrics without labels."""
 
     def constant(self, split: str) -> Constant | None:
@@ -126,11 +142,18 @@ class Task(Protocol):
         """What transformers.Trainer computes of its predictions on a split while it trains; None for the loss alone."""
 
 
-def batches(encoded: Sequence[Any], collate: Collator, batch_size: int) -> Iterator[Mapping[str, Tensor]]:
-    """Yield padded batches of examples of like length, longest first, so that memory runs out at once or not at all."""
-    order = sorted(range(len(encoded)), key=lambda i: len(encoded[i]["input_ids"]), reverse=True)
+def batches(encoded: Sequence[Any], reader: Reader, batch_size: int) -> Iterator[Mapping[str, Tensor]]:
+    """Yield batches of examples of like length, longest first, so that memory runs out at once or not at all."""
+    order = by_length(encoded, reader)
     for start in range(0, len(order), batch_size):
-        yield collate([encoded[i] for i in order[start : start + batch_size]])
+        yield reader.collate([encoded[place] for place in order[start : start + batch_size]])
+
+
+def by_length(encoded: Sequence[Any], reader: Reader) -> list[int]:
+    """Return the places of examples, the longest first; in their order where all have one size."""
+    if len(encoded) and reader.length(encoded[0]) is None:
+        return list(range(len(encoded)))
+    return sorted(range(len(encoded)), key=lambda place: reader.length(encoded[place]) or 0, reverse=True)
 
 
 def spread(encoded: EncodedExamples, most: int | None) -> EncodedExamples:

@@ -14,8 +14,8 @@ from geodistill.errors import GeodistillError
 from geodistill.features import IGNORED_LABEL
 from geodistill.files import fingerprint_of, write_text
 from geodistill.recipe import GenerationRecipe
-from geodistill.tasks.encode_instructions import labelled
 from geodistill.tasks.generation import generate
+from geodistill.tasks.instruction_reader import labelled
 from geodistill.tasks.task import EncodedExamples
 
 

@@ -60,12 +60,14 @@ class TeacherCache:
     def __init__(
         self,
         folder: Path,
+        fingerprint: str,
         entries: Mapping[Key, Mapping[str, Any]],
         requests: Sequence[FeatureRequest],
         *,
         model: nn.Module | None = None,
         vocabulary: int | None = None,
     ) -> None:
+        self.fingerprint = fingerprint
         self.requests = list(dict.fromkeys(requests))
         self.model, self.vocabulary = model, vocabulary
         self._index = ExampleIndex.of(load_file(folder / INDEX))
@@ -282,7 +284,7 @@ def open_cache(
                 "Write it anew with prepare_cache, for all the rows that are wanted.",
             )
     verify_files(folder, manifest)
-    return TeacherCache(folder, entries, requests, model=model, vocabulary=vocabulary)
+    return TeacherCache(folder, fingerprint, entries, requests, model=model, vocabulary=vocabulary)
 
 
 def _entries(manifest: Mapping[str, Any]) -> dict[Key, Mapping[str, Any]]:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModel, PreTrainedModel
 
-from geodistill.tasks.positions import UNLIMITED, position_limit, shared_position_limit
+from geodistill.tasks.text_reader import UNLIMITED, position_limit, shared_position_limit
 
 ROWS = 40
 SIZES = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}

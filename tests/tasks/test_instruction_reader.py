@@ -11,7 +11,7 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTraine
 from geodistill.data.instructions import Instructions
 from geodistill.errors import GeodistillError
 from geodistill.recipe import DataRecipe
-from geodistill.tasks.encode_instructions import beginning, collate_instructions, encode_instructions
+from geodistill.tasks.instruction_reader import InstructionReader, beginning
 
 TEXTS = ["Say it again.", "\ning\ning\ning", "\n\n### Response:\nresponse", "12 34 56 words"]
 
@@ -41,7 +41,15 @@ def make_instructions(max_length: int = 512, **splits: list[tuple[str, str, list
 
 
 def encode(tokenizer: Any, instructions: Instructions | None = None, limit: int = 512, **recipe: Any) -> dict[str, Any]:
-    return encode_instructions(instructions or make_instructions(), tokenizer, DataRecipe(**recipe), limit)
+    return read(instructions or make_instructions(), tokenizer, DataRecipe(**recipe), limit)
+
+
+def read(
+    instructions: Instructions, tokenizer: Any, recipe: DataRecipe, limit: int, notes: list[str] | None = None
+) -> dict[str, Any]:
+    length = min(instructions.max_length, limit)
+    reader = InstructionReader(tokenizer).reading(length, recipe.prompt, recipe.max_prompt_length)
+    return {part: reader.encode(split, notes=notes, part=part) for part, split in instructions.splits.items()}
 
 
 @pytest.mark.parametrize("begins", [False, True])
@@ -59,7 +67,6 @@ def test_prompt_and_response_meet_between_two_tokens(begins: bool) -> None:
             assert tokenizer.decode(ids[asked:]) == response + "</s>"
             assert example["attention_mask"] == [1] * len(ids)
             assert example["special_tokens_mask"] == [int(token < 3) for token in ids]
-            assert ("prompt_ids" in example) == (part != "train")
             if part == "test":
                 assert example["prompt_ids"] == ids[:asked]
     assert encoded["test"][1]["references"] == ["ing", "on"]
@@ -85,7 +92,7 @@ def test_long_prompts_are_dropped_and_long_responses_cut() -> None:
     rows = [("a" * 30, "", ["b"]), ("a", "", ["c" * 40]), ("a", "", ["b"]), ("a" * 9, "", ["b" * 10])]
     notes: list[str] = ["before"]
     recipe = DataRecipe(prompt="plain", max_prompt_length=10)
-    encoded = encode_instructions(make_instructions(20, train=rows), tokenizer, recipe, 512, notes)["train"]
+    encoded = read(make_instructions(20, train=rows), tokenizer, recipe, 512, notes)["train"]
     assert [example["row"] for example in encoded] == [1, 2, 3]
     assert [example["example_id"] for example in encoded] == [0, 1, 2]
     assert [len(example["input_ids"]) for example in encoded] == [20, 4, 20]
@@ -95,7 +102,7 @@ def test_long_prompts_are_dropped_and_long_responses_cut() -> None:
         "1 of the 4 train prompts are over 10 tokens and were dropped.",
         "2 of the 3 train responses were cut, at 20 tokens with their prompt.",
     ]
-    encode_instructions(make_instructions(20, train=rows), tokenizer, recipe, 512, notes)
+    read(make_instructions(20, train=rows), tokenizer, recipe, 512, notes)
     assert len(notes) == 3
 
 
@@ -118,7 +125,7 @@ def test_a_response_must_be_able_to_end() -> None:
 def test_a_batch_is_padded_on_the_right_and_masked(pad: bool) -> None:
     tokenizer = make_tokenizer(pad=pad)
     examples = encode(tokenizer, prompt="plain")["test"]
-    batch = collate_instructions(tokenizer)(examples)
+    batch = InstructionReader(tokenizer).collate(examples)
     assert set(batch) == {"input_ids", "attention_mask", "special_tokens_mask", "labels", "example_id"}
     filling = tokenizer.pad_token_id if pad else tokenizer.eos_token_id
     for row, example in enumerate(examples):
@@ -142,7 +149,7 @@ def test_the_loss_is_that_of_the_responses_alone() -> None:
     with torch.no_grad():
         batch = {
             k: v
-            for k, v in collate_instructions(tokenizer)(examples).items()
+            for k, v in InstructionReader(tokenizer).collate(examples).items()
             if k in ("input_ids", "attention_mask", "labels")
         }
         found = model(**batch).loss
@@ -164,7 +171,7 @@ def test_the_bundled_decoder_and_instructions() -> None:
     for prompt in ("alpaca", "chat", "plain"):
         recipe = DataRecipe(source="bundled:instructions", prompt=prompt)
         instructions, notes = load_instructions(recipe), []
-        encoded = encode_instructions(instructions, tokenizer, recipe, 8192, notes)
+        encoded = read(instructions, tokenizer, recipe, 8192, notes)
         assert notes == []
         for part, examples in encoded.items():
             for example, row in zip(examples, instructions.splits[part], strict=True):
