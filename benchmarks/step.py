@@ -27,8 +27,8 @@ from geodistill.distillation.signals import Teacher, TeacherSignals, bfloat16_is
 from geodistill.distillation.students.build import build_student
 from geodistill.features import IGNORED_LABEL, Capture, is_causal, next_tokens_scored, select_rows
 from geodistill.recipe import DataRecipe, ObjectiveRecipe, StudentRecipe
-from geodistill.recipe_file import load_recipe
 from geodistill.recipes import recipe_path
+from geodistill.runs.recipe_file import load_recipe
 from geodistill.tasks.choose import task_of
 from geodistill.tasks.classification import encode, load_classifier
 from geodistill.tasks.text_reader import TextReader

@@ -27,7 +27,7 @@ from transformers.utils.logging import disable_progress_bar
 from geodistill.data.bundled.models import resolve_model
 from geodistill.data.examples import load_examples
 from geodistill.recipe import DataRecipe, Recipe
-from geodistill.recipe_file import check_recipe, merge
+from geodistill.runs.recipe_file import check_recipe, merge
 from geodistill.runs.teacher import prepare_teacher
 from geodistill.studies import compare as compare_module
 from geodistill.tasks.classification import Classification

@@ -4,7 +4,7 @@ import pytest
 
 from geodistill.aliases import _ELSEWHERE, _TRAINING, known_elsewhere
 from geodistill.recipe import Recipe, TrainingRecipe
-from geodistill.recipe_file import _valid_keys
+from geodistill.runs.recipe_file import _valid_keys
 
 
 @pytest.mark.parametrize(

@@ -17,8 +17,8 @@ from geodistill.distillation.objective import make_logit_loss
 from geodistill.distillation.students.build import build_student
 from geodistill.errors import GeodistillError
 from geodistill.recipe import FeatureTerm, LogitTerm, LoraRecipe, Recipe, Section, StudentRecipe, TrainingRecipe
-from geodistill.recipe_file import check_recipe, merge
 from geodistill.runs.arguments import training_arguments
+from geodistill.runs.recipe_file import check_recipe, merge
 
 SMALLEST: dict[str, Any] = {"student": {"width": 64, "layers": 2}, "objective": {"label": {}}}
 INSTRUCTIONS = {"task": "instructions"}

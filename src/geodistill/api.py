@@ -8,7 +8,7 @@ from typing import Any
 
 from geodistill.files import fingerprint_of
 from geodistill.recipe import Recipe
-from geodistill.recipe_file import load_recipe
+from geodistill.runs.recipe_file import load_recipe
 from geodistill.runs.run_results import RunResults
 from geodistill.runs.train import train as train_run
 from geodistill.studies.compare import compare as compare_runs

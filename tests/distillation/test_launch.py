@@ -24,9 +24,9 @@ from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
 from torch import Tensor
 from transformers import AutoModelForSequenceClassification
 
-from geodistill.recipe_file import check_recipe
 from geodistill.runs.arguments import part_processes, processes
 from geodistill.runs.folder import read_json, read_metrics
+from geodistill.runs.recipe_file import check_recipe
 from geodistill.runs.train import train
 
 CLASSES = ("NUM", "LOC", "HUM")

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from geodistill.recipe_file import load_recipe
 from geodistill.recipes import recipe_path
+from geodistill.runs.recipe_file import load_recipe
 from geodistill.studies.plan import plan_jobs
 
 SHIPPED = sorted(

@@ -13,8 +13,8 @@ from transformers import dynamic_module_utils
 
 from geodistill.errors import GeodistillError
 from geodistill.recipe import Recipe
-from geodistill.recipe_file import check_recipe
 from geodistill.runs.evaluate import evaluate
+from geodistill.runs.recipe_file import check_recipe
 from geodistill.runs.train import train
 
 CODE = """

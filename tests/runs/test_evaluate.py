@@ -12,9 +12,9 @@ import pytest
 from geodistill.errors import GeodistillError
 from geodistill.files import write_json
 from geodistill.recipe import Recipe
-from geodistill.recipe_file import check_recipe
 from geodistill.runs.evaluate import evaluate
 from geodistill.runs.folder import RECIPE, RESULTS, read_json
+from geodistill.runs.recipe_file import check_recipe
 from geodistill.runs.train import train
 
 

@@ -10,12 +10,12 @@ import torch
 from geodistill.distillation import signals as teacher_module
 from geodistill.errors import GeodistillError
 from geodistill.recipe import Recipe, TrainingRecipe
-from geodistill.recipe_file import check_recipe, load_recipe
 from geodistill.recipes import recipe_path
 from geodistill.runs import precision as precision_module
 from geodistill.runs.arguments import training_arguments
 from geodistill.runs.folder import ENVIRONMENT, RESULTS, read_json
 from geodistill.runs.precision import describe_precision, slow_settings, training_precision
+from geodistill.runs.recipe_file import check_recipe, load_recipe
 from geodistill.runs.train import train
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)

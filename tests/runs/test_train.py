@@ -20,13 +20,13 @@ from transformers.trainer_callback import TrainerCallback
 from geodistill.errors import GeodistillError
 from geodistill.files import LOCK
 from geodistill.recipe import DataRecipe, Recipe
-from geodistill.recipe_file import merge
 from geodistill.runs import train as train_module
 from geodistill.runs.arguments import train_to_the_end
 from geodistill.runs.evaluate import evaluate
 from geodistill.runs.folder import clear_run, read_json, read_metrics
 from geodistill.runs.predict import predict
 from geodistill.runs.prepare import cache_name, kept_logits, stages_of
+from geodistill.runs.recipe_file import merge
 from geodistill.runs.run_results import RunResults
 from geodistill.runs.train import train
 from geodistill.studies.report.write import report_run

@@ -21,9 +21,9 @@ from geodistill.distillation.students.build import build_student
 from geodistill.errors import GeodistillError
 from geodistill.files import locked, write_json
 from geodistill.recipe import Recipe
-from geodistill.recipe_file import check_recipe, merge
 from geodistill.runs import teacher as teacher_module
 from geodistill.runs.folder import METRICS, RESULTS, read_json
+from geodistill.runs.recipe_file import check_recipe, merge
 from geodistill.runs.teacher import TEACHER_FILE, prepare_teacher
 from geodistill.studies import compare as compare_module
 from geodistill.studies.compare import PreparedJob, collect_requests, compare

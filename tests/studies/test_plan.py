@@ -7,7 +7,7 @@ import pytest
 
 from geodistill.errors import GeodistillError
 from geodistill.recipe import Recipe
-from geodistill.recipe_file import check_recipe
+from geodistill.runs.recipe_file import check_recipe
 from geodistill.studies.plan import default_comparison, plan_jobs, split_sweeps
 
 GRAM, CKA = {"loss": "gram", "weight": 2}, {"loss": "cka", "weight": 3}

@@ -8,7 +8,7 @@ import pytest
 
 from geodistill.errors import GeodistillError
 from geodistill.recipe import DataRecipe, Recipe
-from geodistill.recipe_file import check_recipe
+from geodistill.runs.recipe_file import check_recipe
 from geodistill.tasks.choose import stage_tasks, task_of
 from geodistill.tasks.classification import Classification
 from geodistill.tasks.instructions import InstructionFollowing

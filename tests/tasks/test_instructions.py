@@ -12,10 +12,10 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BertCo
 from geodistill.distillation.sides import Side
 from geodistill.errors import GeodistillError
 from geodistill.recipe import Recipe
-from geodistill.recipe_file import check_recipe, merge
 from geodistill.runs.evaluate import evaluate
 from geodistill.runs.folder import read_metrics
 from geodistill.runs.identity import teacher_side
+from geodistill.runs.recipe_file import check_recipe, merge
 from geodistill.runs.teacher import as_given
 from geodistill.runs.train import train
 from geodistill.tasks.choose import task_of

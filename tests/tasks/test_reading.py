@@ -26,10 +26,10 @@ from transformers.trainer_callback import TrainerCallback
 from geodistill.distillation.sides import Reader, two_sides
 from geodistill.errors import GeodistillError
 from geodistill.recipe import Recipe
-from geodistill.recipe_file import check_recipe, merge
 from geodistill.runs import train as train_module
 from geodistill.runs.evaluate import evaluate
 from geodistill.runs.folder import read_metrics
+from geodistill.runs.recipe_file import check_recipe, merge
 from geodistill.runs.teacher import PreparedTeacher, prepare_teacher
 from geodistill.runs.train import train
 from geodistill.tasks.choose import task_of

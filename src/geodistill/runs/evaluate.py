@@ -11,10 +11,10 @@ from geodistill.distillation.devices import telling_of_memory
 from geodistill.errors import GeodistillError, suggest
 from geodistill.files import json_text, write_text
 from geodistill.recipe import GenerationRecipe
-from geodistill.recipe_file import load_recipe
 from geodistill.runs.arguments import run_device, send
 from geodistill.runs.finished import FinishedRun, open_run, refuse_others, student_head
 from geodistill.runs.folder import RECIPE
+from geodistill.runs.recipe_file import load_recipe
 from geodistill.tasks.choose import task_of
 from geodistill.tasks.classification import Classification
 from geodistill.tasks.instructions import InstructionFollowing

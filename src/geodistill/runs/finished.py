@@ -13,8 +13,8 @@ from geodistill.data.labels import Problem
 from geodistill.distillation.students.head_labels import output_names
 from geodistill.errors import GeodistillError
 from geodistill.recipe import TASK_STAGE, DataRecipe, GenerationRecipe, Recipe
-from geodistill.recipe_file import check_recipe, read_yaml, set_dotted, split_override
 from geodistill.runs.folder import RECIPE, RESULTS, read_json
+from geodistill.runs.recipe_file import check_recipe, read_yaml, set_dotted, split_override
 
 USED = {"data": DataRecipe, "generation": GenerationRecipe}
 

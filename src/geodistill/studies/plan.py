@@ -12,7 +12,7 @@ from typing import Any
 from geodistill.errors import GeodistillError, suggest
 from geodistill.files import fingerprint_of
 from geodistill.recipe import CompareRecipe, Recipe
-from geodistill.recipe_file import check_recipe, merge, set_dotted, split_override
+from geodistill.runs.recipe_file import check_recipe, merge, set_dotted, split_override
 
 SCORED_BY = ("task", "data", "teacher", "generation", "compare")  # what all runs of a comparison share
 

@@ -9,8 +9,8 @@ import pytest
 
 from geodistill.data.record import PartRecord, Record
 from geodistill.files import write_text
-from geodistill.recipe_file import check_recipe
 from geodistill.runs.folder import METRICS, claimed
+from geodistill.runs.recipe_file import check_recipe
 from geodistill.runs.run_results import TeacherResult
 from geodistill.studies.comparison_results import ComparisonResults
 from geodistill.studies.report import write as report

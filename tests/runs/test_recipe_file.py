@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from geodistill.errors import GeodistillError
-from geodistill.recipe_file import check_recipe, load_recipe, merge, set_dotted, split_override
+from geodistill.runs.recipe_file import check_recipe, load_recipe, merge, set_dotted, split_override
 
 TEXT = """
 student: {width: 64, layers: 2}
