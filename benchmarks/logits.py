@@ -19,14 +19,14 @@ from timing import Run, interleaved
 from torch import Tensor
 from torch.nn import functional
 
-from geodistill.losses.divergences import NAMES
+from geodistill.losses.divergences import DIVERGENCES
 from geodistill.losses.logits import LogitLoss
 from geodistill.losses.top_k import TopKLogits
 from geodistill.runs.cost import peak_megabytes, reset_peak_memory
 
 TEMPERATURE = 2.0
 WRITTEN, TOP_K = "kl_div as written", "forward_kl, top 64"
-CANDIDATES = (WRITTEN, *NAMES, TOP_K)
+CANDIDATES = (WRITTEN, *DIVERGENCES, TOP_K)
 
 
 def main() -> None:

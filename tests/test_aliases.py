@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 
 from geodistill.aliases import _ELSEWHERE, _TRAINING, known_elsewhere
+from geodistill.explain import _valid_keys
 from geodistill.recipe import Recipe, TrainingRecipe
-from geodistill.runs.recipe_file import _valid_keys
 
 
 @pytest.mark.parametrize(

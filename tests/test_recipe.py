@@ -1,15 +1,13 @@
 from __future__ import annotations
 
-from typing import Any, get_args
+from typing import Any
 
 import pytest
 from pydantic import ValidationError
 
 from geodistill.applies import DoesNotApply, refuse_what_does_not_apply
-from geodistill.losses.divergences import NAMES
 from geodistill.recipe import (
     DataRecipe,
-    DivergenceName,
     FeatureTerm,
     LogitTerm,
     ObjectiveRecipe,
@@ -77,7 +75,6 @@ def test_an_objective_without_terms_is_refused() -> None:
         (TeacherRecipe, {"cache_top_k": 0}),
         (FeatureTerm, {"loss": "gram", "weight": float("nan")}),
         (FeatureTerm, {"loss": "gram", "weight": -1}),
-        (FeatureTerm, {"loss": "gram", "rows": "token"}),
         (FeatureTerm, {"loss": "gram", "layers": "lats"}),
         (FeatureTerm, {"loss": "gram", "layers": [[1, 2, 3]]}),
     ],
@@ -94,11 +91,6 @@ def test_a_stage_needs_a_name_of_its_own(names: list[str]) -> None:
         Recipe.model_validate({**SMALLEST, "stages": [{**stage, "name": name} for name in names]})
     allowed = Recipe.model_validate({**SMALLEST, "stages": [{**stage, "name": "geometry first"}]})
     assert allowed.stages[0].name == "geometry first"
-
-
-def test_the_divergences_of_a_recipe_are_those_there_are() -> None:
-    assert get_args(DivergenceName) == NAMES
-    assert LogitTerm().divergence == "forward_kl"
 
 
 @pytest.mark.parametrize(
@@ -135,3 +127,10 @@ def test_keys_of_another_task_are_refused(task: str, data: dict[str, Any]) -> No
 )
 def test_keys_of_the_task_itself(task: str, data: dict[str, Any]) -> None:
     refuse_what_does_not_apply(Recipe.model_construct(task=task, data=DataRecipe(**data)), Recipe.rules)
+
+
+def test_the_options_of_a_loss_are_flat_keys_of_its_term() -> None:
+    term = FeatureTerm(loss="gram", weight=2, center=False, anything=[1])  # type: ignore[call-arg]
+    assert term.options == {"center": False, "anything": [1]} and term.rows is None
+    with pytest.raises(ValidationError, match="frozen"):
+        term.center = True  # type: ignore[attr-defined]

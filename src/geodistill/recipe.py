@@ -2,6 +2,9 @@
 
 A recipe is a YAML file; every field here is a key of it, and may be overridden on the command line by its dotted path
 (`training.epochs=3`, `objective.features.0.weight=5`). An unknown key is refused, and the nearest valid one is named.
+
+Names of losses, rows, divergences and tasks are plain strings here. The dicts of them live on higher floors, where the
+names and the options of a loss are checked: `geodistill.runs.recipe_file.check_names`.
 """
 
 from __future__ import annotations
@@ -15,15 +18,10 @@ from geodistill.aliases import OWN_FIELDS, TRAINER_NAMES
 from geodistill.applies import Rule, only_with, refuse_what_does_not_apply
 from geodistill.errors import GeodistillError
 
-RowKind = Literal["cls", "mean", "tokens", "last", "response", "words"]
-FeatureLossName = Literal["procrustes", "gram", "cka", "projection"]
 Augmentation = Literal["none", "crop", "crop_flip"]
 PromptKind = Literal["alpaca", "chat", "plain"]
 WeightKind = Literal["float32", "bfloat16", "8bit", "4bit"]
 TASK_STAGE = "task"
-DivergenceName = Literal[
-    "forward_kl", "reverse_kl", "jensen_shannon", "skewed_forward_kl", "skewed_reverse_kl", "total_variation"
-]
 LayerPair = tuple[int, int]
 ModulePair = tuple[str, str]
 
@@ -248,48 +246,37 @@ class LabelTerm(Section):
 class LogitTerm(Section):
     """T² · divergence(teacher, student) at temperature T (Hinton et al. 2015); mean squared error for a regression."""
 
-    rules = (
-        Rule(("beta",), lambda term: term.divergence == "jensen_shannon", only_with("divergence: jensen_shannon")),
-        Rule(
-            ("skew",),
-            lambda term: term.divergence.startswith("skewed_"),
-            only_with("divergence: skewed_forward_kl or skewed_reverse_kl"),
-        ),
-    )
-
     weight: float = Field(1.0, ge=0)
     temperature: float = Field(2.0, gt=0)
-    divergence: DivergenceName = "forward_kl"
+    divergence: str = Field("forward_kl", description="a name of geodistill.losses.divergences.DIVERGENCES")
     beta: float = Field(0.5, gt=0, lt=1, description="jensen_shannon: nearer forward_kl below ½, reverse_kl above")
     skew: float = Field(0.1, ge=0, lt=1, description="skewed_*: the share of the first side in what it is compared to")
 
 
 class FeatureTerm(Section):
-    """One feature loss between rows of paired layers."""
+    """One feature loss between rows of paired layers. All other keys are options of the loss."""
 
-    rules = (
-        Rule(("orthogonal",), lambda term: term.loss == "projection", only_with("loss: projection")),
+    model_config = ConfigDict(extra="allow")
+    rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
-            ("normalize",),
-            lambda term: term.loss != "cka" or term.normalize == "rows",
-            "Leave it out, or set it to rows: CKA is blind to scale.",
-        ),
-        Rule(
-            ("special_tokens",), lambda term: term.rows in ("tokens", "mean"), only_with("rows: tokens or rows: mean")
+            ("special_tokens",),
+            lambda term: term.rows in (None, "tokens", "mean"),
+            only_with("rows: tokens or rows: mean"),
         ),
     )
 
-    loss: FeatureLossName
+    loss: str = Field(description="a name of geodistill.losses.LOSSES")
     weight: float = Field(1.0, ge=0)
-    rows: RowKind = "tokens"
-    special_tokens: bool = Field(True, description="let [CLS], [SEP] and the like count among 'tokens' and 'mean'")
+    rows: str | None = Field(None, description="a kind of rows; by default the one that the loss names")
+    special_tokens: bool = Field(True, description="let [CLS], [SEP] and similar tokens count for 'tokens' and 'mean'")
     layers: Literal["last", "uniform", "skip"] | list[LayerPair] | list[ModulePair] = Field(
         "last", description="a layer map, [student, teacher] layer pairs (0 embeddings, -1 last), or module path pairs"
     )
-    center: bool = True
-    normalize: bool | Literal["rows"] = True
-    squared: bool = True
-    orthogonal: bool = Field(False, description="projection only: keep the map orthogonal")
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The options of the loss, as they are given."""
+        return dict(self.model_extra or {})
 
 
 Term: TypeAlias = LabelTerm | LogitTerm | FeatureTerm
@@ -423,7 +410,7 @@ class Recipe(Section):
         ),
     )
 
-    task: Literal["classification", "instructions"] = "classification"
+    task: str = Field("classification", description="a name of geodistill.tasks.choose.TASKS")
     data: DataRecipe = Field(default_factory=DataRecipe)
     teacher: TeacherRecipe = Field(default_factory=TeacherRecipe)
     student: StudentRecipe

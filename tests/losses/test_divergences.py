@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from geodistill.errors import GeodistillError
-from geodistill.losses.divergences import NAMES, DivergenceName, choose_divergence, jensen_shannon
+from geodistill.losses.divergences import DIVERGENCES, choose_divergence, jensen_shannon
 
 Row = np.ndarray
 BETA, SKEW = 0.3, 0.1
@@ -51,7 +51,7 @@ CURVATURE = {
 }
 
 
-def value(name: DivergenceName, student: Tensor, teacher: Tensor) -> Tensor:
+def value(name: str, student: Tensor, teacher: Tensor) -> Tensor:
     formula = choose_divergence(name, beta=BETA, skew=SKEW)
     return formula(student.log_softmax(-1), teacher.log_softmax(-1))[0]
 
@@ -62,9 +62,9 @@ def draw(seed: int, scale: float = 4.0, rows: int = 6, width: int = 9) -> tuple[
     return student, teacher
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", DIVERGENCES)
 @pytest.mark.parametrize("scale", [0.1, 3.0, 30.0])
-def test_each_against_scipy(name: DivergenceName, scale: float) -> None:
+def test_each_against_scipy(name: str, scale: float) -> None:
     student, teacher = draw(0, scale)
     p, q = (scipy.special.softmax(side.numpy(), axis=-1) for side in (teacher, student))
     expected = [ORACLES[name](*rows) for rows in zip(p, q, strict=True)]
@@ -80,8 +80,8 @@ def test_the_even_jensen_shannon_is_the_square_of_scipys_distance() -> None:
     assert found.numpy() == pytest.approx(scipy.spatial.distance.jensenshannon(p, q, axis=-1) ** 2)
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_the_slope_is_the_derivative_by_each_log_probability(name: DivergenceName) -> None:
+@pytest.mark.parametrize("name", DIVERGENCES)
+def test_the_slope_is_the_derivative_by_each_log_probability(name: str) -> None:
     """Also off the simplex, where the slopes are used: no constant is left out."""
     formula = choose_divergence(name, beta=BETA, skew=SKEW)
     student, teacher = draw(2)
@@ -95,8 +95,8 @@ def test_the_slope_is_the_derivative_by_each_log_probability(name: DivergenceNam
         torch.testing.assert_close((up - down) / (2 * step), slope[:, column], rtol=1e-6, atol=1e-9)
 
 
-@given(st.sampled_from(NAMES), st.integers(0, 10**6), st.floats(0.01, 50))
-def test_never_negative_zero_at_equality_and_within_bounds(name: DivergenceName, seed: int, scale: float) -> None:
+@given(st.sampled_from(list(DIVERGENCES)), st.integers(0, 10**6), st.floats(0.01, 50))
+def test_never_negative_zero_at_equality_and_within_bounds(name: str, seed: int, scale: float) -> None:
     student, teacher = draw(seed, scale)
     found = value(name, student, teacher)
     assert (found >= -1e-13).all() and (found <= BOUNDS[name] + 1e-12).all()
@@ -124,7 +124,7 @@ def test_jensen_shannon_tends_to_either_kl() -> None:
 
 
 @pytest.mark.parametrize("name", CURVATURE)
-def test_near_agreement_they_differ_by_a_factor_alone(name: DivergenceName) -> None:
+def test_near_agreement_they_differ_by_a_factor_alone(name: str) -> None:
     student, teacher = draw(4, 1.0)
     student = teacher + 1e-4 * student
     p, q = teacher.softmax(-1), student.softmax(-1)
@@ -132,8 +132,8 @@ def test_near_agreement_they_differ_by_a_factor_alone(name: DivergenceName) -> N
     torch.testing.assert_close(value(name, student, teacher), CURVATURE[name] * half, rtol=1e-3, atol=0)
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_a_skew_of_zero_is_no_skew(name: DivergenceName) -> None:
+@pytest.mark.parametrize("name", DIVERGENCES)
+def test_a_skew_of_zero_is_no_skew(name: str) -> None:
     logs = [side.log_softmax(-1) for side in draw(5)]
     skewed = choose_divergence(name, skew=0.0)(*logs)
     torch.testing.assert_close(skewed, choose_divergence(name.removeprefix("skewed_"), skew=0.4)(*logs))
@@ -150,6 +150,6 @@ def test_a_skew_of_zero_is_no_skew(name: DivergenceName) -> None:
         ("skewed_forward_kl", {"skew": -0.1}, "from 0 to below 1"),
     ],
 )
-def test_wrong_choices(name: DivergenceName, options: dict[str, float], message: str) -> None:
+def test_wrong_choices(name: str, options: dict[str, float], message: str) -> None:
     with pytest.raises(GeodistillError, match=message):
         choose_divergence(name, **options)

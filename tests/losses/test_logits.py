@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from geodistill.errors import GeodistillError
-from geodistill.losses.divergences import NAMES, DivergenceName
+from geodistill.losses.divergences import DIVERGENCES
 from geodistill.losses.logits import LogitLoss
 from geodistill.losses.top_k import TopKLogits
 
@@ -93,8 +93,8 @@ def test_extreme_logits_stay_finite() -> None:
     assert torch.isfinite(student.grad).all()
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_only_rows_that_count(logits: tuple[Tensor, Tensor], name: DivergenceName) -> None:
+@pytest.mark.parametrize("name", DIVERGENCES)
+def test_only_rows_that_count(logits: tuple[Tensor, Tensor], name: str) -> None:
     student, teacher = (side.clone().view(7, 1, 5) for side in logits)
     mask = torch.tensor([1, 0, 1, 1, 0, 0, 1]).view(7, 1)
     loss = LogitLoss(3.0, divergence=name)
@@ -125,8 +125,8 @@ def test_rows_of_a_regression_that_count(logits: tuple[Tensor, Tensor]) -> None:
     torch.testing.assert_close(LogitLoss()(student, teacher, torch.arange(7) < 3), expected)
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_bfloat16_gradients_are_those_of_float32_rounded(logits: tuple[Tensor, Tensor], name: DivergenceName) -> None:
+@pytest.mark.parametrize("name", DIVERGENCES)
+def test_bfloat16_gradients_are_those_of_float32_rounded(logits: tuple[Tensor, Tensor], name: str) -> None:
     student, teacher = (side.bfloat16() for side in logits)
     narrow, wide = student.clone().requires_grad_(), student.float().requires_grad_()
     for each in (narrow, wide):
@@ -135,16 +135,16 @@ def test_bfloat16_gradients_are_those_of_float32_rounded(logits: tuple[Tensor, T
     assert torch.equal(narrow.grad, wide.grad.bfloat16())
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_logits_of_ten_thousand(name: DivergenceName) -> None:
+@pytest.mark.parametrize("name", DIVERGENCES)
+def test_logits_of_ten_thousand(name: str) -> None:
     student = torch.tensor([[1e4, -1e4, 0.0], [0.0, 0.0, 1e4]], requires_grad=True)
     value = LogitLoss(1.0, divergence=name)(student, torch.tensor([[-1e4, 1e4, 0.0], [0.0, -1e4, 1e4]]))
     value.backward()
     assert value.isfinite() and student.grad.isfinite().all()
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_tokens_that_the_teacher_rules_out(logits: tuple[Tensor, Tensor], name: DivergenceName) -> None:
+@pytest.mark.parametrize("name", DIVERGENCES)
+def test_tokens_that_the_teacher_rules_out(logits: tuple[Tensor, Tensor], name: str) -> None:
     """Reverse KL is infinite where the student has mass there, and all are finite where both have none."""
     student, teacher = (side.clone() for side in logits)
     teacher[:, 2] = -torch.inf
@@ -165,10 +165,8 @@ def test_tokens_that_the_teacher_rules_out(logits: tuple[Tensor, Tensor], name: 
     assert both.grad.isfinite().all() and not both.grad[:, 2].any()
 
 
-@pytest.mark.parametrize("name", NAMES[:-1])
-def test_the_factor_keeps_the_gradient_at_high_temperatures(
-    logits: tuple[Tensor, Tensor], name: DivergenceName
-) -> None:
+@pytest.mark.parametrize("name", list(DIVERGENCES)[:-1])
+def test_the_factor_keeps_the_gradient_at_high_temperatures(logits: tuple[Tensor, Tensor], name: str) -> None:
     student, teacher = logits
     sizes = []
     for temperature in (1e3, 1e4):
@@ -196,7 +194,7 @@ def test_its_options_are_shown() -> None:
     assert repr(LogitLoss(1.0, divergence="jensen_shannon", beta=0.2, problem_type="regression")) == shown
 
 
-def bernoulli(name: DivergenceName, student: float, teacher: float, temperature: float) -> float:
+def bernoulli(name: str, student: float, teacher: float, temperature: float) -> float:
     """A divergence between two coins in float64, written out."""
     q1, p1 = (1 / (1 + math.exp(-logit / temperature)) for logit in (student, teacher))
     q0, p0 = (1 / (1 + math.exp(logit / temperature)) for logit in (student, teacher))
@@ -218,15 +216,15 @@ def bernoulli(name: DivergenceName, student: float, teacher: float, temperature:
     }[name]
 
 
-def multi_label(name: DivergenceName = "forward_kl", temperature: float = 1.0) -> LogitLoss:
+def multi_label(name: str = "forward_kl", temperature: float = 1.0) -> LogitLoss:
     kind = "multi_label_classification"
     return LogitLoss(temperature, divergence=name, beta=0.3, skew=0.2, problem_type=kind)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("temperature", [1.0, 3.0])
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", DIVERGENCES)
 def test_every_label_of_several_is_a_distribution_of_two(
-    logits: tuple[Tensor, Tensor], name: DivergenceName, temperature: float
+    logits: tuple[Tensor, Tensor], name: str, temperature: float
 ) -> None:
     student, teacher = logits
     pairs = list(zip(student.flatten().tolist(), teacher.flatten().tolist(), strict=True))
@@ -254,8 +252,8 @@ def test_the_gradient_for_several_labels_is_that_of_the_label_loss(logits: tuple
     torch.testing.assert_close(student.grad, torch.autograd.grad(soft, student)[0])
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_extreme_logits_of_several_labels_stay_finite(name: DivergenceName) -> None:
+@pytest.mark.parametrize("name", DIVERGENCES)
+def test_extreme_logits_of_several_labels_stay_finite(name: str) -> None:
     student = torch.tensor([[1e4, -1e4, 0.0, 80.0]], requires_grad=True)
     value = multi_label(name)(student, torch.tensor([[-1e4, -1e4, 1e4, 120.0]]))
     value.backward()

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from geodistill.errors import GeodistillError
 from geodistill.losses import row_chunks
-from geodistill.losses.divergences import NAMES, DivergenceName
+from geodistill.losses.divergences import DIVERGENCES
 from geodistill.losses.logits import LogitLoss
 from geodistill.losses.top_k import TopKLogits
 
@@ -42,8 +42,8 @@ def test_a_tail_far_below_rounding_is_still_there() -> None:
     assert TopKLogits.of(teacher, 1, 1.0).tail_log_mass.item() == pytest.approx(np.log(3) - 60)
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_the_whole_vocabulary_gives_the_exact_value_and_gradient(name: DivergenceName) -> None:
+@pytest.mark.parametrize("name", DIVERGENCES)
+def test_the_whole_vocabulary_gives_the_exact_value_and_gradient(name: str) -> None:
     student, teacher = draw(1)
     student.requires_grad_()
     loss = LogitLoss(2.0, divergence=name)
@@ -54,8 +54,8 @@ def test_the_whole_vocabulary_gives_the_exact_value_and_gradient(name: Divergenc
     torch.testing.assert_close(*(torch.autograd.grad(value, student)[0] for value in values))
 
 
-@given(st.sampled_from(NAMES), st.integers(0, 10**6), st.floats(0.1, 20))
-def test_fewer_tokens_never_say_more(name: DivergenceName, seed: int, scale: float) -> None:
+@given(st.sampled_from(list(DIVERGENCES)), st.integers(0, 10**6), st.floats(0.1, 20))
+def test_fewer_tokens_never_say_more(name: str, seed: int, scale: float) -> None:
     """The data-processing inequality: to merge outcomes cannot move two distributions apart."""
     student, teacher = draw(seed, scale=scale)
     loss = LogitLoss(1.0, divergence=name)
@@ -65,8 +65,8 @@ def test_fewer_tokens_never_say_more(name: DivergenceName, seed: int, scale: flo
         assert fewer <= more + 1e-10
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_extreme_students_get_finite_gradients(name: DivergenceName) -> None:
+@pytest.mark.parametrize("name", DIVERGENCES)
+def test_extreme_students_get_finite_gradients(name: str) -> None:
     teacher = torch.tensor([[3.0, 2.0, 0.0, -1.0]] * 3)
     student = torch.tensor([[1e4, -1e4, -1e4, -1e4], [-1e4, -1e4, 1e4, 0.0], [1.0, 1.0, -torch.inf, -torch.inf]])
     student.requires_grad_()

@@ -13,7 +13,7 @@ from pydantic import BaseModel
 
 from geodistill.data.examples import load_examples
 from geodistill.data.instructions import load_instructions
-from geodistill.recipe import DataRecipe, GenerationRecipe, Recipe, TeacherRecipe, TrainingRecipe
+from geodistill.recipe import DataRecipe, FeatureTerm, GenerationRecipe, Recipe, TeacherRecipe, TrainingRecipe
 from geodistill.runs.identity import (
     SEEN_OTHERWISE,
     WITHOUT_EFFECT,
@@ -24,6 +24,7 @@ from geodistill.runs.identity import (
     teacher_fingerprint,
     teacher_side,
 )
+from geodistill.runs.recipe_file import check_recipe
 from geodistill.tasks.classification import Classification
 from geodistill.tasks.instructions import InstructionFollowing
 from geodistill.tasks.task import Task
@@ -58,6 +59,19 @@ def keys_of(section: BaseModel, path: tuple[Any, ...] = ()) -> Iterator[tuple[An
                 yield from keys_of(item, (*path, name, place))
         else:
             yield (*path, name)
+
+
+def options_run(**options: Any) -> str:
+    """The fingerprint of a run with these options of a loss."""
+    features = [{"loss": "gram", **options}]
+    content = {"student": {"model": "someone/student"}, "teacher": {"model": "someone/teacher"}}
+    recipe = check_recipe({**content, "objective": {"features": features}})
+    return run_fingerprint(recipe, {"task": task()})
+
+
+def test_an_option_of_a_loss_makes_another_run_unless_it_is_the_default() -> None:
+    assert options_run() == options_run(center=True, rows="tokens") == options_run(squared=True)
+    assert len({options_run(), options_run(center=False), options_run(squared=False)}) == 3
 
 
 def changed(section: Any, path: tuple[Any, ...]) -> Any:
@@ -96,7 +110,8 @@ def test_every_section_is_walked() -> None:
     walked = {name.split(".")[0] for path in keys_of(FULL) for name in listed_names(FULL, path)}
 
     def sections(kind: type[BaseModel]) -> set[str]:
-        below = kind.__subclasses__()
+        # A feature term with the options of a loss as fields is checked, and is no section of a recipe.
+        below = [] if kind is FeatureTerm else kind.__subclasses__()
         return {each.__name__ for each in below} | {name for each in below for name in sections(each)}
 
     base = FULL.__class__.__mro__[1]

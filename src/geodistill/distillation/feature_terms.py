@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from geodistill.distillation.outputs import no_logits
 from geodistill.distillation.signals import FeatureRequest, TeacherSignals
 from geodistill.distillation.students.adapters import Student, adapted_model
 from geodistill.features import (
@@ -21,7 +22,8 @@ from geodistill.features import (
     row_widths,
     select_rows,
 )
-from geodistill.losses import CKALoss, FeatureLoss, GramLoss, ProcrustesLoss, ProjectionLoss
+from geodistill.losses import LOSSES, MapLoss
+from geodistill.losses.terms import make_loss
 from geodistill.recipe import FeatureTerm, ObjectiveRecipe
 
 Probe = Mapping[str, Tensor] | None
@@ -33,10 +35,36 @@ class FeaturePair(NamedTuple):
 
     key: str
     weight: float
-    loss: FeatureLoss
+    loss: Any
     student: Tensor
     teacher: Tensor
     mask: Tensor | None
+    reads_logits: bool = False
+
+    def value(self, student_logits: Tensor | None, teacher_logits: Any) -> Tensor:
+        """The loss of the pair; of one that compares logits too, with those of both sides."""
+        if not self.reads_logits:
+            return self.loss(self.student, self.teacher, mask=self.mask)
+        for side, logits in (("student", student_logits), ("teacher", teacher_logits)):
+            if not isinstance(logits, Tensor):
+                raise no_logits(side)
+        return self.loss(self.student, self.teacher, student_logits, teacher_logits, mask=self.mask)
+
+    def chance(self, seed: int, student_logits: Tensor | None, teacher_logits: Any) -> Tensor:
+        """The loss for rows, or samples, that are not paired."""
+        if not self.reads_logits and not isinstance(self.loss, MapLoss):
+            return chance_loss(self.loss, *self.rows(), seed=seed)
+        order = torch.randperm(len(self.teacher), generator=torch.Generator().manual_seed(seed)).to(self.teacher.device)
+        shuffled = self._replace(teacher=self.teacher[order])
+        with torch.no_grad():
+            return shuffled.value(student_logits, teacher_logits[order] if self.reads_logits else None)
+
+    def row_count(self) -> Tensor | int:
+        """How many rows are compared; of maps, their positions."""
+        if self.mask is not None:
+            return self.mask.sum()
+        shape = self.student.shape
+        return shape[2:].numel() if isinstance(self.loss, MapLoss) else shape[:-1].numel()
 
     def rows(self) -> tuple[Tensor, Tensor]:
         """The rows that count, (n, d_s) and (n, d_t)."""
@@ -56,19 +84,22 @@ class FeatureMatch(nn.Module):
         teacher_probe: Probe = None,
     ) -> None:
         super().__init__()
-        self.weight, self.rows, self.special_tokens = term.weight, term.rows, term.special_tokens
+        kind = LOSSES[term.loss]
+        self.weight, self.rows, self.special_tokens = term.weight, term.rows or kind.rows, term.special_tokens
+        self.reads_logits = kind.reads_logits
         self.pairs = resolve_pairs(term, student, teacher, student_probe, teacher_probe)
         student_points, teacher_points = ([pair[side] for pair in self.pairs] for side in (0, 1))
-        known = {t: widths[self.request(t)] for t in teacher_points if self.request(t) in widths}
         # A model is run only where a width is needed.
-        if term.loss == "projection":
-            student_widths = row_widths(student, student_points, student_probe, kind=term.rows)
+        if kind.reads_widths:
+            known = {t: widths[self.request(t)] for t in teacher_points if self.request(t) in widths}
+            own = row_widths(student, student_points, student_probe, kind=self.rows)
             others = [t for t in teacher_points if t not in known]
-            known |= row_widths(teacher, others, teacher_probe, kind=term.rows) if others else {}
+            known |= row_widths(teacher, others, teacher_probe, kind=self.rows) if others else {}
+            losses = [make_loss(term, own[s], known[t]) for s, t in self.pairs]
         else:
             Capture(student, student_points), Capture(teacher, teacher_points)  # refuse points that are not there
-            student_widths = {}
-        self.losses = nn.ModuleList(make_loss(term, student_widths.get(s), known.get(t)) for s, t in self.pairs)
+            losses = [make_loss(term) for _ in self.pairs]
+        self.losses = nn.ModuleList(losses)
         self.names = [f"{term.loss}_{s}_{t}" for s, t in self.pairs]
 
     def request(self, teacher_point: Point) -> FeatureRequest:
@@ -80,8 +111,12 @@ class FeatureMatch(nn.Module):
         """Yield what is compared of one batch, pair by pair."""
         for name, (s, t), loss in zip(self.names, self.pairs, self.losses, strict=True):
             rows = select_rows(features[s], inputs, kind=self.rows, special_tokens=self.special_tokens)
-            student, teacher, mask = match_rows(rows, signals.features[self.request(t)])
-            yield FeaturePair(name, self.weight / len(self.pairs), loss, student, teacher, mask)  # type: ignore[arg-type]
+            theirs = signals.features[self.request(t)]
+            if isinstance(loss, MapLoss):  # it brings the maps of both sides to one grid itself
+                student, teacher, mask = rows.values, theirs.values, None
+            else:
+                student, teacher, mask = match_rows(rows, theirs)
+            yield FeaturePair(name, self.weight / len(self.pairs), loss, student, teacher, mask, self.reads_logits)
 
 
 def unique_names(matches: list[FeatureMatch]) -> list[str]:
@@ -102,7 +137,7 @@ def feature_requests(
 ) -> list[FeatureRequest]:
     """Return the teacher rows that the objective compares, each once."""
     requests = [
-        FeatureRequest(point, term.rows, term.special_tokens)
+        FeatureRequest(point, term.rows or LOSSES[term.loss].rows, term.special_tokens)
         for term in recipe.features
         for _, point in resolve_pairs(
             term, adapted_model(student), adapted_model(teacher), student_probe, teacher_probe
@@ -124,25 +159,6 @@ def resolve_pairs(
     counts = last_layer(student, student_probe), last_layer(teacher, teacher_probe)
     layers = map_layers(term.layers, *counts)  # type: ignore[arg-type]
     return [(s, t) for s, t in layers]
-
-
-def make_loss(term: FeatureTerm, student_width: int | None = None, teacher_width: int | None = None) -> nn.Module:
-    """Make the loss that a term names; `projection` needs the widths of both sides."""
-    shared: dict[str, Any] = {
-        "center": term.center,
-        "normalize": term.normalize,
-        "squared": term.squared,
-    }
-    match term.loss:
-        case "procrustes":
-            return ProcrustesLoss(**shared)
-        case "gram":
-            return GramLoss(**shared)
-        case "cka":
-            return CKALoss(**shared)
-        case "projection":
-            assert student_width is not None and teacher_width is not None
-            return ProjectionLoss(student_width, teacher_width, orthogonal=term.orthogonal, **shared)
 
 
 @torch.no_grad()

@@ -30,8 +30,9 @@ from geodistill.distillation.signals import FeatureRequest, TeacherSignals
 from geodistill.distillation.students.adapters import Student, adapted_model
 from geodistill.errors import GeodistillError
 from geodistill.features import IGNORED_LABEL, Point, is_causal, next_tokens_scored, scored_logits
-from geodistill.losses.logits import PROBLEM_TYPES, LogitLoss, ProblemType
-from geodistill.recipe import LogitTerm, ObjectiveRecipe, Term
+from geodistill.losses.logits import PROBLEM_TYPES, ProblemType
+from geodistill.losses.terms import make_logit_loss, resolve_objective
+from geodistill.recipe import ObjectiveRecipe, Term
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ class Objective(nn.Module):
         teacher_probe: Probe = None,
     ) -> None:
         super().__init__()
-        recipe = ObjectiveRecipe.of(terms)
+        recipe = resolve_objective(ObjectiveRecipe.of(terms))
         inner: PreTrainedModel = adapted_model(student)
         teacher = adapted_model(teacher)
         if teacher is None and (recipe.logits or recipe.features):
@@ -92,13 +93,15 @@ class Objective(nn.Module):
         self.logit_loss = make_logit_loss(recipe.logits, self.problem_type) if recipe.logits else None
         self.causal = is_causal(inner)
         self.vocabulary = vocabulary
-        self.reads_logits = recipe.label is not None or recipe.logits is not None
         self.features = nn.ModuleList(
             FeatureMatch(term, inner, teacher, widths or {}, student_probe, teacher_probe) for term in recipe.features
         )
         for match in self._matches():
             for loss in match.losses:
                 loss.global_batch = global_batch  # type: ignore[assignment]  # an nn.ModuleList forgets what it holds
+        compares_logits = any(match.reads_logits for match in self._matches())
+        self.reads_logits = recipe.label is not None or recipe.logits is not None or compares_logits
+        self.asks_for_logits = recipe.logits is not None or compares_logits
         self.keys = unique_names(self._matches())
         self.student_points = list(dict.fromkeys(s for match in self._matches() for s, _ in match.pairs))
         self.requests = feature_requests(recipe, student, teacher, student_probe, teacher_probe)
@@ -154,8 +157,8 @@ class Objective(nn.Module):
             loss = loss + self.logit_weight * terms["logits"]
         for pair in self._pairs(student_features, signals, inputs):
             if accumulated is None:
-                value = terms[pair.key] = pair.loss(pair.student, pair.teacher, mask=pair.mask)
-                rows = pair.mask.sum() if pair.mask is not None else pair.student.shape[:-1].numel()
+                value = terms[pair.key] = pair.value(student_logits, signals.logits)
+                rows = pair.row_count()
             else:
                 whole = accumulated.whole(pair.key, pair.loss)
                 value = accumulated.micro_batches * whole(pair.student, pair.teacher, pair.mask)
@@ -163,9 +166,21 @@ class Objective(nn.Module):
             loss = loss + pair.weight * value
             starved = starved + (rows < 2)
             if chance_seed is not None:
-                student, teacher = pair.rows() if accumulated is None else accumulated.rows(pair.key)
-                chance[pair.key] = chance_loss(pair.loss, student, teacher, chance_seed)
+                if accumulated is None:
+                    chance[pair.key] = pair.chance(chance_seed, student_logits, signals.logits)
+                else:
+                    chance[pair.key] = chance_loss(pair.loss, *accumulated.rows(pair.key), seed=chance_seed)
         return ObjectiveOutput(loss, {name: value.detach() for name, value in terms.items()}, chance, starved)
+
+    def check_accumulation(self) -> None:
+        """Refuse terms whose micro-batches do not add up: maps, logits compared sample by sample, and samples as rows,
+        whose second moments would be as large as the maps squared."""
+        for match in self._matches():
+            if match.reads_logits or match.rows in ("samples", "map"):
+                raise GeodistillError(
+                    f"Exact accumulation cannot add up the rows '{match.rows}' of the term '{match.names[0]}'.",
+                    "Set training.exact_accumulation=false, or choose other rows, such as positions or pooled.",
+                )
 
     def summarize(
         self,
@@ -192,17 +207,6 @@ class Objective(nn.Module):
 
     def _matches(self) -> list[FeatureMatch]:
         return list(self.features)  # type: ignore[arg-type]  # an nn.ModuleList forgets what it holds
-
-
-def make_logit_loss(term: LogitTerm, problem: ProblemType | None = None) -> LogitLoss:
-    """Make the logit loss that a term describes; None stands for one distribution over all outputs."""
-    return LogitLoss(
-        term.temperature,
-        divergence=term.divergence,
-        beta=term.beta,
-        skew=term.skew,
-        problem_type=problem or "single_label_classification",
-    )
 
 
 def problem_type(student: nn.Module, teacher: nn.Module | None) -> ProblemType | None:

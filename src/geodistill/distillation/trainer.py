@@ -181,7 +181,7 @@ class DistillationTrainer(LengthGroupedTrainer):
         if model is not None:
             check_separate(student, model, objective)
         if source is None:
-            logits = objective.logit_loss is not None
+            logits = objective.asks_for_logits
             source = Teacher(model, objective.requests, logits=logits, vocabulary=vocabulary)
         check_requests(source, objective.requests)
         self.student: Student = student
@@ -189,6 +189,8 @@ class DistillationTrainer(LengthGroupedTrainer):
         self._use_cache = getattr(self.inner.config, "use_cache", None)
         self.teacher: SignalSource = source.to(self.args.device)
         self.distillation = DistillationModel(self.inner, objective)
+        if self.accumulates_exactly:
+            objective.check_accumulation()
         self._accumulation = ExactAccumulation(self.teacher, self._prepare_inputs) if self.accumulates_exactly else None
         return self.distillation
 

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+import math
+from collections.abc import Sequence
 
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from geodistill.errors import GeodistillError
 from geodistill.geometry.distances import Normalize, cheaper_side, root, select
 from geodistill.geometry.features import FeatureRows, PairedRows, full_precision
 from geodistill.geometry.moments import Kernels, Moments
@@ -87,3 +93,71 @@ class FeatureLoss(nn.Module):
     def extra_repr(self) -> str:
         options = ("center", "normalize", "squared", "global_batch")
         return ", ".join(f"{name}={getattr(self, name)!r}" for name in options)
+
+
+class MapLoss(nn.Module):
+    """A scalar loss between a student's feature maps (b, c_s, h_s, w_s) and a teacher's (b, c_t, h_t, w_t).
+
+    A loss writes one formula, `compare`, of maps that have the same channels.
+
+    Args:
+        student_channels, teacher_channels: the numbers of channels c_s and c_t. Where they differ, a learned 1 × 1
+            convolution without bias brings the student's maps to c_t channels. It is a parameter of the loss, not of
+            the student. Where they agree, or are not given, nothing is learned.
+        global_batch: with several ranks running, the loss of the whole batch over all of them, with its exact gradient
+            once gradients are averaged over ranks. By keyword.
+
+    Called with two maps, or with two lists of as many maps each, such as the levels of a feature pyramid, of which the
+    mean is taken; with `mask` (b,), the samples that count. The teacher's maps receive no gradient.
+
+    Returns a scalar in float32 (float64 for float64 maps), whatever autocast says.
+    Raises GeodistillError when the maps do not have the same samples and channels, or the lists not the same length.
+    """
+
+    def __init__(
+        self, student_channels: int | None = None, teacher_channels: int | None = None, *, global_batch: bool = False
+    ) -> None:
+        super().__init__()
+        self.global_batch = global_batch
+        self.convolution: nn.Conv2d | None = None
+        if student_channels is not None and teacher_channels is not None and student_channels != teacher_channels:
+            self.convolution = nn.Conv2d(student_channels, teacher_channels, 1, bias=False)
+            nn.init.normal_(self.convolution.weight, std=1 / math.sqrt(student_channels))
+
+    def forward(
+        self, student: Tensor | Sequence[Tensor], teacher: Tensor | Sequence[Tensor], mask: Tensor | None = None
+    ) -> Tensor:
+        levels = [[maps] if isinstance(maps, Tensor) else list(maps) for maps in (student, teacher)]
+        if len(levels[0]) != len(levels[1]) or not levels[0]:
+            raise GeodistillError(
+                f"The student has {len(levels[0])} feature maps, and the teacher {len(levels[1])}.",
+                "Give as many levels of the one as of the other, at least one.",
+            )
+        with full_precision(levels[0][0].device):
+            pairs = [self.prepare(s, t, mask) for s, t in zip(*levels, strict=True)]
+            return torch.stack(self.compare(pairs)).mean()
+
+    def compare(self, pairs: list[tuple[Tensor, Tensor]]) -> list[Tensor]:
+        """The loss of each level, a scalar, from maps of the same channels in one dtype."""
+        raise NotImplementedError
+
+    def prepare(self, student: Tensor, teacher: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The samples that count, in float32 at least, with the channels of the teacher."""
+        dtype = torch.promote_types(torch.promote_types(student.dtype, teacher.dtype), torch.float32)
+        student, teacher = student.to(dtype), teacher.detach().to(dtype)
+        if student.dim() == 4 and self.convolution is not None and student.shape[1] == self.convolution.in_channels:
+            student = functional.conv2d(student, self.convolution.weight.to(dtype))
+        if student.dim() != 4 or teacher.dim() != 4 or student.shape[:2] != teacher.shape[:2]:
+            raise GeodistillError(
+                f"Maps {tuple(student.shape)} and {tuple(teacher.shape)} do not have the same samples and channels.",
+                f"Give two maps (samples, channels, height, width); {type(self).__name__}(student_channels, "
+                "teacher_channels) learns a map where the channels differ.",
+            )
+        return (student, teacher) if mask is None else (student[mask != 0], teacher[mask != 0])
+
+
+def resize(maps: Tensor, height: int, width: int) -> Tensor:
+    """Maps (b, c, h, w) at another height and width (bilinear, corners not aligned), or as they are."""
+    if maps.shape[2:] == (height, width):
+        return maps
+    return functional.interpolate(maps, size=(height, width), mode="bilinear", align_corners=False)

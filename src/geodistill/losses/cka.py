@@ -11,13 +11,17 @@ from geodistill.losses.base import FeatureLoss
 
 
 class CKALoss(FeatureLoss):
-    """1 − CKA, with CKA = ‖SᵀT‖_F² / (‖SᵀS‖_F ‖TᵀT‖_F): between 0 and 1, and blind to scale.
+    """1 − CKA = 1 − ‖SᵀT‖_F² / (‖SᵀS‖_F ‖TᵀT‖_F): it does not depend on scale.
 
-    Half the squared distance of the two kernels once each has unit Frobenius norm. `squared=False` gives √(1 − CKA);
-    `normalize` only tells "rows" from the rest. Options and errors: see `FeatureLoss`.
+    Half the squared distance of the two kernels once each has unit Frobenius norm.
+
+    Args: see `FeatureLoss`. `squared=False` gives √(1 − CKA); `normalize` only tells "rows" from the rest.
+
+    Shapes: student (…, d_s), teacher (…, d_t), mask (…). Returns a scalar between 0 and 1.
 
     Reference: Kornblith et al. (2019), Similarity of neural network representations revisited.
 
+    Example:
         loss = CKALoss()(student_hidden, teacher_hidden, mask=attention_mask)
     """
 

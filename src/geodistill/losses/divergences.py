@@ -11,8 +11,9 @@ when skewed by w, and β (1 − β) for Jensen–Shannon, which says how weights
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -20,10 +21,6 @@ from torch import Tensor
 from geodistill.errors import GeodistillError, suggest
 
 Divergence = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
-DivergenceName = Literal[
-    "forward_kl", "reverse_kl", "jensen_shannon", "skewed_forward_kl", "skewed_reverse_kl", "total_variation"
-]
-NAMES: tuple[DivergenceName, ...] = get_args(DivergenceName)
 
 
 def forward_kl(student_log: Tensor, teacher_log: Tensor, skew: float = 0.0) -> tuple[Tensor, Tensor]:
@@ -68,6 +65,33 @@ def total_variation(student_log: Tensor, teacher_log: Tensor) -> tuple[Tensor, T
     return difference.abs().sum(-1) / 2, student * difference.sign() / 2
 
 
+@dataclass(frozen=True)
+class DivergenceKind:
+    """A divergence by its name in a recipe.
+
+    function: of log q and log p, as in this module, and of the parameter by its name, if there is one.
+    formula: with p the teacher's distribution and q the student's; a cell of the table in docs/losses.md.
+    parameter: the key of the logit term that it reads.
+    """
+
+    function: Callable[..., tuple[Tensor, Tensor]]
+    formula: str
+    parameter: Literal["beta", "skew"] | None = None
+
+
+DIVERGENCES: dict[str, DivergenceKind] = {
+    "forward_kl": DivergenceKind(forward_kl, "KL(p ‖ q)"),
+    "reverse_kl": DivergenceKind(reverse_kl, "KL(q ‖ p)"),
+    "jensen_shannon": DivergenceKind(
+        jensen_shannon, "β KL(p ‖ m) + (1 − β) KL(q ‖ m), m = βp + (1 − β)q", parameter="beta"
+    ),
+    "skewed_forward_kl": DivergenceKind(forward_kl, "KL(p ‖ wp + (1 − w)q)", parameter="skew"),
+    "skewed_reverse_kl": DivergenceKind(reverse_kl, "KL(q ‖ wq + (1 − w)p)", parameter="skew"),
+    "total_variation": DivergenceKind(total_variation, r"½ Σ \|p − q\|"),
+}
+"""Every divergence between distributions, by its name in a recipe. A new one is a function and a row here."""
+
+
 def choose_divergence(name: str, *, beta: float = 0.5, skew: float = 0.1) -> Divergence:
     """Return the divergence of this name with its parameter bound.
 
@@ -80,20 +104,11 @@ def choose_divergence(name: str, *, beta: float = 0.5, skew: float = 0.1) -> Div
         )
     if not 0 <= skew < 1:
         raise GeodistillError(f"The skew of a divergence is {skew}.", "Give one from 0 to below 1, such as 0.1.")
-    match name:
-        case "forward_kl":
-            return forward_kl
-        case "reverse_kl":
-            return reverse_kl
-        case "jensen_shannon":
-            return partial(jensen_shannon, beta=beta)
-        case "skewed_forward_kl":
-            return partial(forward_kl, skew=skew)
-        case "skewed_reverse_kl":
-            return partial(reverse_kl, skew=skew)
-        case "total_variation":
-            return total_variation
-    raise GeodistillError(f"Unknown divergence '{name}'.", suggest(name, NAMES))
+    if name not in DIVERGENCES:
+        raise GeodistillError(f"Unknown divergence '{name}'.", suggest(name, DIVERGENCES))
+    kind = DIVERGENCES[name]
+    given = {"beta": beta, "skew": skew}
+    return partial(kind.function, **{kind.parameter: given[kind.parameter]}) if kind.parameter else kind.function
 
 
 def _against_mixture(one_log: Tensor, other_log: Tensor, weight: float) -> tuple[Tensor, Tensor]:

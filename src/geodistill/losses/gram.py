@@ -12,11 +12,15 @@ from geodistill.losses.base import FeatureLoss
 class GramLoss(FeatureLoss):
     """D_FG² = ‖SSᵀ − TTᵀ‖_F² = ‖SᵀS‖_F² + ‖TᵀT‖_F² − 2‖SᵀT‖_F²: by how much the inner products between rows differ.
 
-    Between 0 and 2 by default, and zero exactly when the Procrustes distance is. The gradient is 4(S·SᵀS − T·TᵀS).
-    Options and errors: see `FeatureLoss`.
+    It is zero exactly when the Procrustes distance is. The gradient is 4(S·SᵀS − T·TᵀS).
+
+    Args: see `FeatureLoss`.
+
+    Shapes: student (…, d_s), teacher (…, d_t), mask (…). Returns a scalar, between 0 and 2 by default.
 
     Reference: arXiv 2509.25253.
 
+    Example:
         loss = GramLoss()(student_hidden, teacher_hidden, mask=attention_mask)
     """
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from geodistill.errors import GeodistillError, suggest
-from geodistill.losses.divergences import DivergenceName, choose_divergence
+from geodistill.losses.divergences import choose_divergence
 from geodistill.losses.row_chunks import MeanDivergence
 from geodistill.losses.top_k import TopKLogits
 
@@ -64,7 +64,7 @@ class LogitLoss(nn.Module):
         self,
         temperature: float = 2.0,
         *,
-        divergence: DivergenceName = "forward_kl",
+        divergence: str = "forward_kl",
         beta: float = 0.5,
         skew: float = 0.1,
         problem_type: ProblemType = "single_label_classification",

@@ -13,11 +13,16 @@ from geodistill.losses.base import FeatureLoss
 class ProcrustesLoss(FeatureLoss):
     """D_P² = min_Q ‖T − SQ‖_F² = ‖S‖_F² + ‖T‖_F² − 2‖SᵀT‖_* over orthogonal Q, the narrower side padded with zeros.
 
-    What stays of the difference between two clouds after the best rotation: between 0 and 2 by default. The gradient is
-    2(S − TWᵀ), with W the polar factor of SᵀT; the rotation may be held fixed. Options and errors: see `FeatureLoss`.
+    What stays of the difference between two clouds after the best rotation. The gradient is 2(S − TWᵀ), with W the
+    polar factor of SᵀT; the rotation may be held fixed.
 
-    Reference: arXiv 2509.25253.
+    Args: see `FeatureLoss`.
 
+    Shapes: student (…, d_s), teacher (…, d_t), mask (…). Returns a scalar, between 0 and 2 by default.
+
+    Reference: arXiv 2509.25253; Schönemann (1966), A generalized solution of the orthogonal Procrustes problem.
+
+    Example:
         loss = ProcrustesLoss()(student_hidden, teacher_hidden, mask=attention_mask)
     """
 

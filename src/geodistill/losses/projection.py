@@ -24,6 +24,17 @@ class ProjectionLoss(FeatureLoss):
     There is a bias b only without centring, which would cancel it. Zero loss does not mean that the student has the
     teacher's geometry, since W may stretch it. `orthogonal=True` forbids that: W is then the orthonormal factor of the
     QR decomposition of the learned matrix (WWᵀ = I when d_s ≤ d_t, WᵀW = I otherwise).
+
+    Args:
+        student_width, teacher_width: d_s and d_t, by position.
+        orthogonal: keep the map orthogonal. For all other options see `FeatureLoss`.
+
+    Shapes: student (…, d_s), teacher (…, d_t), mask (…). Returns a scalar. The matrix is a parameter of the loss.
+
+    Reference: Romero et al. (2015), FitNets: Hints for thin deep nets, equation 3.
+
+    Example:
+        loss = ProjectionLoss(128, 384)(student_hidden, teacher_hidden, mask=attention_mask)
     """
 
     teacher_gram = False

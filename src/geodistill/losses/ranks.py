@@ -18,6 +18,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from geodistill.errors import GeodistillError
 from geodistill.geometry.features import FeatureRows, PairedRows
 from geodistill.geometry.moments import Moments
 
@@ -87,6 +88,32 @@ def sum_moments(moments: Moments) -> Moments:
     return Moments(
         kept[0], total[0], student_mean, teacher_mean, squares[0], squares[1], cross, student_gram, teacher_gram
     )
+
+
+def sum_over_ranks(values: Tensor) -> Tensor:
+    """The sum of a tensor of one shape over all ranks; the gradient is exact once averaged over ranks."""
+    return _AllReduce.apply(values)
+
+
+def largest_over_ranks(values: Tensor) -> Tensor:
+    """The largest of each entry over all ranks, without a gradient."""
+    largest = values.detach().contiguous().clone()
+    dist.all_reduce(largest, op=dist.ReduceOp.MAX)
+    return largest
+
+
+def agree_on_sizes(sizes: list[int], device: torch.device) -> None:
+    """Refuse, on all ranks, what has another size on another rank; an accelerator is waited for.
+
+    Raises GeodistillError.
+    """
+    own = torch.tensor([[each, -each] for each in sizes], device=device)
+    largest = largest_over_ranks(own)
+    if not bool((largest[:, 0] == -largest[:, 1]).all()):
+        raise GeodistillError(
+            "The feature maps have other channels or another size on another rank.",
+            "Give all ranks images of one size, or set global_batch=False.",
+        )
 
 
 class _AllReduce(torch.autograd.Function):

@@ -2,51 +2,96 @@
 
 from __future__ import annotations
 
+from pydantic import NonNegativeFloat
 from torch import Tensor, nn
 
 from geodistill.errors import GeodistillError
+from geodistill.geometry.features import pair_rows
 from geodistill.losses.cka import CKALoss
+from geodistill.losses.ranks import agree_on_rows, gather_rows, world_size
 
 
 class RCKALoss(nn.Module):
-    """The distillation part of RCKA; the cross-entropy with the labels is the trainer's to add.
+    """The distillation part of RCKA; the cross-entropy with the labels is a term of its own.
 
-    w_f (1 − CKA of the features) + w_s (1 − CKA of the logits) + w_c (1 − CKA of the transposed logits).
+    w_f (1 − CKA(S, T)) + w_s (1 − CKA(Z_S, Z_T)) + w_c (1 − CKA(Z_Sᵀ, Z_Tᵀ)), with S and T the features of N samples,
+    one row each, and Z_S and Z_T their logits.
 
-    The first two compare samples, through N × N Gram matrices (FCKA and intra-LCKA); the third compares classes,
-    through P × P ones (inter-LCKA). Every CKA is centred and of this process's batch.
+    The first two compare samples, through N × N Gram matrices (FCKA and intra-LCKA). The third compares classes,
+    through P × P ones (inter-LCKA).
 
-    Args, all by keyword: the weights `features` w_f, `samples` w_s, `classes` w_c; a weight of 0 leaves a term out.
-    Called with feature maps (N, …), flattened to one row a sample, of any two sizes, and logits (N, P) of one size. The
-    teacher's receive no gradient. Returns a scalar between 0 and the sum of the weights.
+    Args, all by keyword:
+        features, samples, classes: the weights w_f, w_s and w_c, at least 0; a weight of 0 leaves a part out.
+        centered: centre each CKA, as CKA is defined. False is what the authors' code does. Its loss is −CKA, which
+            differs from 1 − CKA by a constant.
+        global_batch: with several ranks running, the loss of the whole batch over all of them, with its exact gradient
+            once gradients are averaged over ranks.
+
+    Shapes: features (N, …) of any two sizes, each sample flattened to one row; logits (N, P) of one size; `mask` (N,)
+    says which samples count. The teacher's receive no gradient. Returns a scalar between 0 and the sum of the weights.
     Raises GeodistillError when the logits are not two matrices of one size.
 
     Reference: arXiv 2401.11824, Rethinking centered kernel alignment in knowledge distillation.
 
+    Example:
         loss = cross_entropy + RCKALoss()(student_maps, teacher_maps, student_logits, teacher_logits)
     """
 
-    def __init__(self, *, features: float = 1.0, samples: float = 1.0, classes: float = 1.0) -> None:
+    def __init__(
+        self,
+        *,
+        features: NonNegativeFloat = 1.0,
+        samples: NonNegativeFloat = 1.0,
+        classes: NonNegativeFloat = 1.0,
+        centered: bool = True,
+        global_batch: bool = False,
+    ) -> None:
         super().__init__()
         self.features = features
         self.samples = samples
         self.classes = classes
-        self.misalignment = CKALoss()
+        self.centered = centered
+        self.global_batch = global_batch
+        self.misalignment = CKALoss(center=centered)
+        self.misalignment_of_features = CKALoss(center=centered)
 
-    def forward(self, student: Tensor, teacher: Tensor, student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
+    def forward(
+        self,
+        student: Tensor,
+        teacher: Tensor,
+        student_logits: Tensor,
+        teacher_logits: Tensor,
+        mask: Tensor | None = None,
+    ) -> Tensor:
         if student_logits.dim() != 2 or student_logits.shape != teacher_logits.shape:
             raise GeodistillError(
                 f"Logits {tuple(student_logits.shape)} and {tuple(teacher_logits.shape)} cannot be compared by class.",
                 "Give logits (samples, classes) of the same samples and classes.",
             )
-        pairs = [
-            (self.features, student.flatten(1), teacher.flatten(1)),
-            (self.samples, student_logits, teacher_logits),
-            (self.classes, student_logits.mT, teacher_logits.mT),
-        ]
-        return sum(
-            (weight * self.misalignment(s, t) for weight, s, t in pairs if weight), student_logits.new_zeros(()).float()
-        )
+        if mask is not None:
+            kept = mask != 0
+            student, teacher, student_logits, teacher_logits = (
+                each[kept] for each in (student, teacher, student_logits, teacher_logits)
+            )
+        loss = student_logits.new_zeros(()).float()
+        self.misalignment_of_features.global_batch = self.global_batch  # a training sets it after the loss is made
+        if self.features:
+            loss = loss + self.features * self.misalignment_of_features(student.flatten(1), teacher.flatten(1))
+        if self.samples or self.classes:
+            s, t = self.all_logits(student_logits, teacher_logits)
+            if self.samples:
+                loss = loss + self.samples * self.misalignment(s, t)
+            if self.classes:
+                loss = loss + self.classes * self.misalignment(s.mT, t.mT)
+        return loss
+
+    def all_logits(self, student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
+        """The logits of this process or, with `global_batch`, of all ranks: they are small."""
+        if not self.global_batch or world_size() == 1:
+            return student, teacher
+        rows = gather_rows(*agree_on_rows(pair_rows(student, teacher)))
+        return rows.student, rows.teacher.values
 
     def extra_repr(self) -> str:
-        return f"features={self.features}, samples={self.samples}, classes={self.classes}"
+        options = ("features", "samples", "classes", "centered", "global_batch")
+        return ", ".join(f"{name}={getattr(self, name)!r}" for name in options)

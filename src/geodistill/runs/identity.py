@@ -59,7 +59,8 @@ def settings_of(section: Any) -> Any:
     if isinstance(section, BaseModel):
         kind = type(section).__name__
         names = [name for name in type(section).model_fields if not _left_out(f"{kind}.{name}")]
-        return {name: settings_of(getattr(section, name)) for name in names}
+        options = section.model_extra or {}  # of a loss, which has no fields in the recipe
+        return {name: settings_of(getattr(section, name)) for name in names} | options
     return [settings_of(each) for each in section] if isinstance(section, list) else section
 
 

@@ -18,6 +18,7 @@ from geodistill.distillation.sides import Reader, Side, two_sides
 from geodistill.distillation.signals import FeatureRequest, NoTeacher, SignalSource, Teacher, teacher_view
 from geodistill.features import last_layer, map_layers
 from geodistill.files import fingerprint_of
+from geodistill.losses import LOSSES
 from geodistill.recipe import TASK_STAGE, LogitTerm, Recipe, StageRecipe, StudentRecipe, TeacherRecipe
 from geodistill.runs.arguments import processes, run_device, send
 from geodistill.runs.identity import student_side
@@ -282,7 +283,8 @@ def held_out_examples(reading: Reading) -> EncodedExamples:
 
 def asks_for_logits(stage: StageRecipe) -> bool:
     """Whether the objective of a stage reads the teacher's logits."""
-    return stage.objective.logits is not None
+    compared = any(LOSSES[term.loss].reads_logits for term in stage.objective.features)
+    return stage.objective.logits is not None or compared
 
 
 def kept_logits(stage: StageRecipe, k: int | None) -> TopK | None:

@@ -5,20 +5,20 @@ recipe = load_recipe("recipe.yaml", ["training.epochs=3", "objective.features.0.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
-from dataclasses import fields
 from pathlib import Path
-from textwrap import shorten
-from typing import Any, get_args, get_origin
+from typing import Any
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
-from geodistill.aliases import known_elsewhere
-from geodistill.applies import DoesNotApply
-from geodistill.errors import GeodistillError, suggest
-from geodistill.recipe import Recipe
+from geodistill.errors import GeodistillError
+from geodistill.explain import explain, no_valid_value
+from geodistill.features import KINDS
+from geodistill.losses.terms import resolve_objective
+from geodistill.recipe import ObjectiveRecipe, Recipe
+from geodistill.tasks.choose import TASKS
 
 NEW_STUDENT = ("width", "layers", "heads", "intermediate", "initialization")
 STUDENT_WAYS = (("model", "revision", "trust_remote_code"), ("teacher_layers",), NEW_STUDENT)
@@ -65,11 +65,36 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def check_recipe(content: Mapping[str, Any], source: str = "the recipe") -> Recipe:
-    """Turn a mapping into a Recipe, or its first mistake into a GeodistillError."""
+    """Turn a mapping into a Recipe in which all options are filled in, or its first mistake into a GeodistillError."""
     try:
-        return Recipe.model_validate(content)
+        recipe = Recipe.model_validate(content)
     except ValidationError as error:
         raise explain(error, source) from None
+    return check_names(recipe, source)
+
+
+def check_names(recipe: Recipe, source: str = "the recipe") -> Recipe:
+    """Return a recipe with the rows and options of its feature terms filled in, after a check of all names in it.
+
+    The names of tasks, rows, losses and divergences are those of the dicts, and a loss has the options of its class.
+    A recipe that is checked already stays as it is, so one that was made in Python may be checked again.
+    Raises GeodistillError, which names the nearest valid name.
+    """
+    if recipe.task not in TASKS:
+        raise no_valid_value(recipe.task, ["task"], TASKS, source)
+    stages = [
+        stage.model_copy(update={"objective": _check_objective(stage.objective, source, "stages", place)})
+        for place, stage in enumerate(recipe.stages)
+    ]
+    return recipe.model_copy(update={"objective": _check_objective(recipe.objective, source), "stages": stages})
+
+
+def _check_objective(objective: ObjectiveRecipe, source: str, *section: str | int) -> ObjectiveRecipe:
+    at = [*section, "objective"]
+    for place, term in enumerate(objective.features):
+        if term.rows not in (None, *KINDS):
+            raise no_valid_value(term.rows, [*at, "features", place, "rows"], KINDS, source)
+    return resolve_objective(objective, source=source, at=at)
 
 
 def split_override(override: str) -> tuple[str, Any]:
@@ -128,94 +153,6 @@ def _without_other_ways(student: Mapping[str, Any], chosen: Mapping[str, Any]) -
     named = [way for way in STUDENT_WAYS if any(chosen.get(key) is not None for key in way)]
     others = {key for way in STUDENT_WAYS if named and way not in named for key in way}
     return {key: value for key, value in student.items() if key not in others}
-
-
-def explain(error: ValidationError, source: str) -> GeodistillError:
-    """Say the first mistake of a recipe in two sentences."""
-    first = _most_telling(error.errors())
-    location = _keys_of(first)
-    dotted = ".".join(str(part) for part in location)
-    if first["type"] == "extra_forbidden":
-        return GeodistillError(f"Unknown key '{dotted}' in {source}.", _nearest_key([str(part) for part in location]))
-    if first["type"] == "literal_error":
-        choices = [choice.strip().strip("'") for choice in _expected(first).replace(" or ", ",").split(",")]
-        if any(other["type"].startswith("bool_") and _keys_of(other) == location for other in error.errors()):
-            choices += ["true", "false"]
-        return GeodistillError(
-            f"'{first['input']}' is no valid value of '{dotted}' in {source}.", suggest(str(first["input"]), choices)
-        )
-    if first["type"] == "missing":
-        return GeodistillError(f"The key '{dotted}' is missing in {source}.", "Add it.")
-    raised = first.get("ctx", {}).get("error")
-    if isinstance(raised, DoesNotApply):
-        key = ".".join([*map(str, location), raised.key])
-        return GeodistillError(f"'{key}' in {source} would change nothing.", raised.remedy)
-    if isinstance(raised, GeodistillError):
-        return GeodistillError(f"'{dotted}' in {source} is not valid: {raised.problem}", raised.remedy)
-    message = first["msg"].removeprefix("Value error, ").rstrip(".")
-    return GeodistillError(
-        f"'{dotted}' in {source} is not valid: {message}.", f"It was {shorten(repr(first['input']), 200)}; mend it."
-    )
-
-
-def _nearest_key(location: Sequence[str]) -> str:
-    """Say which key was meant: the one that other tools call so, else the one that is spelled most alike."""
-    *section, name = location
-    if (meant := known_elsewhere(name, section)) is not None:
-        return f"It is called '{meant}' here."
-    if section[-1:] == ["training"] and name in _training_arguments():
-        return f"Set it as a field of transformers.TrainingArguments: {'.'.join(section)}.arguments.{name}."
-    where = ".".join(section) or "the top level"
-    return f"In {where}: {suggest(name, _valid_keys(Recipe, section))}"
-
-
-def _training_arguments() -> list[str]:
-    from transformers.training_args import TrainingArguments  # takes seconds, and is needed for a mistake alone
-
-    return [field.name for field in fields(TrainingArguments) if field.init]
-
-
-def _most_telling(errors: Sequence[Any]) -> Any:
-    """Return the first error; of the members of a union, the one that was meant: a word for a word, else no word."""
-    here = [error for error in errors if _keys_of(error)[: len(_keys_of(errors[0]))] == _keys_of(errors[0])]
-    if not any(error["type"] == "literal_error" for error in here):
-        return errors[0]
-    word = isinstance(errors[0]["input"], str)
-    return next((error for error in here if (error["type"] == "literal_error") == word), errors[0])
-
-
-def _keys_of(error: Any) -> list[Any]:
-    """Return the path of an error as the user wrote it, without the union members that pydantic tried on the way."""
-    keys: list[Any] = []
-    model: type[BaseModel] | None = Recipe
-    free = False  # whether the next key is the user's own, as in a dictionary
-    for position, part in enumerate(error["loc"]):
-        last = position == len(error["loc"]) - 1
-        if model is not None and part in model.model_fields:
-            annotation = model.model_fields[part].annotation
-            model, free = _section(annotation), get_origin(annotation) is dict
-        elif not (isinstance(part, int) or free or (last and error["type"] in ("extra_forbidden", "invalid_key"))):
-            continue
-        keys.append(part)
-    return keys
-
-
-def _expected(error: Any) -> str:
-    return str(error.get("ctx", {}).get("expected", ""))
-
-
-def _valid_keys(model: type[BaseModel], path: Iterable[Any]) -> list[str]:
-    for part in path:
-        if isinstance(part, str) and part in model.model_fields:
-            model = _section(model.model_fields[part].annotation) or model
-    return list(model.model_fields)
-
-
-def _section(annotation: Any) -> type[BaseModel] | None:
-    """Find the recipe section within an annotation such as list[FeatureTerm] or LabelTerm | None."""
-    if isinstance(annotation, type) and get_origin(annotation) is None:
-        return annotation if issubclass(annotation, BaseModel) else None
-    return next((found for part in get_args(annotation) if (found := _section(part))), None)
 
 
 def _is_exponent(text: str) -> bool:

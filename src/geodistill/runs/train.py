@@ -39,6 +39,7 @@ from geodistill.runs.identity import run_fingerprint
 from geodistill.runs.measure import measure_geometry
 from geodistill.runs.precision import describe_precision, slow_settings, warn_of_slow_settings
 from geodistill.runs.prepare import Preparation, PreparedRun, geometry_pairs, held_out_examples, stages_of
+from geodistill.runs.recipe_file import check_names
 from geodistill.runs.run_results import RunResults
 from geodistill.runs.settings import check_settings
 from geodistill.runs.student import build_start, start_student
@@ -70,6 +71,7 @@ def train(
     whatever the user can mend.
     """
     shared = shared or folder
+    recipe = check_names(recipe)
     check_settings(recipe)
     own_reader = student_reader(recipe)
     tasks = stage_tasks(recipe, task_of(recipe))

@@ -30,6 +30,7 @@ from geodistill.runs.folder import ENVIRONMENT, RESULTS, claimed, read_json, rea
 from geodistill.runs.identity import comparison_fingerprint, run_fingerprint
 from geodistill.runs.precision import describe_precision, warn_of_slow_settings
 from geodistill.runs.prepare import Preparation, PreparedRun, asks_for_logits, geometry_pairs, stages_of
+from geodistill.runs.recipe_file import check_names
 from geodistill.runs.run_results import TeacherResult
 from geodistill.runs.settings import check_settings
 from geodistill.runs.student import build_start, kept_start, trained_start
@@ -66,6 +67,7 @@ def compare(
 
     Raises GeodistillError for whatever the user can mend; a run that fails does not stop the others.
     """
+    recipe = check_names(recipe)
     jobs = plan_jobs(recipe, folder, sweeps)
     readers: dict[str, Reader | None] = {}
     for job in jobs:

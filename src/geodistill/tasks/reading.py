@@ -58,7 +58,9 @@ def student_reader(recipe: Recipe) -> Reader | None:
     if own.pairs_with(kind.load_reader(teacher.model, revision=teacher.revision, trust=teacher.trust_remote_code)):
         return None
     for objective in [*(stage.objective for stage in recipe.stages), recipe.objective]:
-        compared = [f"the rows '{term.rows}'" for term in objective.features if KINDS[term.rows].of_tokens]
+        compared = [
+            f"the rows '{term.rows}'" for term in objective.features if term.rows and KINDS[term.rows].of_tokens
+        ]
         if kind.scores_tokens and objective.logits:
             compared.append("the logits of tokens")
         if compared:
