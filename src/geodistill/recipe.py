@@ -22,6 +22,8 @@ Augmentation = Literal["none", "crop", "crop_flip"]
 PromptKind = Literal["alpaca", "chat", "plain"]
 WeightKind = Literal["float32", "bfloat16", "8bit", "4bit"]
 TASK_STAGE = "task"
+NEW_MODEL = "new:"
+"""What the name of an image model with random weights begins with, such as new:resnet20."""
 LayerPair = tuple[int, int]
 ModulePair = tuple[str, str]
 
@@ -151,7 +153,11 @@ class TeacherRecipe(Section):
     """The teacher: given fine-tuned, or fine-tuned first when `training` is there."""
 
     rules = (
-        Rule(("revision",), lambda teacher: not teacher.model.startswith("bundled:"), only_with("a hub name as model")),
+        Rule(
+            ("revision",),
+            lambda teacher: not teacher.model.startswith(("bundled:", NEW_MODEL)),
+            only_with("a hub name as model"),
+        ),
         Rule(
             ("cache_dtype", "cache_variance", "cache_limit_gb", "cache_top_k"),
             lambda teacher: teacher.cache,
@@ -159,7 +165,9 @@ class TeacherRecipe(Section):
         ),
     )
 
-    model: str = Field("bundled:minilm-l6", description="bundled:NAME, a folder, or a hub name")
+    model: str = Field(
+        "bundled:minilm-l6", description="bundled:NAME, a folder, or a hub name; new:NAME for a new image model"
+    )
     revision: str | None = None
     trust_remote_code: bool = Field(False, description="run the code that comes with `model`; of no other side")
     training: TrainingRecipe | None = Field(None, description="fine-tune the teacher on the data first, so")
@@ -196,7 +204,7 @@ class StudentRecipe(Section):
     rules = (
         Rule(
             ("revision",),
-            lambda student: student.model is not None and not student.model.startswith("bundled:"),
+            lambda student: student.model is not None and not student.model.startswith(("bundled:", NEW_MODEL)),
             only_with("a hub name as student.model"),
         ),
         Rule(
@@ -212,7 +220,7 @@ class StudentRecipe(Section):
         ),
     )
 
-    model: str | None = Field(None, description="a pretrained student: bundled:NAME, a folder, or a hub name")
+    model: str | None = Field(None, description="bundled:NAME, a folder, or a hub name; new:NAME for an image model")
     revision: str | None = None
     trust_remote_code: bool = Field(False, description="run the code that comes with `model`; of no other side")
     teacher_layers: int | list[int] | None = Field(None, description="copy the first so many, or these, teacher layers")
@@ -419,6 +427,30 @@ class Recipe(Section):
     training: TrainingRecipe = Field(default_factory=TrainingRecipe)
     generation: GenerationRecipe = Field(default_factory=GenerationRecipe)
     compare: CompareRecipe | None = None
+
+    @model_validator(mode="after")
+    def models_of_the_task(self) -> Recipe:
+        student = self.student
+        new = {
+            "teacher.model": self.teacher.model.startswith(NEW_MODEL),
+            "student.model": (student.model or "").startswith(NEW_MODEL),
+        }
+        if self.task != "images" and any(new.values()):
+            raise GeodistillError(
+                f"'{next(name for name, is_new in new.items() if is_new)}' names a new image model, and the task is "
+                f"{self.task}.",
+                "Give a model that reads texts, or set task: images.",
+            )
+        if self.task == "images" and (student.model is None or student.lora is not None):
+            raise GeodistillError(
+                "A student of the task 'images' is not made from its teacher's layers, from a width or with adapters.",
+                "Give student.model alone: a new image model such as new:resnet8, a folder or a hub name.",
+            )
+        if new["teacher.model"] and self.teacher.training is None:
+            raise GeodistillError(
+                f"The teacher '{self.teacher.model}' has random weights.", "Add teacher.training to train it first."
+            )
+        return self
 
     @property
     def trainings(self) -> dict[str, TrainingRecipe]:

@@ -14,7 +14,7 @@ from geodistill.data.columns import check_split, find_image_columns
 from geodistill.data.examples import DEFAULT_METRICS
 from geodistill.data.image_folders import open_images
 from geodistill.data.image_rows import ImageRows, channels_of, clean_images, count_modes, modes_note
-from geodistill.data.labels import Labels, check_taught, label_name, train_labels
+from geodistill.data.labels import Labels, Problem, check_taught, label_name, train_labels
 from geodistill.data.overlap import HeldOut, separate
 from geodistill.data.parts import complete, limited, origins
 from geodistill.data.record import ImageRecord, Record, count_labels, part_records
@@ -55,6 +55,15 @@ class ImageExamples:
     notes: list[str]
     held_out: HeldOut = field(default_factory=HeldOut)
     record: Record = field(default_factory=Record)
+
+    @property
+    def problem(self) -> Problem:
+        return "classification"
+
+    @property
+    def width(self) -> int:
+        """How many values a label has."""
+        return 1
 
 
 def load_images(recipe: DataRecipe, task: HeldOut | None = None) -> ImageExamples:

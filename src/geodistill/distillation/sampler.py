@@ -50,20 +50,21 @@ class LengthGroupedSampler(Sampler[int]):
 
 
 class EpochOrder(TrainerCallback):
-    """Tells a sampler which epoch begins.
+    """Tells a sampler, and a data set whose examples vary, which epoch begins.
 
     The Trainer does so through the data loader, but of a resumed run on several ranks the loader is wrapped once more,
     and the call is lost on its way to the sampler.
     """
 
-    def __init__(self, sampler: LengthGroupedSampler) -> None:
-        self.sampler = sampler
+    def __init__(self, *followers: Any) -> None:
+        self.followers = followers
 
     def on_epoch_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         # Within a resumed epoch the number is not whole.
-        self.sampler.set_epoch(int(state.epoch or 0))
+        for follower in self.followers:
+            follower.set_epoch(int(state.epoch or 0))
 
 
 class LengthGroupedTrainer(Trainer):
@@ -74,13 +75,18 @@ class LengthGroupedTrainer(Trainer):
     @overrides(Trainer)
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         dataset: Any = self.train_dataset if train_dataset is None else train_dataset
+        self.remove_callback(EpochOrder)
+        if hasattr(dataset, "set_epoch"):
+            self.add_callback(EpochOrder(dataset))
         if self.args.train_sampling_strategy != "group_by_length" or not hasattr(dataset, "__len__"):
             return super()._get_train_sampler(train_dataset)
-        lengths = [len(example["input_ids"]) for example in dataset]
+        # Examples without tokens, such as images, have one length: their order is shuffled alone.
+        tokens = len(dataset) > 0 and "input_ids" in dataset[0]
+        lengths = [len(example["input_ids"]) for example in dataset] if tokens else [0] * len(dataset)
         seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
         sampler = LengthGroupedSampler(lengths, self.args.train_batch_size, seed)
         self.remove_callback(EpochOrder)
-        self.add_callback(EpochOrder(sampler))
+        self.add_callback(EpochOrder(sampler, *([dataset] if hasattr(dataset, "set_epoch") else [])))
         return sampler
 
     @overrides(Trainer)

@@ -55,7 +55,10 @@ def blocks_to_shard(model: PreTrainedModel) -> set[str]:
 
     accelerate shards a model's input embeddings by themselves, and fails where they lie in shards already.
     """
-    embeddings = model.get_input_embeddings()
+    try:
+        embeddings = model.get_input_embeddings()
+    except NotImplementedError:  # a model of images has none
+        return set(model._no_split_modules or ())
     around = {
         type(module).__name__
         for module in model.modules()

@@ -186,6 +186,8 @@ class DistillationTrainer(LengthGroupedTrainer):
         check_requests(source, objective.requests)
         self.student: Student = student
         self.inner: PreTrainedModel = adapted_model(student)
+        if getattr(self.inner, "main_input_name", "input_ids") != "input_ids":
+            self.args.include_num_input_tokens_seen = "no"  # there are no tokens to count
         self._use_cache = getattr(self.inner.config, "use_cache", None)
         self.teacher: SignalSource = source.to(self.args.device)
         self.distillation = DistillationModel(self.inner, objective)

@@ -56,6 +56,11 @@ def evaluate(
     """
     run = open_run(folder, overrides)
     other = "data.source" in run.given
+    if other and run.recipe.task == "images":
+        raise GeodistillError(
+            "A student of the task 'images' is scored on the data of its run alone.",
+            "Leave data.source out, and choose a split with --split.",
+        )
     refuse_others(run, *_useful(run, other))
     task = _other_data(run, split) if other else _own_data(run)
     student = send(task.load_model(run.student, new_head=False, trust=run.trusts_student), run_device())
@@ -92,6 +97,8 @@ def evaluate(
 def _useful(run: FinishedRun, other: bool) -> tuple[list[str], dict[str, str]]:
     """Return the overrides that have an effect on the scores, and for some others why they are refused."""
     instructions = run.recipe.task == "instructions"
+    if not other and run.recipe.task == "images":
+        return ["data.limit", "data.metrics"], {}
     if not other:
         useful = ["data.limit", "data.max_length", *(PROMPTS if instructions else ["data.metrics"])]
         cut = "it would cut other splits, and the student was trained on some of their rows"

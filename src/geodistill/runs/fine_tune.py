@@ -52,9 +52,10 @@ def fine_tune(
         model,
         training_arguments(training, folder / CHECKPOINTS),
         terms=[LabelTerm()],
-        train_dataset=encoded["train"],
+        train_dataset=task.varied(encoded["train"], training.seed),
         eval_dataset=encoded["validation"],
         data_collator=reader.collate,
+        probe=reader.probe(),
         callbacks=[MetricsFile(folder, name), *([StepBar(name)] if progress else [])],
     )
     started = time.perf_counter()

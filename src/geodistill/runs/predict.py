@@ -94,6 +94,12 @@ def predict(
     if chunk < 1:
         raise GeodistillError(f"A chunk of {chunk} rows is none.", "Give at least 1.")
     run = open_run(folder, overrides)
+    if run.recipe.task == "images":
+        raise GeodistillError(
+            "Images are not predicted from the command line.",
+            'Load the student with transformers: import geodistill.models, then pipeline("image-classification", '
+            f'"{run.student}").',
+        )
     instructions = run.recipe.task == "instructions"
     _check_overrides(run, instructions)
     stream = open_stream(source, min(chunk, 8 * run.recipe.generation.batch_size) if instructions else chunk)

@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from geodistill.errors import GeodistillError
 from geodistill.explain import explain, no_valid_value
 from geodistill.features import KINDS
+from geodistill.losses import LOSSES
 from geodistill.losses.terms import resolve_objective
 from geodistill.recipe import ObjectiveRecipe, Recipe
 from geodistill.tasks.choose import TASKS
@@ -83,18 +84,37 @@ def check_names(recipe: Recipe, source: str = "the recipe") -> Recipe:
     if recipe.task not in TASKS:
         raise no_valid_value(recipe.task, ["task"], TASKS, source)
     stages = [
-        stage.model_copy(update={"objective": _check_objective(stage.objective, source, "stages", place)})
+        stage.model_copy(update={"objective": _check_objective(recipe.task, stage.objective, source, "stages", place)})
         for place, stage in enumerate(recipe.stages)
     ]
-    return recipe.model_copy(update={"objective": _check_objective(recipe.objective, source), "stages": stages})
+    return recipe.model_copy(
+        update={"objective": _check_objective(recipe.task, recipe.objective, source), "stages": stages}
+    )
 
 
-def _check_objective(objective: ObjectiveRecipe, source: str, *section: str | int) -> ObjectiveRecipe:
+def _check_objective(task: str, objective: ObjectiveRecipe, source: str, *section: str | int) -> ObjectiveRecipe:
     at = [*section, "objective"]
-    for place, term in enumerate(objective.features):
+    # "tokens" is what a loss says that takes rows of any kind, and images have none.
+    compares = TASKS[task].compares
+    terms = [
+        term.model_copy(update={"rows": compares})
+        if term.rows is None and term.loss in LOSSES and LOSSES[term.loss].rows == "tokens"
+        else term
+        for term in objective.features
+    ]
+    for place, term in enumerate(terms):
+        keys = [*at, "features", place, "rows"]
         if term.rows not in (None, *KINDS):
-            raise no_valid_value(term.rows, [*at, "features", place, "rows"], KINDS, source)
-    return resolve_objective(objective, source=source, at=at)
+            raise no_valid_value(term.rows, keys, KINDS, source)
+        # "samples" are of any features, also of texts that are padded to one length.
+        if term.rows is not None and term.rows != "samples" and KINDS[term.rows].of_maps != KINDS[compares].of_maps:
+            raise no_valid_value(
+                term.rows,
+                keys,
+                [name for name, kind in KINDS.items() if kind.of_maps == KINDS[compares].of_maps],
+                source,
+            )
+    return resolve_objective(objective.model_copy(update={"features": terms}), source=source, at=at)
 
 
 def split_override(override: str) -> tuple[str, Any]:

@@ -101,7 +101,8 @@ def build_start(start: StudentRecipe, teacher: PreparedTeacher, own_reader: Read
     """Build a student."""
     # Its teacher's weights are read only where the student is made out of them.
     source = teacher.outline if start.model is not None else teacher.model
-    student = build_student(start, source, seed=seed, sample=embedding_sample(teacher))
+    reader = teacher.reader if own_reader is None else own_reader
+    student = build_student(start, source, seed=seed, sample=embedding_sample(teacher), probe=reader.probe())
     if own_reader is not None:
         own_reader.configure(adapted_model(student), always=True)
     return student
@@ -112,4 +113,4 @@ def embedding_sample(teacher: PreparedTeacher) -> Iterator[Mapping[str, Tensor]]
 
     The principal directions of the embeddings of a new student are taken from these tokens (`rotate_embeddings`).
     """
-    return batches(spread(teacher.encoded["train"], SAMPLED_TEXTS), teacher.reader, batch_size=64)
+    yield from batches(spread(teacher.encoded["train"], SAMPLED_TEXTS), teacher.reader, batch_size=64)

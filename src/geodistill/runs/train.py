@@ -73,8 +73,10 @@ def train(
     shared = shared or folder
     recipe = check_names(recipe)
     check_settings(recipe)
-    own_reader = student_reader(recipe)
+    own_reader = student_reader(recipe) if recipe.task != "images" else None
     tasks = stage_tasks(recipe, task_of(recipe))
+    if recipe.task == "images":
+        own_reader = student_reader(recipe, tasks[TASK_STAGE])
     fingerprint = run_fingerprint(recipe, tasks)
     with held_folder(recipe, folder, fingerprint, fresh=fresh, replace=replace):
         if (folder / RESULTS).is_file():
@@ -215,6 +217,8 @@ def train_stage(
     """Train the student through one stage, going on from the stage's newest checkpoint if there is one."""
     ready = prepared.stages[stage.name]
     reading = ready.reading
+    # What is cached is of the examples as they are. No variant of a comparison is varied then, so that all learn alike.
+    learnt = ready.learnt if recipe.teacher.cache else reading.task.varied(ready.learnt, recipe.training.seed)
     checkpoints = folder / "checkpoints" / stage.name
     training = stage.training.model_copy(update={"seed": recipe.training.seed})
     arguments = training_arguments(training, checkpoints)
@@ -223,7 +227,7 @@ def train_stage(
         arguments,
         teacher_model=ready.source(stage, prepared.teacher),
         terms=stage.objective.terms,
-        train_dataset=ready.learnt,
+        train_dataset=learnt,
         eval_dataset=reading.examples["validation"],
         data_collator=reading.collate,
         compute_metrics=reading.task.compute_metrics(reading.encoded["validation"]),

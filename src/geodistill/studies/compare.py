@@ -74,8 +74,11 @@ def compare(
         if job.seed == jobs[0].seed:
             # These refuse what its run would, before the teacher is fine-tuned.
             check_settings(job.recipe)
-            readers[_shape(job)] = student_reader(job.recipe)
+            if recipe.task != "images":
+                readers[_shape(job)] = student_reader(job.recipe)
     task = task_of(recipe)
+    if recipe.task == "images":
+        readers = {_shape(job): student_reader(job.recipe, task) for job in jobs if job.seed == jobs[0].seed}
     content, precision = recipe.model_dump(mode="json"), describe_precision(recipe, run_device())
     with claimed(folder, content, comparison_fingerprint(recipe, task), fresh=fresh, precision=precision):
         return _compare(recipe, folder, jobs, task, readers, progress=progress)

@@ -22,7 +22,7 @@ from geodistill.distillation.signals import model_inputs
 from geodistill.distillation.students.head_labels import LabelMatch, name_outputs, output_names
 from geodistill.errors import GeodistillError
 from geodistill.recipe import DataRecipe, Recipe, WeightKind
-from geodistill.tasks.heads import PROBLEM_TYPES, head_settings, match_head
+from geodistill.tasks.heads import PROBLEM_TYPES, Labelled, head_settings, match_head
 from geodistill.tasks.loading import load_model, weight_settings
 from geodistill.tasks.metrics import Constant, check_metrics, compute_metrics, constant_predictor
 from geodistill.tasks.predictions import decide, never_predicted, prediction
@@ -33,7 +33,7 @@ from geodistill.tasks.text_reader import TextReader, position_limit
 class Classification:
     """Classification, multi-label or not, regression, or unlabelled sentences for a stage: see `Task` for members."""
 
-    rows = "tokens"
+    rows = compares = "tokens"
     measured = MOST_EXAMPLES
     scores_tokens = False
 
@@ -79,7 +79,9 @@ class Classification:
         return model
 
     @staticmethod
-    def load_reader(name: str, *, revision: str | None = None, trust: bool = False) -> TextReader:
+    def load_reader(
+        name: str, *, revision: str | None = None, trust: bool = False, like: Reader | None = None
+    ) -> TextReader:
         return TextReader.load(name, revision=revision, trust=trust)
 
     def encode(
@@ -101,6 +103,9 @@ class Classification:
         return encoded
 
     def learnt(self, encoded: EncodedExamples, *teacher: Any, **where: Any) -> EncodedExamples:
+        return encoded
+
+    def varied(self, encoded: Any, seed: int) -> Any:
         return encoded
 
     def vocabulary(self, student: PreTrainedModel, teacher: Side) -> None:
@@ -161,20 +166,21 @@ class Classification:
 
 def load_classifier(
     name: str,
-    examples: Examples,
+    examples: Labelled,
+    auto_class: Any = AutoModelForSequenceClassification,
     *,
     new_head: bool,
     revision: str | None = None,
     trust: bool = False,
     weights: WeightKind = "float32",
 ) -> PreTrainedModel:
-    """Load a sequence classifier, with a new head for these examples or with the head that it has.
+    """Load a classifier of this auto class, with a new head for these examples or with the head that it has.
 
     Raises GeodistillError when the model cannot be found, or, with `new_head=False`, when it has no trained head.
     """
     if new_head:
         return load_model(
-            AutoModelForSequenceClassification.from_pretrained,
+            auto_class.from_pretrained,
             name,
             revision=revision,
             trust=trust,
@@ -183,7 +189,7 @@ def load_classifier(
             **head_settings(examples),
         )
     model, info = load_model(
-        AutoModelForSequenceClassification.from_pretrained,
+        auto_class.from_pretrained,
         name,
         revision=revision,
         trust=trust,
@@ -200,7 +206,7 @@ def load_classifier(
     return model
 
 
-def adopt_labels(model: PreTrainedModel, examples: Examples, name: str) -> list[str]:
+def adopt_labels(model: PreTrainedModel, examples: Labelled, name: str) -> list[str]:
     """Let a trained head say its problem type and, where only its order tells its labels, call them as the data does.
 
     A student takes both from its teacher. Returns what has to be told of the mapping.

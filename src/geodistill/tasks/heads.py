@@ -2,14 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol
 
 from transformers import PretrainedConfig
 
-from geodistill.data.examples import Examples
+from geodistill.data.labels import Problem
 from geodistill.distillation.students.head_labels import LabelMatch, match_labels, output_names, quoted
 from geodistill.errors import GeodistillError
 from geodistill.losses.logits import ProblemType
+
+
+class Labelled(Protocol):
+    """What a head has to know of examples: `Examples` of texts, or `ImageExamples`."""
+
+    @property
+    def problem(self) -> Problem: ...
+
+    @property
+    def label_names(self) -> list[str]: ...
+
+    @property
+    def width(self) -> int: ...
+
 
 # What transformers calls the kind of head that a problem needs.
 PROBLEM_TYPES: dict[str, ProblemType] = {
@@ -28,7 +42,7 @@ REMEDY = (
 )
 
 
-def head_settings(examples: Examples) -> dict[str, Any]:
+def head_settings(examples: Labelled) -> dict[str, Any]:
     """Return the config entries of a head for these examples."""
     if examples.problem == "unlabelled":
         return {}
@@ -39,7 +53,7 @@ def head_settings(examples: Examples) -> dict[str, Any]:
     return settings
 
 
-def match_head(config: PretrainedConfig, examples: Examples, name: str | None = None) -> LabelMatch:
+def match_head(config: PretrainedConfig, examples: Labelled, name: str | None = None) -> LabelMatch:
     """Match the labels of the data to the head that a model's config describes.
 
     `name` is the model's, for messages; by default where it was loaded from, or its family.
@@ -69,7 +83,7 @@ def match_head(config: PretrainedConfig, examples: Examples, name: str | None = 
     return LabelMatch(match.numbers, match.by_place, notes)
 
 
-def check_problem(config: PretrainedConfig, examples: Examples, name: str) -> list[str]:
+def check_problem(config: PretrainedConfig, examples: Labelled, name: str) -> list[str]:
     """Raise GeodistillError when a head is of another problem type than the data; return what has to be told.
 
     A config that does not say its problem type is one of a regression where it has one output.

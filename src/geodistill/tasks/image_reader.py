@@ -100,6 +100,13 @@ class ImageReader:
         """Tell whether another reader makes the same of every image, so that one batch serves both models."""
         return isinstance(other, ImageReader) and other.fingerprint == self.fingerprint
 
+    def within(self, positions: int) -> ImageReader:
+        """Return the same reader: an image takes no positions for tokens."""
+        return self
+
+    def configure(self, model: Any, *, always: bool = False) -> None:
+        """Do nothing: a model's config holds nothing of its image processor."""
+
     def save(self, folder: Path) -> None:
         """Write `preprocessor_config.json`, from which `pipeline("image-classification")` reads images likewise."""
         self.processor.save_pretrained(folder)
@@ -193,9 +200,9 @@ class ReadImages(LazyExamples):
     def __init__(self, reader: ImageReader, split: Dataset, labels: Sequence[int] | None = None) -> None:
         self.reader = reader
         self._rows = split.cast_column("image", Image(decode=False))
-        self._labels = labels
+        self.labels = labels
         if labels is None and "label" in split.column_names:
-            self._labels = list(split["label"])
+            self.labels = list(split["label"])
         shape = (len(split), reader.channels, *reader.size)
         keeps = np.prod(shape, dtype=np.int64) <= LARGEST_CACHE
         self._kept: Pixels | None = np.empty(shape, dtype=np.uint8) if keeps else None  # no memory before it is used
@@ -209,7 +216,7 @@ class ReadImages(LazyExamples):
 
     def example(self, place: int, pixels: Pixels) -> Example:
         """The example at a place, of pixels that are its own or a view of them."""
-        label = {} if self._labels is None else {"labels": int(self._labels[place])}
+        label = {} if self.labels is None else {"labels": int(self.labels[place])}
         return {"pixel_values": self.reader.values(pixels), **label, "example_id": place}
 
     def pixels(self, place: int) -> Pixels:

@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from geodistill.data.instructions import UNSEEN, Instructions, load_instructions
 from geodistill.data.overlap import HeldOut
 from geodistill.data.record import Record
-from geodistill.distillation.sides import Side
+from geodistill.distillation.sides import Reader, Side
 from geodistill.distillation.students.architecture import check_causal, check_logits_of_tokens, tokenizer_length
 from geodistill.errors import GeodistillError, suggest
 from geodistill.files import fingerprint_of
@@ -33,6 +33,7 @@ class InstructionFollowing:
     """See `Task` for the members. Metrics of the split with unseen instructions carry the prefix `unseen_`."""
 
     rows = "response"
+    compares = "tokens"
     labelled = True
     scores_tokens = True
 
@@ -75,7 +76,9 @@ class InstructionFollowing:
         return load_language_model(name, revision=revision, trust=trust, weights=weights)
 
     @staticmethod
-    def load_reader(name: str, *, revision: str | None = None, trust: bool = False) -> InstructionReader:
+    def load_reader(
+        name: str, *, revision: str | None = None, trust: bool = False, like: Reader | None = None
+    ) -> InstructionReader:
         return InstructionReader.load(name, revision=revision, trust=trust)  # type: ignore[return-value]  # of this class
 
     def encode(
@@ -92,6 +95,9 @@ class InstructionFollowing:
             str(part): reader.encode(split, words=words, notes=self.notes_of_data, part=str(part))
             for part, split in self.instructions.splits.items()
         }
+
+    def varied(self, encoded: Any, seed: int) -> Any:
+        return encoded
 
     def vocabulary(self, student: PreTrainedModel, teacher: Side) -> int:
         tokenizer = teacher.reader.tokenizer  # type: ignore[attr-defined]  # a reader of instructions has one

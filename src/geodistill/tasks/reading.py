@@ -14,6 +14,7 @@ from geodistill.errors import GeodistillError
 from geodistill.features import KINDS, align_words
 from geodistill.recipe import Recipe
 from geodistill.tasks.choose import TASKS
+from geodistill.tasks.image_reader import PairedImages, ReadImages
 from geodistill.tasks.task import Encoded, EncodedExamples, Task
 
 
@@ -45,17 +46,22 @@ class Reading:
         return not self.collate.prefix
 
 
-def student_reader(recipe: Recipe) -> Reader | None:
+def student_reader(recipe: Recipe, task: Task | None = None) -> Reader | None:
     """Return the reader of a pretrained student that does not read as the teacher does; None where they share one.
+
+    `task` is the recipe's; a reader of texts is loaded without it, before the data is read.
 
     Raises GeodistillError where an objective would then compare tokens that are not the same.
     """
     student, teacher = recipe.student, recipe.teacher
     if student.model is None:
         return None
-    kind = TASKS[recipe.task]
-    own = kind.load_reader(student.model, revision=student.revision, trust=student.trust_remote_code)
-    if own.pairs_with(kind.load_reader(teacher.model, revision=teacher.revision, trust=teacher.trust_remote_code)):
+    kind: Any = TASKS[recipe.task] if task is None else task
+    others = kind.load_reader(teacher.model, revision=teacher.revision, trust=teacher.trust_remote_code)
+    own: Reader = kind.load_reader(
+        student.model, revision=student.revision, trust=student.trust_remote_code, like=others
+    )
+    if own.pairs_with(others):
         return None
     for objective in [*(stage.objective for stage in recipe.stages), recipe.objective]:
         compared = [
@@ -109,6 +115,8 @@ def pair_examples(student: EncodedExamples, teacher: EncodedExamples) -> Any:
 
     What one side dropped is left out, and the rest is numbered anew.
     """
+    if isinstance(student, ReadImages):
+        return PairedImages(student, teacher)  # type: ignore[arg-type]  # both sides read images
     pairs = PairedExamples(student, teacher)
     if not len(pairs):
         raise GeodistillError(

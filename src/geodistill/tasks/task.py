@@ -49,6 +49,7 @@ class Task(Protocol):
     held_out: the texts that are measured on, which no stage of the task is trained on
     labelled: whether there is something to learn from the examples themselves
     rows: the kind of rows that the held-out geometry is measured on
+    compares: the kind of rows that a feature term compares where neither the recipe nor its loss names one
     measured: of how many examples at most
     scores_tokens: whether logits are those of tokens, so that both sides have to split texts alike
     """
@@ -59,6 +60,7 @@ class Task(Protocol):
     held_out: HeldOut
     labelled: bool
     rows: str
+    compares: str
     measured: int
     scores_tokens: bool
 
@@ -84,9 +86,11 @@ class Task(Protocol):
         """Load a model of this task, by a bundled name, a folder or a hub name; `new_head` for one to be trained;
         `weights` is how it is held in memory."""
 
-    @staticmethod
-    def load_reader(name: str, *, revision: str | None = None, trust: bool = False) -> Reader:
-        """Load the reader of a model, by a bundled name, a folder or a hub name."""
+    def load_reader(
+        self, name: str, *, revision: str | None = None, trust: bool = False, like: Reader | None = None
+    ) -> Reader:
+        """Load the reader of a model, by a bundled name, a folder or a hub name. `like` is the teacher's, for a student
+        that may bring none."""
 
     def encode(
         self,
@@ -117,6 +121,9 @@ class Task(Protocol):
     ) -> EncodedExamples:
         """Return the train split as a student learns it; what the teacher adds to it is kept in `folder`, under the
         teacher's fingerprint `teacher_side`, and ends where `positions` do."""
+
+    def varied(self, encoded: Any, seed: int) -> Any:
+        """Return training examples as they vary from epoch to epoch, by `set_epoch`; as they are where they do not."""
 
     def score(
         self,

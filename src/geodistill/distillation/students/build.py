@@ -11,6 +11,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING,
     MODEL_FOR_MASKED_LM_MAPPING,
     MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
     MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING,
@@ -18,6 +19,7 @@ from transformers import (
     AutoConfig,
     AutoModel,
     AutoModelForCausalLM,
+    AutoModelForImageClassification,
     AutoModelForMaskedLM,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
@@ -33,15 +35,18 @@ from geodistill.distillation.students.embeddings import rotate_embeddings
 from geodistill.distillation.students.head_labels import output_names, reorder_outputs
 from geodistill.errors import GeodistillError
 from geodistill.features import hidden_size, layer_count
-from geodistill.recipe import StudentRecipe
+from geodistill.models import named
+from geodistill.recipe import NEW_MODEL, StudentRecipe
 
 AUTO_CLASSES = (
     (AutoModelForSequenceClassification, MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING),
     (AutoModelForTokenClassification, MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING),
+    (AutoModelForImageClassification, MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING),
     (AutoModelForCausalLM, MODEL_FOR_CAUSAL_LM_MAPPING),
     (AutoModelForMaskedLM, MODEL_FOR_MASKED_LM_MAPPING),
     (AutoModel, MODEL_MAPPING),
 )
+CLASSIFIERS = (AutoModelForSequenceClassification, AutoModelForTokenClassification, AutoModelForImageClassification)
 # What the families call the width between the two matrices of a feed-forward block: the one size without a common name.
 INTERMEDIATE_NAMES = ("intermediate_size", "hidden_dim", "ffn_dim", "n_inner")
 # Widths beside the hidden size that some families have: of factorised embeddings, and of DeBERTa's pooler.
@@ -54,10 +59,13 @@ def build_student(
     *,
     seed: int,
     sample: Iterable[Mapping[str, Tensor]] = (),
+    probe: Mapping[str, Tensor] | None = None,
 ) -> Student:
     """Return a student with the teacher's kind of head, its labels and its problem type, in float32 and eval mode.
 
-    - `recipe.model`: a pretrained model through the teacher's auto class, with a head for the teacher's labels.
+    - `recipe.model`: a pretrained model through the teacher's auto class, with a head for the teacher's labels. With
+      `new:NAME` it is an image model of the CIFAR benchmarks (`geodistill.models.named`) with random weights, for
+      images of the size and channels of `probe`, a tiny batch that the student reads.
     - `recipe.teacher_layers`: the teacher with fewer blocks, its width and weights kept; see `keep_layers`.
     - `recipe.width` and `recipe.layers`: a new model of the teacher's family; see `shrink_config`. With the
       initialisation `"pca"` its embeddings are the teacher's, rotated and cut; see `rotate_embeddings`, which takes the
@@ -69,7 +77,9 @@ def build_student(
     Raises GeodistillError for a model that cannot be loaded, a layer out of range, or a family that cannot be cut.
     """
     with _seeded(seed):
-        if recipe.model is not None:
+        if recipe.model is not None and recipe.model.startswith(NEW_MODEL):
+            student = _new_image_model(recipe.model.removeprefix(NEW_MODEL), teacher.config, probe)
+        elif recipe.model is not None:
             student = _load(recipe.model, recipe.revision, teacher, recipe.trust_remote_code)
         elif recipe.teacher_layers is not None:
             student = keep_layers(teacher, recipe.teacher_layers)
@@ -91,6 +101,24 @@ def count_parameters(model: nn.Module) -> int:
 def size_in_megabytes(model: nn.Module) -> float:
     """Return the size of a model's parameters as they are held in memory, in megabytes of 10⁶ bytes."""
     return sum(parameter.numel() * parameter.element_size() for parameter in model.parameters()) / 1e6
+
+
+def _new_image_model(name: str, teacher: PretrainedConfig, probe: Mapping[str, Tensor] | None) -> PreTrainedModel:
+    if probe is None:
+        raise GeodistillError(
+            f"The image model 'new:{name}' cannot be built before it is known what it reads.",
+            "Give probe=reader.probe(), a tiny batch of images.",
+        )
+    _, channels, height, width = probe["pixel_values"].shape
+    return named(
+        name,
+        num_labels=teacher.num_labels or 0,
+        image_size=min(height, width),
+        num_channels=channels,
+        id2label=teacher.id2label,
+        label2id=teacher.label2id,
+        problem_type=teacher.problem_type,
+    )
 
 
 def _new(recipe: StudentRecipe, teacher: PreTrainedModel) -> PreTrainedModel:
@@ -162,7 +190,7 @@ def shrink_config(recipe: StudentRecipe, config: PretrainedConfig, *, every: boo
 def _load(name: str, revision: str | None, teacher: PreTrainedModel, trust_remote_code: bool) -> PreTrainedModel:
     auto_class = _auto_class(teacher)
     head: dict[str, Any] = {}
-    if auto_class in (AutoModelForSequenceClassification, AutoModelForTokenClassification):
+    if auto_class in CLASSIFIERS:
         # A head that was trained for another number of labels is replaced by a new one.
         head = {
             "id2label": teacher.config.id2label,
@@ -193,7 +221,7 @@ def _load(name: str, revision: str | None, teacher: PreTrainedModel, trust_remot
     if auto_class is AutoModelForCausalLM:
         check_causal(student, name)
     student.config.problem_type = teacher.config.problem_type
-    if student.config.pad_token_id is None:
+    if auto_class is not AutoModelForImageClassification and student.config.pad_token_id is None:
         student.config.pad_token_id = teacher.config.pad_token_id
     return student
 

@@ -1,0 +1,198 @@
+"""Classification of images: any `AutoModelForImageClassification`, or a new model of the CIFAR benchmarks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from transformers import AutoConfig, AutoModelForImageClassification, PretrainedConfig, PreTrainedModel
+
+from geodistill.data.images import ImageExamples, load_images
+from geodistill.data.overlap import HeldOut
+from geodistill.data.record import Record
+from geodistill.distillation.sides import Reader, Side
+from geodistill.distillation.students.head_labels import LabelMatch, output_names
+from geodistill.files import fingerprint_of
+from geodistill.models import named, named_config
+from geodistill.recipe import NEW_MODEL, Augmentation, DataRecipe, Recipe, WeightKind
+from geodistill.tasks.classification import adopt_labels, load_classifier, predict
+from geodistill.tasks.heads import head_settings, match_head
+from geodistill.tasks.image_reader import AugmentedImages, ImageReader, PairedImages, ReadImages, image_reader
+from geodistill.tasks.loading import load
+from geodistill.tasks.metrics import Constant, check_metrics, compute_metrics, constant_predictor
+from geodistill.tasks.predictions import decide, never_predicted, prediction
+from geodistill.tasks.task import MOST_EXAMPLES, Encoded, EncodedExamples, Scores, parts_of
+
+DEFAULT_SIZE = 32  # pixels; of a new model where the images are not all square and of one size
+
+
+class Images:
+    """Classification of images; see `Task` for the members.
+
+    With `teacher.cache` training images are not augmented in any variant, because what the cache holds is of the images
+    as they are. Fine-tuning, of a teacher or of a student before it is distilled, is augmented in any case.
+    """
+
+    rows = "pooled"
+    compares = "positions"
+    measured = MOST_EXAMPLES
+    scores_tokens = False
+    labelled = True
+
+    def __init__(self, examples: ImageExamples, augmentation: Augmentation = "none", *, cached: bool = True) -> None:
+        check_metrics(examples.metrics, "classification")
+        self.examples, self.augmentation = examples, augmentation
+        self.metrics, self.notes = examples.metrics, list(examples.notes)
+        self.scoring, self.held_out = examples.fingerprint, examples.held_out
+        self.fingerprint = examples.fingerprint
+        if augmentation != "none":
+            self.fingerprint = fingerprint_of(examples.fingerprint, augmentation, cached)
+            if cached:
+                self.notes.append(
+                    "The student's training images are not augmented, because the teacher's signals are cached "
+                    "(teacher.cache=false augments them)."
+                )
+        self.outputs: dict[str, str] = {}
+        self.by_place = False
+
+    @classmethod
+    def load(cls, data: DataRecipe, recipe: Recipe, held_out: HeldOut | None = None) -> Images:
+        return cls(load_images(data, held_out), data.augmentation, cached=recipe.teacher.cache)
+
+    @property
+    def record(self) -> Record:
+        return replace(self.examples.record, notes=list(self.notes), outputs=self.outputs, by_place=self.by_place)
+
+    def load_model(
+        self,
+        name: str,
+        *,
+        new_head: bool,
+        revision: str | None = None,
+        trust: bool = False,
+        weights: WeightKind = "float32",
+    ) -> PreTrainedModel:
+        """Load a model, or draw the weights of a new one, `new:NAME`, from torch's generator."""
+        if name.startswith(NEW_MODEL):
+            return named(name.removeprefix(NEW_MODEL), **self._shape, **head_settings(self.examples)).eval()
+        model = load_classifier(
+            name,
+            self.examples,
+            AutoModelForImageClassification,
+            new_head=new_head,
+            revision=revision,
+            trust=trust,
+            weights=weights,
+        )
+        if not new_head:
+            self._match(match_head(model.config, self.examples, name), model)  # before its outputs are renamed
+            self._tell(adopt_labels(model, self.examples, name))
+        return model
+
+    def load_reader(
+        self, name: str, *, revision: str | None = None, trust: bool = False, like: Reader | None = None
+    ) -> ImageReader:
+        """Load the reader of a model; see `image_reader`."""
+        theirs = like if isinstance(like, ImageReader) else None
+        if name.startswith(NEW_MODEL):
+            shape = self._shape
+            if theirs is not None:
+                shape = {"image_size": min(theirs.size), "num_channels": theirs.channels}
+            config: PretrainedConfig = named_config(
+                name.removeprefix(NEW_MODEL), num_labels=len(self.examples.label_names), **shape
+            )
+            return self._told(image_reader(None, config, self.examples, like=theirs))
+        config = load(AutoConfig.from_pretrained, name, revision=revision, trust_remote_code=trust)
+        reader = image_reader(name, config, self.examples, like=theirs, revision=revision, trust=trust)
+        return self._told(reader)
+
+    def encode(
+        self, model: PreTrainedModel, reader: Any, *, words: bool = False, positions: int | None = None
+    ) -> Encoded:
+        match = match_head(model.config, self.examples)
+        self._tell(match.notes)
+        if not self.by_place:
+            self._match(match, model)
+        return {
+            str(name): reader.encode(split, [match.numbers[label] for label in split["label"]])
+            for name, split in self.examples.splits.items()
+        }
+
+    def learnt(self, encoded: EncodedExamples, *teacher: Any, **where: Any) -> EncodedExamples:
+        return encoded
+
+    def varied(self, encoded: Any, seed: int) -> Any:
+        """Return training examples in views that change from epoch to epoch; the same view of an image to both
+        sides."""
+        if self.augmentation == "none":
+            return encoded
+        if isinstance(encoded, PairedImages):
+            return PairedImages(self.varied(encoded.student, seed), self.varied(encoded.teacher, seed))
+        assert isinstance(encoded, ReadImages)
+        return AugmentedImages(encoded, self.augmentation, seed)
+
+    def vocabulary(self, student: PreTrainedModel, teacher: Side) -> None:
+        return None  # logits are of classes
+
+    def validate(self, model: PreTrainedModel, reader: Reader, encoded: Encoded) -> Scores:
+        return self.score(model, reader, encoded, "validation")
+
+    def score(
+        self, model: PreTrainedModel, reader: Reader, encoded: Encoded, split: str, *, progress: bool = False
+    ) -> Scores:
+        """Score the model; a line holds the split, the row (the example's place in it, from 0), what the model predicts
+        with its probability, and the reference."""
+        names, lines = output_names(model.config), []
+        logits, references = [], []
+        for part in parts_of(encoded, split):
+            found, labels = predict(model, encoded[part], reader), labels_of(encoded[part])
+            logits.append(found)
+            references.append(labels)
+            rows = zip(self.examples.splits[part]["example_id"], labels, found, strict=True)
+            lines += [
+                {"split": part, "row": row, **prediction({}, label, outputs, "classification", names)}
+                for row, label, outputs in rows
+            ]
+        metrics = self._metrics(np.concatenate(logits), np.concatenate(references))
+        return Scores(metrics, lines=lines, notes=never_predicted(lines))
+
+    def constant(self, split: str) -> Constant | None:
+        train, references = (list(self.examples.splits[name]["label"]) for name in ("train", split))
+        return constant_predictor(
+            self.metrics, train, references, problem="classification", label_names=self.examples.label_names
+        )
+
+    def compute_metrics(self, encoded: EncodedExamples) -> Callable[[Any], dict[str, float]]:
+        references = np.asarray(labels_of(encoded))
+        return lambda result: self._metrics(result.predictions, references)
+
+    @property
+    def _shape(self) -> dict[str, int]:
+        """Of what a new model reads: the images as they are where they are square and of one size."""
+        size = self.examples.size
+        side = size[0] if size is not None and size[0] == size[1] else DEFAULT_SIZE
+        return {"image_size": side, "num_channels": self.examples.channels}
+
+    def _metrics(self, logits: Any, references: Any) -> dict[str, float]:
+        decided = decide(logits, "classification")
+        return compute_metrics(self.metrics, decided, references, problem="classification")
+
+    def _match(self, match: LabelMatch, model: PreTrainedModel) -> None:
+        names = output_names(model.config)
+        pairs = zip(self.examples.label_names, match.numbers, strict=True)
+        self.outputs, self.by_place = {label: names[number] for label, number in pairs}, match.by_place
+
+    def _told(self, reader: ImageReader) -> ImageReader:
+        self._tell(reader.notes)
+        return reader
+
+    def _tell(self, notes: Sequence[str]) -> None:
+        self.notes += [note for note in notes if note not in self.notes]
+
+
+def labels_of(encoded: Any) -> list[int]:
+    """Return the labels of a split as its model numbers them, without decoding an image."""
+    images: Any = encoded.student if isinstance(encoded, PairedImages) else encoded
+    return list(images.labels)

@@ -1,0 +1,230 @@
+"""Images end to end on scikit-learn's digits, and what the task decides by itself."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import (
+    AutoModelForImageClassification,
+    ResNetConfig,
+    ResNetForImageClassification,
+    ViTConfig,
+    ViTForImageClassification,
+)
+
+from geodistill.data.images import ImageExamples, load_images
+from geodistill.distillation.config import DistillationConfig
+from geodistill.distillation.trainer import DistillationTrainer
+from geodistill.errors import GeodistillError
+from geodistill.recipe import DataRecipe, FeatureTerm, LabelTerm, Recipe
+from geodistill.runs.evaluate import evaluate
+from geodistill.runs.predict import predict
+from geodistill.runs.recipe_file import check_recipe
+from geodistill.runs.train import train
+from geodistill.tasks.image_reader import AugmentedImages, PairedImages, default_processor
+from geodistill.tasks.images import Images
+
+STEPS = {"max_steps": 2, "batch_size": 16, "logging_steps": 1}
+
+
+def make_recipe(**changes: Any) -> Recipe:
+    content = {
+        "task": "images",
+        "data": {"source": "bundled:digits", "limit": 60},
+        "teacher": {"model": "new:resnet8", "training": STEPS},
+        "student": {"model": "new:resnet8"},
+        "objective": {"logits": {"temperature": 4.0}, "features": [{"loss": "procrustes", "layers": "uniform"}]},
+        "training": STEPS,
+    }
+    return check_recipe({**content, **changes})
+
+
+@pytest.fixture(scope="module")
+def digits() -> ImageExamples:
+    return load_images(DataRecipe(source="bundled:digits", limit=60))
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Tiny models of transformers as folders: a ResNet that reads 16 × 16 colours, a ViT of 8 × 8 grey pixels."""
+    folder = tmp_path_factory.mktemp("models")
+    torch.manual_seed(0)
+    resnet = ResNetConfig(num_channels=3, embedding_size=8, hidden_sizes=[8, 8], depths=[1, 1], num_labels=10)
+    vit = ViTConfig(
+        hidden_size=8,
+        num_hidden_layers=2,
+        num_attention_heads=1,
+        intermediate_size=8,
+        image_size=8,
+        patch_size=2,
+        num_channels=1,
+        num_labels=10,
+    )
+    ResNetForImageClassification(resnet).save_pretrained(folder / "resnet")
+    default_processor((16, 16), [0.5] * 3, [0.2] * 3).save_pretrained(folder / "resnet")
+    ViTForImageClassification(vit).save_pretrained(folder / "vit")
+    return {name: str(folder / name) for name in ("resnet", "vit")}
+
+
+def test_a_run_is_trained_read_again_and_evaluated(tmp_path: Path) -> None:
+    results = train(make_recipe(), tmp_path, progress=False)
+    assert results is not None
+    content = json.loads((tmp_path / "results.json").read_text())
+    assert [pair["rows"] for pair in content["geometry"]] == ["pooled"] * 3
+    assert content["tokens_per_second"] is None
+    student = AutoModelForImageClassification.from_pretrained(tmp_path / "student")
+    assert (student.config.image_size, student.config.num_channels) == (8, 1)
+    assert student.config.id2label == {number: str(number) for number in range(10)}
+    assert (tmp_path / "student" / "preprocessor_config.json").is_file()
+    logged = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert any("procrustes_3_3" in entry for entry in logged)
+
+    changed = (tmp_path / "results.json").stat().st_mtime_ns
+    train(make_recipe(), tmp_path, progress=False)
+    assert (tmp_path / "results.json").stat().st_mtime_ns == changed
+
+    scored = evaluate(tmp_path, progress=False)
+    assert scored["metrics"] == pytest.approx(content["metrics"])
+    lines = (tmp_path / "predictions.jsonl").read_text().splitlines()
+    assert len(lines) == 60 and json.loads(lines[0]).keys() == {
+        "split", "row", "prediction", "probability", "reference"
+    }  # fmt: skip
+    with pytest.raises(GeodistillError, match="on the data of its run alone"):
+        evaluate(tmp_path, ["data.source=bundled:mnist"], progress=False)
+    with pytest.raises(GeodistillError, match="image-classification"):
+        predict(tmp_path, "image.png")
+
+
+@pytest.mark.parametrize(("name", "rows"), [("resnet", "pooled"), ("vit", "positions")])
+def test_each_side_reads_in_its_own_size(folders: dict[str, str], tmp_path: Path, name: str, rows: str) -> None:
+    """The ResNet reads 16 × 16 in colour, and the teacher 8 × 8 in grey; the ViT's patches are a map."""
+    features = [{"loss": "gram", "rows": rows, "layers": "last"}]
+    recipe = make_recipe(student={"model": folders[name]}, objective={"label": {}, "features": features})
+    results = train(recipe, tmp_path, progress=False)
+    assert results is not None
+    content = json.loads((tmp_path / "results.json").read_text())
+    converted = "each channel is the grey image" in str(content["notes"])
+    assert converted == (name == "resnet")
+    assert evaluate(tmp_path, progress=False)["metrics"] == pytest.approx(content["metrics"])
+
+
+def test_an_interrupted_run_ends_as_an_uninterrupted_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a teacher beside the student, and images that vary from epoch to epoch."""
+    changes = {
+        "data": {"source": "bundled:digits", "limit": 60, "augmentation": "crop"},
+        "teacher": {"model": "new:resnet8", "training": STEPS, "cache": False},
+        "training": {"epochs": 2, "batch_size": 20, "save_steps": 2},
+    }
+    whole = train(make_recipe(**changes), tmp_path / "whole", shared=tmp_path, progress=False)
+    step = DistillationTrainer.training_step
+
+    def interrupted(self: DistillationTrainer, *arguments: Any, **more: Any) -> Any:
+        if self.state.global_step == 4 and self.terms[0] != LabelTerm():
+            raise KeyboardInterrupt
+        return step(self, *arguments, **more)
+
+    monkeypatch.setattr(DistillationTrainer, "training_step", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        train(make_recipe(**changes), tmp_path / "parts", shared=tmp_path, progress=False)
+    monkeypatch.undo()
+    parts = train(make_recipe(**changes), tmp_path / "parts", shared=tmp_path, progress=False)
+    assert whole is not None and parts is not None
+    states = [
+        AutoModelForImageClassification.from_pretrained(tmp_path / name / "student").state_dict()
+        for name in ("whole", "parts")
+    ]
+    for first, second in zip(*(state.values() for state in states), strict=True):
+        torch.testing.assert_close(first, second)
+
+
+def test_both_sides_see_one_view(digits: ImageExamples, folders: dict[str, str]) -> None:
+    task = Images(digits, "crop", cached=False)
+    small, large = (task.load_reader(name) for name in ("new:resnet8", folders["resnet"]))
+    model = task.load_model("new:resnet8", new_head=True)
+    pair = PairedImages(task.encode(model, small)["train"], task.encode(model, large)["train"])  # type: ignore[arg-type]
+    varied = task.varied(pair, seed=3)
+    assert isinstance(varied.student, AugmentedImages) and varied.student.seed == varied.teacher.seed == 3
+    views = [varied[0]["pixel_values"]]
+    varied.set_epoch(1)
+    assert varied.teacher.epoch == 1
+    views += [varied[place]["pixel_values"] for place in range(5)]
+    assert any((view != varied.student.images[0]["pixel_values"]).any() for view in views)
+
+
+def test_a_cache_turns_augmentation_off_and_says_so(digits: ImageExamples) -> None:
+    cached, online, plain = Images(digits, "crop"), Images(digits, "crop", cached=False), Images(digits)
+    assert "not augmented" in cached.notes[-1] and online.notes == plain.notes
+    assert len({cached.fingerprint, online.fingerprint, plain.fingerprint}) == 3
+    assert plain.fingerprint == digits.fingerprint
+
+
+def test_a_new_model_has_the_labels_and_reads_the_images_of_the_data(digits: ImageExamples) -> None:
+    task = Images(digits)
+    torch.manual_seed(1)
+    first = task.load_model("new:wrn_16_1", new_head=True)
+    torch.manual_seed(1)
+    second = task.load_model("new:wrn_16_1", new_head=True)
+    assert torch.equal(first.classifier.weight, second.classifier.weight)
+    assert first.config.num_labels == 10 and first.config.num_channels == 1 and first.config.image_size == 8
+    assert first.config.problem_type == "single_label_classification"
+    with pytest.raises(GeodistillError, match="resnet8"):
+        task.load_model("new:resnt8", new_head=True)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"student": {"width": 8, "layers": 2}}, "new:resnet8"),
+        ({"student": {"teacher_layers": 1}}, "new:resnet8"),
+        ({"teacher": {"model": "new:resnet8"}}, "random weights"),
+        ({"task": "classification", "data": {}}, "task: images"),
+        ({"data": {"max_length": 8}}, "an image has none"),
+    ],
+)
+def test_what_images_do_not_have_is_refused(changes: dict[str, Any], said: str) -> None:
+    with pytest.raises((GeodistillError, ValueError), match=said):
+        make_recipe(**changes)
+
+
+def test_rows_are_positions_unless_the_recipe_names_others() -> None:
+    losses = [{"loss": "gram"}, {"loss": "gram", "rows": "pooled"}, {"loss": "rcka"}, {"loss": "pcka"}]
+    terms = make_recipe(objective={"features": losses}).objective.features
+    assert [term.rows for term in terms] == ["positions", "pooled", "samples", "map"]
+    with pytest.raises(GeodistillError, match=r"tokens.*positions, pooled"):
+        make_recipe(objective={"features": [{"loss": "gram", "rows": "tokens"}]})
+    with pytest.raises(GeodistillError, match=r"positions.*cls, mean"):
+        check_recipe(
+            {"student": {"teacher_layers": 1}, "objective": {"features": [{"loss": "cka", "rows": "positions"}]}}
+        )
+
+
+class Net(torch.nn.Module):
+    """A module of the user's own."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.body = torch.nn.Conv2d(1, channels, 3)
+        self.head = torch.nn.Linear(channels, 10)
+
+    def forward(self, pixel_values: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"logits": self.head(self.body(pixel_values).mean((2, 3)))}
+
+
+def test_a_plain_module_teaches(digits: ImageExamples, tmp_path: Path) -> None:
+    task = Images(digits)
+    student, reader = task.load_model("new:resnet8", new_head=True), task.load_reader("new:resnet8")
+    encoded = task.encode(student, reader)
+    trainer = DistillationTrainer(
+        student,
+        DistillationConfig(str(tmp_path), max_steps=2, use_cpu=True, report_to="none", disable_tqdm=True),
+        teacher_model=Net(6),
+        terms=[LabelTerm(), FeatureTerm(loss="projection", rows="positions", layers=[("stages.2", "body")])],
+        train_dataset=encoded["train"],
+        data_collator=reader.collate,
+        probe=reader.probe(),
+    )
+    assert trainer.train().global_step == 2
