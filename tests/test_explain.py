@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from geodistill.explain import dotted, explain
+from geodistill.explain import dotted_path, explain
 from geodistill.recipe import FeatureTerm, LogitTerm, StudentRecipe, TrainingRecipe
 
 
@@ -34,4 +34,4 @@ def test_a_section_is_explained_by_its_place_in_the_recipe(section: Any, values:
 
 
 def test_keys_are_written_as_one_path() -> None:
-    assert dotted(["objective", "features", 0, "loss"]) == "objective.features.0.loss"
+    assert dotted_path(["objective", "features", 0, "loss"]) == "objective.features.0.loss"

@@ -39,15 +39,15 @@ def explain(error: ValidationError, source: str, model: type[BaseModel] = Recipe
             choices += ["true", "false"]
         return no_valid_value(first["input"], location, choices, source)
     if first["type"] == "missing":
-        return GeodistillError(f"The key '{dotted(location)}' is missing in {source}.", "Add it.")
+        return GeodistillError(f"The key '{dotted_path(location)}' is missing in {source}.", "Add it.")
     raised = first.get("ctx", {}).get("error")
     if isinstance(raised, DoesNotApply):
         return would_change_nothing([*location, raised.key], raised.remedy, source)
     if isinstance(raised, GeodistillError):
-        return GeodistillError(f"'{dotted(location)}' in {source} is not valid: {raised.problem}", raised.remedy)
+        return GeodistillError(f"'{dotted_path(location)}' in {source} is not valid: {raised.problem}", raised.remedy)
     message = first["msg"].removeprefix("Value error, ").rstrip(".")
     return GeodistillError(
-        f"'{dotted(location)}' in {source} is not valid: {message}.",
+        f"'{dotted_path(location)}' in {source} is not valid: {message}.",
         f"It was {shorten(repr(first['input']), 200)}; change it.",
     )
 
@@ -55,13 +55,13 @@ def explain(error: ValidationError, source: str, model: type[BaseModel] = Recipe
 def no_valid_value(value: Any, location: Keys, choices: Iterable[str], source: str) -> GeodistillError:
     """A value that is none of the choices."""
     return GeodistillError(
-        f"'{value}' is no valid value of '{dotted(location)}' in {source}.", suggest(str(value), choices)
+        f"'{value}' is no valid value of '{dotted_path(location)}' in {source}.", suggest(str(value), choices)
     )
 
 
 def would_change_nothing(location: Keys, remedy: str, source: str) -> GeodistillError:
     """A key whose value differs from its default and that does not apply."""
-    return GeodistillError(f"'{dotted(location)}' in {source} would change nothing.", remedy)
+    return GeodistillError(f"'{dotted_path(location)}' in {source} would change nothing.", remedy)
 
 
 def _unknown_key(location: Sequence[str], choices: Iterable[str], source: str) -> GeodistillError:
@@ -74,7 +74,7 @@ def _unknown_key(location: Sequence[str], choices: Iterable[str], source: str) -
         remedy = f"Set it as a field of transformers.TrainingArguments: {where}.arguments.{name}."
     else:
         remedy = f"In {where or 'the top level'}: {suggest(name, choices)}"
-    return GeodistillError(f"Unknown key '{dotted(location)}' in {source}.", remedy)
+    return GeodistillError(f"Unknown key '{dotted_path(location)}' in {source}.", remedy)
 
 
 def _training_arguments() -> list[str]:
@@ -109,7 +109,7 @@ def _keys_of(error: Any, section: type[BaseModel]) -> list[Any]:
     return keys
 
 
-def dotted(location: Keys) -> str:
+def dotted_path(location: Keys) -> str:
     """Write keys as one path, such as objective.features.0.loss."""
     return ".".join(map(str, location))
 

@@ -66,6 +66,14 @@ def test_each_option_has_a_default_and_its_line_in_the_documentation(name: str) 
         assert re.search(rf"^ *-? *{option}: ", text, re.MULTILINE), option
 
 
+def test_it_is_of_the_whole_batch_when_an_objective_says_so(name: str) -> None:
+    loss = made(name)
+    assert loss.global_batch is False
+    loss.global_batch = True  # as an objective sets it: no part of the loss may keep a copy
+    assert all(getattr(part, "global_batch", False) is False for part in loss.modules() if part is not loss)
+    assert "global_batch=True" in repr(loss)
+
+
 def test_a_term_survives_being_written_and_read(name: str) -> None:
     term = resolve_term(FeatureTerm(loss=name))
     assert term.options == {option: default for option, (_, default) in loss_options(LOSSES[name].loss).items()}

@@ -17,9 +17,10 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from geodistill.errors import GeodistillError
 from geodistill.geometry.features import pair_rows
 from geodistill.geometry.moments import Moments
-from geodistill.losses import AccumulatedLoss, CKALoss, GramLoss, ProcrustesLoss, ProjectionLoss
+from geodistill.losses import AccumulatedLoss, CKALoss, GramLoss, PCKALoss, ProcrustesLoss, ProjectionLoss, RCKALoss
 from geodistill.losses.ranks import agree_on_rows, gather_is_cheaper, gather_rows, sum_moments, world_size
 
 LOSSES = {
@@ -139,6 +140,57 @@ def in_bfloat16():
     return [abs(found - ProcrustesLoss()(low[:, :12], low, mask)).item()]
 
 
+MAP_LOSSES = {
+    "rcka": lambda: RCKALoss(features=0.5, classes=2.0),
+    "rcka as published": lambda: RCKALoss(centered=False),
+    "pcka": lambda: PCKALoss(patch=2),
+    "pcka with a learned map": lambda: PCKALoss(3, 4, patch=2),
+    "pcka as published": lambda: PCKALoss(patch=2, centered=False),
+}
+
+
+def of_images(name, everywhere):
+    """The loss of a batch of images in two unequal parts, or of the whole in one process, and its gradient."""
+    generator = torch.Generator().manual_seed(0)
+    channels = 3 if "learned" in name else 4
+    images = torch.randn(14, 2, 6, 6, generator=generator)
+    teacher, teacher_logits = (torch.randn(14, *shape, generator=generator) for shape in ((4, 6, 6), (5,)))
+    torch.manual_seed(1)
+    student = nn.Conv2d(2, channels, 3, padding=1)
+    head = nn.Linear(channels, 5)
+    loss = MAP_LOSSES[name]()
+    loss.global_batch = everywhere  # as an objective does it
+    if everywhere:
+        own = slice(9) if dist.get_rank() == 0 else slice(9, None)
+        images, teacher, teacher_logits = images[own], teacher[own], teacher_logits[own]
+    maps = student(images)
+    logits = (head(maps.mean((2, 3))), teacher_logits) if name.startswith("rcka") else ()
+    value = loss(maps, teacher, *logits)
+    value.backward()
+    if everywhere:
+        for parameter in (*student.parameters(), *head.parameters(), *loss.parameters()):
+            if parameter.grad is not None:
+                dist.all_reduce(parameter.grad)
+                parameter.grad /= dist.get_world_size()
+    return value.item(), gradients(student, head, loss)
+
+
+def compare_images(name):
+    """Relative error of the value and of the gradient."""
+    (value, gradient), (found, found_gradient) = of_images(name, False), of_images(name, True)
+    return [abs(found - value) / value, ((found_gradient - gradient).norm() / gradient.norm()).item()]
+
+
+def refused_sizes():
+    """Maps of another size on each rank are refused on both, and no rank waits for the other."""
+    maps = torch.randn(2, 3, 6 + 2 * dist.get_rank(), 6)
+    try:
+        PCKALoss(patch=2, global_batch=True)(maps, maps)
+    except GeodistillError as error:
+        return [error.problem]
+    return []
+
+
 def process(rank, ranks, folder):
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=ranks)
@@ -146,7 +198,8 @@ def process(rank, ranks, folder):
     accumulated = [(loss, "default", shards) for loss in LOSSES for shards in ACCUMULATED[ranks]]
     errors |= {"|".join(("accumulated", *case)): compare(case, accumulated=True) for case in accumulated}
     if ranks == 2:
-        errors |= {"both ways": both_ways(), "bfloat16": in_bfloat16()}
+        errors |= {"both ways": both_ways(), "bfloat16": in_bfloat16(), "sizes": refused_sizes()}
+        errors |= {name: compare_images(name) for name in MAP_LOSSES}
     (Path(folder) / f"{rank}.json").write_text(json.dumps(errors), encoding="utf-8")
     # A rank may abort at its end while another still sends, or where something holds on to the group.
     dist.barrier()
@@ -198,6 +251,16 @@ def test_accumulation_over_ranks_and_parts_is_one(errors, errors_of_four, ranks)
     assert len(found) == 10
     for case, worst in found.items():
         assert max(worst) < 1e-5, case
+
+
+@pytest.mark.parametrize("name", MAP_LOSSES)
+def test_losses_of_maps_and_logits_are_of_the_whole_batch(errors, name):
+    for of_rank in errors:
+        assert max(of_rank[name]) < 1e-5
+
+
+def test_maps_of_another_size_on_another_rank_are_refused(errors):
+    assert [["another size on another rank" in problem for problem in each["sizes"]] for each in errors] == [[True]] * 2
 
 
 def test_gathering_and_summing_agree(errors):

@@ -180,3 +180,32 @@ def test_merge_lays_a_student_over_another(ways: dict[str, Any], left: dict[str,
     recipe = check_recipe(merge(base, {"student": ways}))
     named = recipe.student.model_dump(include={"model", "teacher_layers", "width", "layers"}, exclude_none=True)
     assert named == left
+
+
+def test_exact_accumulation_of_rows_that_do_not_add_up_is_refused_before_anything_is_trained() -> None:
+    content: dict[str, Any] = {
+        "task": "images",
+        "student": {"model": "new:resnet8"},
+        "objective": {"features": [{"loss": "pcka", "patch": 4}]},
+        "training": {"exact_accumulation": True, "gradient_accumulation": 2},
+    }
+    with pytest.raises(
+        GeodistillError, match=r"'training.exact_accumulation' in .* the rows 'map' that 'pcka' compares"
+    ):
+        check_recipe(content)
+    stage = {
+        "name": "first",
+        "data": {},
+        "objective": {"features": [{"loss": "rcka"}]},
+        "training": content["training"],
+    }
+    changed = {**content, "stages": [stage], "training": {}}
+    with pytest.raises(GeodistillError, match=r"'stages.0.training.exact_accumulation' .*'samples' that 'rcka'"):
+        check_recipe(changed)
+    check_recipe({**content, "training": {"exact_accumulation": True}})
+
+
+def test_logits_of_tokens_are_not_compared_as_those_of_examples() -> None:
+    content = {"task": "instructions", "student": {"teacher_layers": 1}}
+    with pytest.raises(GeodistillError, match=r"'objective.features.0.loss' in .* is 'rcka', .* are of tokens"):
+        check_recipe({**content, "objective": {"features": [{"loss": "rcka", "rows": "mean"}]}})

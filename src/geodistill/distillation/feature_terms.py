@@ -86,7 +86,7 @@ class FeatureMatch(nn.Module):
         super().__init__()
         kind = LOSSES[term.loss]
         self.weight, self.rows, self.special_tokens = term.weight, term.rows or kind.rows, term.special_tokens
-        self.reads_logits = kind.reads_logits
+        self.reads_logits, self.adds_up = kind.reads_logits, kind.adds_up(self.rows)
         self.pairs = resolve_pairs(term, student, teacher, student_probe, teacher_probe)
         student_points, teacher_points = ([pair[side] for pair in self.pairs] for side in (0, 1))
         # A model is run only where a width is needed.

@@ -102,6 +102,11 @@ class Objective(nn.Module):
         compares_logits = any(match.reads_logits for match in self._matches())
         self.reads_logits = recipe.label is not None or recipe.logits is not None or compares_logits
         self.asks_for_logits = recipe.logits is not None or compares_logits
+        if compares_logits and self.causal:
+            raise GeodistillError(
+                "The student is a language model, whose logits are of tokens, and a term compares logits of examples.",
+                "Use rcka with classifiers, or choose cka.",
+            )
         self.keys = unique_names(self._matches())
         self.student_points = list(dict.fromkeys(s for match in self._matches() for s, _ in match.pairs))
         self.requests = feature_requests(recipe, student, teacher, student_probe, teacher_probe)
@@ -173,10 +178,9 @@ class Objective(nn.Module):
         return ObjectiveOutput(loss, {name: value.detach() for name, value in terms.items()}, chance, starved)
 
     def check_accumulation(self) -> None:
-        """Refuse terms whose micro-batches do not add up: maps, logits compared sample by sample, and samples as rows,
-        whose second moments would be as large as the maps squared."""
+        """Refuse terms whose micro-batches do not add up (`LossKind.adds_up`)."""
         for match in self._matches():
-            if match.reads_logits or match.rows in ("samples", "map"):
+            if not match.adds_up:
                 raise GeodistillError(
                     f"Exact accumulation cannot add up the rows '{match.rows}' of the term '{match.names[0]}'.",
                     "Set training.exact_accumulation=false, or choose other rows, such as positions or pooled.",

@@ -48,6 +48,14 @@ class LossKind:
         """Whether the loss compares rows of this kind."""
         return rows in self.only if self.only else rows not in self.never
 
+    def adds_up(self, rows: str) -> bool:
+        """Whether micro-batches of these rows add up to a whole, by second moments of d × d.
+
+        Maps have none, and neither have logits that are compared sample by sample. Those of `samples` would be as large
+        as the maps squared.
+        """
+        return not self.reads_logits and rows not in ("samples", "map")
+
 
 LOSSES: dict[str, LossKind] = {
     "procrustes": LossKind(ProcrustesLoss, "‖S‖_F² + ‖T‖_F² − 2‖SᵀT‖_*"),

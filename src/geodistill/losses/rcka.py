@@ -53,7 +53,6 @@ class RCKALoss(nn.Module):
         self.centered = centered
         self.global_batch = global_batch
         self.misalignment = CKALoss(center=centered)
-        self.misalignment_of_features = CKALoss(center=centered)
 
     def forward(
         self,
@@ -74,19 +73,18 @@ class RCKALoss(nn.Module):
                 each[kept] for each in (student, teacher, student_logits, teacher_logits)
             )
         loss = student_logits.new_zeros(()).float()
-        self.misalignment_of_features.global_batch = self.global_batch  # a training sets it after the loss is made
         if self.features:
-            loss = loss + self.features * self.misalignment_of_features(student.flatten(1), teacher.flatten(1))
+            loss = loss + self.features * self.misalignment(*self.whole(student.flatten(1), teacher.flatten(1)))
         if self.samples or self.classes:
-            s, t = self.all_logits(student_logits, teacher_logits)
+            s, t = self.whole(student_logits, teacher_logits)
             if self.samples:
                 loss = loss + self.samples * self.misalignment(s, t)
             if self.classes:
                 loss = loss + self.classes * self.misalignment(s.mT, t.mT)
         return loss
 
-    def all_logits(self, student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
-        """The logits of this process or, with `global_batch`, of all ranks: they are small."""
+    def whole(self, student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
+        """The rows of this process or, with `global_batch`, of all ranks: a batch has few of them, however wide."""
         if not self.global_batch or world_size() == 1:
             return student, teacher
         rows = gather_rows(*agree_on_rows(pair_rows(student, teacher)))

@@ -16,7 +16,7 @@ from torch import nn
 
 from geodistill.applies import DoesNotApply, Rule, only_with, refuse_what_does_not_apply
 from geodistill.errors import GeodistillError
-from geodistill.explain import Keys, dotted, explain, no_valid_value, would_change_nothing
+from geodistill.explain import Keys, dotted_path, explain, no_valid_value, would_change_nothing
 from geodistill.losses import LOSSES, LossKind
 from geodistill.losses.divergences import DIVERGENCES
 from geodistill.losses.logits import LogitLoss, ProblemType
@@ -96,7 +96,7 @@ def resolve_term(term: FeatureTerm, *, source: str = "the feature term", at: Key
         raise explain(error, source, model, at) from None
     if not kind.takes(str(checked.rows)):
         raise GeodistillError(
-            f"'{dotted([*at, 'rows'])}' in {source} is '{checked.rows}', which '{term.loss}' does not compare.",
+            f"'{dotted_path([*at, 'rows'])}' in {source} is '{checked.rows}', which '{term.loss}' does not compare.",
             f"Valid: {', '.join(kind.only)}." if kind.only else f"Choose rows other than {' and '.join(kind.never)}.",
         )
     return FeatureTerm(**{name: getattr(checked, name) for name in model.model_fields})

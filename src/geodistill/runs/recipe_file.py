@@ -14,11 +14,11 @@ import yaml
 from pydantic import ValidationError
 
 from geodistill.errors import GeodistillError
-from geodistill.explain import explain, no_valid_value
+from geodistill.explain import dotted_path, explain, no_valid_value
 from geodistill.features import KINDS
 from geodistill.losses import LOSSES
 from geodistill.losses.terms import resolve_objective
-from geodistill.recipe import ObjectiveRecipe, Recipe
+from geodistill.recipe import ObjectiveRecipe, Recipe, TrainingRecipe
 from geodistill.tasks.choose import TASKS
 
 NEW_STUDENT = ("width", "layers", "heads", "intermediate", "initialization")
@@ -87,9 +87,11 @@ def check_names(recipe: Recipe, source: str = "the recipe") -> Recipe:
         stage.model_copy(update={"objective": _check_objective(recipe.task, stage.objective, source, "stages", place)})
         for place, stage in enumerate(recipe.stages)
     ]
-    return recipe.model_copy(
-        update={"objective": _check_objective(recipe.task, recipe.objective, source), "stages": stages}
-    )
+    objective = _check_objective(recipe.task, recipe.objective, source)
+    _check_accumulation(recipe.training, objective, source)
+    for place, stage in enumerate(stages):
+        _check_accumulation(stage.training, stage.objective, source, "stages", place)
+    return recipe.model_copy(update={"objective": objective, "stages": stages})
 
 
 def _check_objective(task: str, objective: ObjectiveRecipe, source: str, *section: str | int) -> ObjectiveRecipe:
@@ -103,6 +105,12 @@ def _check_objective(task: str, objective: ObjectiveRecipe, source: str, *sectio
         for term in objective.features
     ]
     for place, term in enumerate(terms):
+        if term.loss in LOSSES and LOSSES[term.loss].reads_logits and TASKS[task].scores_tokens:
+            raise GeodistillError(
+                f"'{dotted_path([*at, 'features', place, 'loss'])}' in {source} is '{term.loss}', which compares the "
+                f"logits of examples, and those of the task '{task}' are of tokens.",
+                "Choose another loss, such as cka.",
+            )
         keys = [*at, "features", place, "rows"]
         if term.rows not in (None, *KINDS):
             raise no_valid_value(term.rows, keys, KINDS, source)
@@ -115,6 +123,19 @@ def _check_objective(task: str, objective: ObjectiveRecipe, source: str, *sectio
                 source,
             )
     return resolve_objective(objective.model_copy(update={"features": terms}), source=source, at=at)
+
+
+def _check_accumulation(training: TrainingRecipe, objective: ObjectiveRecipe, source: str, *section: str | int) -> None:
+    """Refuse what a trainer would refuse at its start, which is after the teacher was fine-tuned."""
+    if not training.exact_accumulation or training.gradient_accumulation == 1:
+        return
+    for term in objective.features:
+        if not LOSSES[term.loss].adds_up(str(term.rows)):
+            raise GeodistillError(
+                f"'{dotted_path([*section, 'training', 'exact_accumulation'])}' in {source} cannot add up the rows "
+                f"'{term.rows}' that '{term.loss}' compares.",
+                "Set it to false, or choose other rows and losses, such as gram with positions or pooled.",
+            )
 
 
 def split_override(override: str) -> tuple[str, Any]:
