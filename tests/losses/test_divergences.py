@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -153,3 +154,9 @@ def test_a_skew_of_zero_is_no_skew(name: str) -> None:
 def test_wrong_choices(name: str, options: dict[str, float], message: str) -> None:
     with pytest.raises(GeodistillError, match=message):
         choose_divergence(name, **options)
+
+
+@pytest.mark.parametrize("name", DIVERGENCES)
+def test_the_table_of_the_documentation_has_it(name: str) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "losses.md").read_text(encoding="utf-8")
+    assert f"| `{name}` | {DIVERGENCES[name].formula} |" in text
