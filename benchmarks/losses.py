@@ -23,12 +23,15 @@ from unittest import mock
 import torch
 from timing import Run, interleaved
 from torch import Tensor
+from torch.nn import functional
 
 from geodistill.geometry import nuclear, prepare_features
-from geodistill.losses import CKALoss, FeatureLoss, GramLoss, ProcrustesLoss
+from geodistill.losses import CKALoss, FeatureLoss, GramLoss, PCKALoss, ProcrustesLoss
 from geodistill.runs.cost import peak_megabytes, reset_peak_memory
 
 SHAPES = [(32, 128, 384), (256, 256, 768), (2048, 384, 768), (2048, 768, 1024), (4096, 768, 4096)]
+MAP_SHAPES = [(16, 64, 32, 32, 4), (8, 256, 32, 32, 16), (2, 256, 100, 152, 16)]
+"""Samples, channels, height, width and patch: of a CIFAR model, and of levels of a feature pyramid."""
 LOSSES: dict[str, type[FeatureLoss]] = {"procrustes": ProcrustesLoss, "gram": GramLoss, "cka": CKALoss}
 
 
@@ -51,6 +54,9 @@ def main() -> None:
         print(f"\n{spectrum} features, times in units of SᵀT\n{HEADER}")
         for shape in SHAPES[: arguments.shapes]:
             print(row(shape, *draw(*shape), arguments.rounds), flush=True)
+    print(f"\nPCKA, times in units of a loop over channels, float32\n{MAP_HEADER}")
+    for shape in MAP_SHAPES:
+        print(map_row(shape, arguments.rounds), flush=True)
     print("\nExtra memory at 65,536 rows of 768 against 1,024, beyond inputs and gradient:")
     for name in LOSSES:
         found = subprocess.run([sys.executable, __file__, "--memory", name], capture_output=True, text=True, check=True)
@@ -108,6 +114,42 @@ def written_cka(student: Tensor, teacher: Tensor) -> Tensor:
     centring = torch.eye(n) - torch.ones(n, n) / n
     s, t = centring @ (student @ student.mT) @ centring, centring @ (teacher @ teacher.mT) @ centring
     return 1 - (s * t).sum() / (s.norm() * t.norm())
+
+
+MAP_HEADER = "  samples, channels, height, width, patch    PCKA    from the published formula, uncentred"
+
+
+def map_row(shape: tuple[int, int, int, int, int], rounds: int) -> str:
+    """The time of PCKA against a loop over channels, and how far its value is from the published formula plus one."""
+    *size, patch = shape
+    generator = torch.Generator().manual_seed(0)
+    student, teacher = (torch.randn(*size, generator=generator) for _ in range(2))
+    student = (student + teacher).requires_grad_()
+    loss = PCKALoss(patch=patch)
+
+    def run(function: Callable[[Tensor, Tensor], Tensor]) -> Run:
+        return lambda: torch.autograd.grad(function(student, teacher), student)
+
+    times = interleaved({"loop": run(lambda s, t: written_pcka(s, t, patch)), "ours": run(loss)}, rounds)
+    exact = 1 + written_pcka(student.double(), teacher.double(), patch, centered=False)
+    error = abs(PCKALoss(patch=patch, centered=False)(student, teacher).item() - exact.item())
+    return f"  {', '.join(map(str, shape)):<40}{min(times['ours']) / min(times['loop']):7.2f}    {error:.1e}"
+
+
+def written_pcka(student: Tensor, teacher: Tensor, patch: int, *, centered: bool = True) -> Tensor:
+    """−CKA of the patches, one channel at a time, and the mean over channels; the paper does not centre."""
+    size = [-(-side // patch) * patch for side in teacher.shape[2:]]
+    total = student.new_zeros(())
+    for channel in range(student.shape[1]):
+        kernels = []
+        for maps in (student, teacher):
+            maps = functional.interpolate(maps[:, channel : channel + 1], size=size, mode="bilinear")
+            rows = functional.unfold(maps, patch, stride=patch)  # (samples, patch², patches)
+            rows = rows.permute(2, 0, 1).flatten(1)
+            rows = rows - rows.mean(0) if centered else rows
+            kernels.append(rows @ rows.mT)
+        total = total + (kernels[0] * kernels[1]).sum() / (kernels[0].norm() * kernels[1].norm())
+    return -total / student.shape[1]
 
 
 def accuracy(loss: type[FeatureLoss], student: Tensor, teacher: Tensor) -> tuple[float, float]:

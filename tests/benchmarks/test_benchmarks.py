@@ -44,6 +44,8 @@ def test_candidates_take_turns(load):
 
 def test_losses(load):
     losses = load("losses")
+    *_, error = losses["map_row"]((2, 3, 9, 8, 4), rounds=1).split()
+    assert float(error) < 1e-6
     line = losses["row"]((16, 4, 6), *losses["lm_like"](16, 4, 6), rounds=1)
     assert line.startswith("(16, 4, 6)")
     assert "nan" not in line
