@@ -87,7 +87,8 @@ def test_a_file_of_another_version_is_refused_by_name(content: dict[str, Any], t
         RunResults.from_dict(tmp_path, other)
 
 
-def test_they_print_as_tables(results: RunResults, tmp_path: Path) -> None:
+def test_they_print_as_tables(results: RunResults, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "100")  # a sentence that is longer than a line is folded
     lines = str(results).splitlines()
     assert lines[0].split() == ["accuracy", "macro_f1"]
     assert lines[2].split() == ["student", "on", "test", "0.8700", "not", "finite"]
