@@ -107,6 +107,8 @@ def _without_defaults_of_others(
 ) -> Iterator[tuple[str, Any]]:
     """Leave out options that only other losses have, which a recipe that is written in full may hold as defaults."""
     for name, value in term.options.items():
+        if name in OF_THE_TRAINING and value is True:
+            continue  # the default, in a recipe that was written in full when a term still had the key
         others = [] if name in model.model_fields else [each for each in LOSSES if name in _options_of(each)]
         if not others:
             yield name, value
