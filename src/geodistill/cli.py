@@ -37,13 +37,14 @@ class DemoTask(str, Enum):
     trec = "trec"
     reviews = "reviews"
     instructions = "instructions"
+    images = "images"
 
 
 @app.command()
 def demo(
     overrides: Overrides = None,
     task: Annotated[
-        DemoTask, typer.Option(help="Questions in 6 classes, movie sentiment, or instructions.")
+        DemoTask, typer.Option(help="Questions in 6 classes, movie sentiment, instructions, or images.")
     ] = DemoTask.trec,
     output: Annotated[Path | None, typer.Option(help="Folder of the run. [default: runs/demo-TASK]")] = None,
     fresh: Fresh = False,

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from geodistill.cli import DemoTask
 from geodistill.recipes import recipe_path
 from geodistill.runs.recipe_file import load_recipe
 from geodistill.studies.plan import plan_jobs
@@ -15,7 +16,7 @@ SHIPPED = sorted(
 
 
 def test_the_demo_has_a_recipe_for_each_task() -> None:
-    assert {"demo-trec", "demo-reviews"} <= set(SHIPPED)
+    assert {f"demo-{task.value}" for task in DemoTask} == set(SHIPPED)
 
 
 @pytest.mark.parametrize("name", SHIPPED)
