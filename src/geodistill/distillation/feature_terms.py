@@ -54,7 +54,7 @@ class FeaturePair(NamedTuple):
         """The loss for rows, or samples, that are not paired."""
         if not self.reads_logits and not isinstance(self.loss, MapLoss):
             return chance_loss(self.loss, *self.rows(), seed=seed)
-        order = torch.randperm(len(self.teacher), generator=torch.Generator().manual_seed(seed)).to(self.teacher.device)
+        order = shuffled_order(self.teacher, seed)
         shuffled = self._replace(teacher=self.teacher[order])
         with torch.no_grad():
             return shuffled.value(student_logits, teacher_logits[order] if self.reads_logits else None)
@@ -164,6 +164,10 @@ def resolve_pairs(
 @torch.no_grad()
 def chance_loss(loss: nn.Module, student: Tensor, teacher: Tensor, seed: int) -> Tensor:
     """Return what the loss gives for rows (n, d_s) and (n, d_t) that are not paired: the teacher's are shuffled."""
+    return loss(student, teacher[shuffled_order(teacher, seed)])
+
+
+def shuffled_order(rows: Tensor, seed: int) -> Tensor:
+    """Return the places of rows (n, …) in an order that the seed decides."""
     # An own generator: asking for the chance level must not change the course of the training.
-    order = torch.randperm(len(teacher), generator=torch.Generator().manual_seed(seed)).to(teacher.device)
-    return loss(student, teacher[order])
+    return torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed)).to(rows.device)

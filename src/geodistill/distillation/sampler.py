@@ -75,18 +75,19 @@ class LengthGroupedTrainer(Trainer):
     @overrides(Trainer)
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         dataset: Any = self.train_dataset if train_dataset is None else train_dataset
+        followers = [dataset] if hasattr(dataset, "set_epoch") else []
+        if self.args.train_sampling_strategy == "group_by_length" and hasattr(dataset, "__len__"):
+            # Examples without tokens, such as images, have one length: their order is shuffled alone.
+            tokens = len(dataset) > 0 and "input_ids" in dataset[0]
+            lengths = [len(example["input_ids"]) for example in dataset] if tokens else [0] * len(dataset)
+            seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
+            sampler: Any = LengthGroupedSampler(lengths, self.args.train_batch_size, seed)
+            followers.append(sampler)
+        else:
+            sampler = super()._get_train_sampler(train_dataset)
         self.remove_callback(EpochOrder)
-        if hasattr(dataset, "set_epoch"):
-            self.add_callback(EpochOrder(dataset))
-        if self.args.train_sampling_strategy != "group_by_length" or not hasattr(dataset, "__len__"):
-            return super()._get_train_sampler(train_dataset)
-        # Examples without tokens, such as images, have one length: their order is shuffled alone.
-        tokens = len(dataset) > 0 and "input_ids" in dataset[0]
-        lengths = [len(example["input_ids"]) for example in dataset] if tokens else [0] * len(dataset)
-        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
-        sampler = LengthGroupedSampler(lengths, self.args.train_batch_size, seed)
-        self.remove_callback(EpochOrder)
-        self.add_callback(EpochOrder(sampler, *([dataset] if hasattr(dataset, "set_epoch") else [])))
+        if followers:
+            self.add_callback(EpochOrder(*followers))
         return sampler
 
     @overrides(Trainer)

@@ -95,32 +95,6 @@ def prefixed(columns: Mapping[str, Any], prefix: str = TEACHER_PREFIX) -> dict[s
     return {prefix + name: value for name, value in columns.items()}
 
 
-class PairedExamples(Sequence[dict[str, Any]]):
-    """What both sides read of each row in one example, the teacher's columns under its prefix.
-
-    Rows are matched by `row`, their place in the split, or by `example_id` where all rows are there. What one side left
-    out is left out, and the rest is numbered anew. Examples are made when they are asked for.
-    """
-
-    def __init__(self, student: Sequence[Example], teacher: Sequence[Example]) -> None:
-        self.student, self.teacher = student, teacher
-        others = {place_of(example): place for place, example in enumerate(teacher)}
-        self.places = [
-            (place, others[row]) for place, example in enumerate(student) if (row := place_of(example)) in others
-        ]
-
-    def __len__(self) -> int:
-        return len(self.places)
-
-    def __getitem__(self, index: Any) -> Any:
-        if isinstance(index, slice):
-            return [self[place] for place in range(*index.indices(len(self)))]
-        own, other = self.places[index]
-        number = range(len(self))[index]
-        teacher = prefixed({**self.teacher[other], "example_id": number})
-        return {**self.student[own], "example_id": number, **teacher}
-
-
 def place_of(example: Example) -> int:
     """Return the place of an example's row in its split."""
     return int(example.get("row", example["example_id"]))

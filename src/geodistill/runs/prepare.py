@@ -25,7 +25,7 @@ from geodistill.runs.identity import student_side
 from geodistill.runs.teacher import PreparedTeacher
 from geodistill.tasks.reading import Reading, read
 from geodistill.tasks.task import EncodedExamples, Task, by_length, spread
-from geodistill.tasks.text_reader import position_limit
+from geodistill.tasks.text_reader import shared_position_limit
 
 
 @dataclass(frozen=True)
@@ -152,7 +152,7 @@ class Preparation:
         """
         reader = self.teacher.reader if own_reader is None else own_reader
         sides = two_sides(student, reader, self.teacher.outline, self.teacher.reader)
-        positions = min(position_limit(student), position_limit(self.teacher.outline))
+        positions = shared_position_limit(student, self.teacher.outline)
         own = None if own_reader is None else student_side(recipe.student)
         stages = {
             stage.name: self._stage(stage, tasks[stage.name], *sides, positions, own) for stage in stages_of(recipe)

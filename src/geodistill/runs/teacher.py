@@ -21,7 +21,7 @@ from geodistill.runs.fine_tune import fine_tune
 from geodistill.runs.folder import read_json
 from geodistill.runs.identity import teacher_fingerprint, teacher_side
 from geodistill.tasks.task import Encoded, Scores, Task
-from geodistill.tasks.text_reader import position_limit
+from geodistill.tasks.text_reader import shared_position_limit
 
 TEACHER_FILE = "teacher.json"
 
@@ -77,7 +77,7 @@ class PreparedTeacher:
 
     def as_read_by(self, student: PreTrainedModel, own_reader: Reader | None) -> tuple[Reader, Encoded]:
         """Return the reader of a student, where None is the teacher's, and the data as it reads them."""
-        positions = min(position_limit(student), position_limit(self.outline))
+        positions = shared_position_limit(student, self.outline)
         if own_reader is None:
             return self.reader, self.encoded_within(positions)
         return own_reader, self.task.encode(student, own_reader, positions=positions)

@@ -151,15 +151,16 @@ def prepare_jobs(
     if not planned:
         return []
     jobs = [job for job, _, _ in planned]
-    starts: list[StudentRecipe] = []
-    outlines: list[PreTrainedModel] = []
+    begun: dict[tuple[str, int], tuple[StudentRecipe, PreTrainedModel]] = {}
     for job in jobs:
-        own_reader = readers[_shape(job)]
-        start = trained_start(job.recipe, teacher, own_reader, folder / "students", progress=progress)
-        student = build_start(start, teacher, own_reader, job.seed)
-        starts.append(kept_start(start, job.recipe, student, folder / "students"))
-        plain = adapted_model(student)
-        outlines.append(outline_of(type(plain), plain.config))
+        if _beginning(job) not in begun:
+            own_reader = readers[_shape(job)]
+            start = trained_start(job.recipe, teacher, own_reader, folder / "students", progress=progress)
+            student = build_start(start, teacher, own_reader, job.seed)
+            plain = adapted_model(student)
+            kept = kept_start(start, job.recipe, student, folder / "students")
+            begun[_beginning(job)] = kept, outline_of(type(plain), plain.config)
+    starts, outlines = zip(*(begun[_beginning(job)] for job in jobs), strict=True)
     layers = {
         layer
         for job, outline in zip(jobs, outlines, strict=True)
@@ -347,6 +348,11 @@ def time_students(
             student = teacher.task.load_model(folder, new_head=False, trust=job.recipe.trusts_student)
             latencies[_shape(job)] = measure_latency(student, *teacher.as_read_by(student, readers[_shape(job)]))
     return latencies
+
+
+def _beginning(job: Job) -> tuple[str, int]:
+    """What decides the student that a job begins with; variants with the same one share it."""
+    return _shape(job), job.seed
 
 
 def _shape(job: Job) -> str:

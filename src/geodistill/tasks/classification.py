@@ -30,7 +30,43 @@ from geodistill.tasks.task import MOST_EXAMPLES, Encoded, EncodedExamples, Score
 from geodistill.tasks.text_reader import TextReader, position_limit
 
 
-class Classification:
+class LabelledTask:
+    """What classifications of texts and of images share: the labels of the data as a trained head has them.
+
+    notes: what its owner should know
+    outputs: label of the data → name of the output that stands for it
+    by_place: whether only the order of the outputs tells which label they are
+    """
+
+    def __init__(self, examples: Labelled, notes: Sequence[str]) -> None:
+        self._labelled, self.notes = examples, list(notes)
+        self.outputs: dict[str, str] = {}
+        self.by_place = False
+
+    def _adopted(self, model: PreTrainedModel, name: str) -> PreTrainedModel:
+        """Return a model whose trained head says what its outputs stand for; see `adopt_labels`."""
+        self._match(match_head(model.config, self._labelled, name), model)  # before its outputs are renamed
+        self._tell(adopt_labels(model, self._labelled, name))
+        return model
+
+    def _matched(self, model: PreTrainedModel) -> LabelMatch:
+        """Match the labels to a model's head, and note what there is to know of it."""
+        match = match_head(model.config, self._labelled)
+        self._tell(match.notes)
+        if not self.by_place:
+            self._match(match, model)
+        return match
+
+    def _match(self, match: LabelMatch, model: PreTrainedModel) -> None:
+        names = output_names(model.config)
+        pairs = zip(self._labelled.label_names, match.numbers, strict=False)  # a regression has no names
+        self.outputs, self.by_place = {label: names[number] for label, number in pairs}, match.by_place
+
+    def _tell(self, notes: Sequence[str]) -> None:
+        self.notes += [note for note in notes if note not in self.notes]
+
+
+class Classification(LabelledTask):
     """Classification, multi-label or not, regression, or unlabelled sentences for a stage: see `Task` for members."""
 
     rows = compares = "tokens"
@@ -39,14 +75,13 @@ class Classification:
 
     def __init__(self, examples: Examples) -> None:
         check_metrics(examples.metrics, examples.problem)
+        super().__init__(examples, examples.notes)
         self.examples = examples
-        self.fingerprint, self.metrics, self.notes = examples.fingerprint, examples.metrics, list(examples.notes)
+        self.fingerprint, self.metrics = examples.fingerprint, examples.metrics
         self.scoring, self.held_out = examples.fingerprint, examples.held_out
         self.labelled = examples.problem != "unlabelled"
         self.cut: dict[str, int] | None = None
         self.max_length = examples.max_length
-        self.outputs: dict[str, str] = {}
-        self.by_place = False
 
     @classmethod
     def load(cls, data: DataRecipe, recipe: Recipe, held_out: HeldOut | None = None) -> Classification:
@@ -73,10 +108,7 @@ class Classification:
         weights: WeightKind = "float32",
     ) -> PreTrainedModel:
         model = load_classifier(name, self.examples, new_head=new_head, revision=revision, trust=trust, weights=weights)
-        if not new_head:
-            self._match(match_head(model.config, self.examples, name), model)  # before its outputs are renamed
-            self._tell(adopt_labels(model, self.examples, name))
-        return model
+        return model if new_head else self._adopted(model, name)
 
     @staticmethod
     def load_reader(
@@ -92,10 +124,7 @@ class Classification:
         words: bool = False,
         positions: int | None = None,
     ) -> Encoded:
-        match = match_head(model.config, self.examples)
-        self._tell(match.notes)
-        if not self.by_place:
-            self._match(match, model)
+        self._matched(model)
         cut: dict[str, int] = {}
         length = min(self.examples.max_length, positions or position_limit(model))
         encoded = encode(model, self.examples, reader.within(length), words=words, cut=cut)
@@ -154,14 +183,6 @@ class Classification:
 
     def compute_metrics(self, encoded: EncodedExamples) -> Callable[[Any], dict[str, float]] | None:
         return (lambda result: score(result.predictions, encoded, self.examples)) if self.labelled else None
-
-    def _match(self, match: LabelMatch, model: PreTrainedModel) -> None:
-        names = output_names(model.config)
-        pairs = zip(self.examples.label_names, match.numbers, strict=False)  # a regression has no names
-        self.outputs, self.by_place = {label: names[number] for label, number in pairs}, match.by_place
-
-    def _tell(self, notes: list[str]) -> None:
-        self.notes += [note for note in notes if note not in self.notes]
 
 
 def load_classifier(

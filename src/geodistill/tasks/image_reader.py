@@ -25,7 +25,7 @@ from transformers.utils import cached_file
 from geodistill.data.bundled.models import resolve_model
 from geodistill.data.decoding import Unreadable, as_array, decode
 from geodistill.data.images import ImageExamples
-from geodistill.distillation.signals import TEACHER_PREFIX
+from geodistill.distillation.sides import prefixed
 from geodistill.errors import GeodistillError
 from geodistill.files import fingerprint_of
 from geodistill.recipe import Augmentation
@@ -263,12 +263,10 @@ class PairedImages(LazyExamples):
     Where both are `AugmentedImages` of one seed, both sides see the same view of an image, each in its own size.
     """
 
-    def __init__(
-        self, student: ReadImages | AugmentedImages, teacher: ReadImages | AugmentedImages, prefix: str = TEACHER_PREFIX
-    ) -> None:
+    def __init__(self, student: ReadImages | AugmentedImages, teacher: ReadImages | AugmentedImages) -> None:
         if len(student) != len(teacher):
             raise ValueError(f"{len(student)} examples of the student and {len(teacher)} of the teacher")
-        self.student, self.teacher, self.prefix = student, teacher, prefix
+        self.student, self.teacher = student, teacher
 
     def set_epoch(self, epoch: int) -> None:
         """Show the views of this epoch from now on."""
@@ -280,8 +278,7 @@ class PairedImages(LazyExamples):
         return len(self.student)
 
     def at(self, place: int) -> Example:
-        theirs = {self.prefix + name: value for name, value in self.teacher[place].items()}
-        return {**self.student[place], **theirs}
+        return {**self.student[place], **prefixed(self.teacher[place])}
 
 
 def default_processor(size: tuple[int, int], mean: Sequence[float], std: Sequence[float]) -> Any:

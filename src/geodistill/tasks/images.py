@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -13,12 +13,12 @@ from geodistill.data.images import ImageExamples, load_images
 from geodistill.data.overlap import HeldOut
 from geodistill.data.record import Record
 from geodistill.distillation.sides import Reader, Side
-from geodistill.distillation.students.head_labels import LabelMatch, output_names
+from geodistill.distillation.students.head_labels import output_names
 from geodistill.files import fingerprint_of
 from geodistill.models import named, named_config
 from geodistill.recipe import NEW_MODEL, Augmentation, DataRecipe, Recipe, WeightKind
-from geodistill.tasks.classification import adopt_labels, load_classifier, predict
-from geodistill.tasks.heads import head_settings, match_head
+from geodistill.tasks.classification import LabelledTask, load_classifier, predict
+from geodistill.tasks.heads import head_settings
 from geodistill.tasks.image_reader import AugmentedImages, ImageReader, PairedImages, ReadImages, image_reader
 from geodistill.tasks.loading import load
 from geodistill.tasks.metrics import Constant, check_metrics, compute_metrics, constant_predictor
@@ -28,7 +28,7 @@ from geodistill.tasks.task import MOST_EXAMPLES, Encoded, EncodedExamples, Score
 DEFAULT_SIZE = 32  # pixels; of a new model where the images are not all square and of one size
 
 
-class Images:
+class Images(LabelledTask):
     """Classification of images; see `Task` for the members.
 
     With `teacher.cache` training images are not augmented in any variant, because what the cache holds is of the images
@@ -43,8 +43,8 @@ class Images:
 
     def __init__(self, examples: ImageExamples, augmentation: Augmentation = "none", *, cached: bool = True) -> None:
         check_metrics(examples.metrics, "classification")
-        self.examples, self.augmentation = examples, augmentation
-        self.metrics, self.notes = examples.metrics, list(examples.notes)
+        super().__init__(examples, examples.notes)
+        self.examples, self.augmentation, self.metrics = examples, augmentation, examples.metrics
         self.scoring, self.held_out = examples.fingerprint, examples.held_out
         self.fingerprint = examples.fingerprint
         if augmentation != "none":
@@ -54,8 +54,6 @@ class Images:
                     "The student's training images are not augmented, because the teacher's signals are cached "
                     "(teacher.cache=false augments them)."
                 )
-        self.outputs: dict[str, str] = {}
-        self.by_place = False
 
     @classmethod
     def load(cls, data: DataRecipe, recipe: Recipe, held_out: HeldOut | None = None) -> Images:
@@ -86,10 +84,7 @@ class Images:
             trust=trust,
             weights=weights,
         )
-        if not new_head:
-            self._match(match_head(model.config, self.examples, name), model)  # before its outputs are renamed
-            self._tell(adopt_labels(model, self.examples, name))
-        return model
+        return model if new_head else self._adopted(model, name)
 
     def load_reader(
         self, name: str, *, revision: str | None = None, trust: bool = False, like: Reader | None = None
@@ -111,10 +106,7 @@ class Images:
     def encode(
         self, model: PreTrainedModel, reader: Any, *, words: bool = False, positions: int | None = None
     ) -> Encoded:
-        match = match_head(model.config, self.examples)
-        self._tell(match.notes)
-        if not self.by_place:
-            self._match(match, model)
+        match = self._matched(model)
         return {
             str(name): reader.encode(split, [match.numbers[label] for label in split["label"]])
             for name, split in self.examples.splits.items()
@@ -179,17 +171,9 @@ class Images:
         decided = decide(logits, "classification")
         return compute_metrics(self.metrics, decided, references, problem="classification")
 
-    def _match(self, match: LabelMatch, model: PreTrainedModel) -> None:
-        names = output_names(model.config)
-        pairs = zip(self.examples.label_names, match.numbers, strict=True)
-        self.outputs, self.by_place = {label: names[number] for label, number in pairs}, match.by_place
-
     def _told(self, reader: ImageReader) -> ImageReader:
         self._tell(reader.notes)
         return reader
-
-    def _tell(self, notes: Sequence[str]) -> None:
-        self.notes += [note for note in notes if note not in self.notes]
 
 
 def labels_of(encoded: Any) -> list[int]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from geodistill.distillation.sides import PairedExamples, Reader, Side, SideCollator, place_of, prefixed
+from geodistill.distillation.sides import Reader, Side, SideCollator, place_of, prefixed
 from geodistill.distillation.signals import TEACHER_PREFIX
 from geodistill.errors import GeodistillError
 from geodistill.features import KINDS, align_words
@@ -117,16 +117,13 @@ def pair_examples(student: EncodedExamples, teacher: EncodedExamples) -> Any:
     """
     if isinstance(student, ReadImages):
         return PairedImages(student, teacher)  # type: ignore[arg-type]  # both sides read images
-    pairs = PairedExamples(student, teacher)
-    if not len(pairs):
+    others = {place_of(example): example for example in teacher}
+    both = [(example, others[place_of(example)]) for example in student if place_of(example) in others]
+    if not both:
         raise GeodistillError(
             "No text of a split is short enough for both tokenizers.",
             "Raise data.max_prompt_length and data.max_length.",
         )
-    if "words" not in student[0]:
-        return pairs
-    others = {place_of(example): example for example in teacher}
-    both = [(example, others[place_of(example)]) for example in student if place_of(example) in others]
     paired = []
     for place, sides in enumerate(both):
         word_ids = align_words(*(side["words"] for side in sides))

@@ -136,18 +136,11 @@ def attended_tokens(inputs: Mapping[str, Tensor]) -> Tensor | None:
 
 def checksum(name: str, values: Tensor, attended: Tensor | None) -> Tensor:
     """A number (b,) for each example's values in one column, which no padding changes."""
-    if name == "labels":
-        values = (values != IGNORED_LABEL).long()  # the teacher is told which tokens count, not what they are
-    numbers = _as_integers(values)
-    if attended is None or numbers.shape[:2] != attended.shape:
-        numbers = numbers.flatten(1)
-        numbers = numbers[:, :: -(-numbers.shape[1] // _MOST_CHECKED)]
-        return (numbers * _mix(torch.arange(numbers.shape[1]))).sum(1)
-    if numbers.ndim > 2:
-        numbers = numbers.flatten(2)
-        numbers = (numbers * _mix(torch.arange(numbers.shape[2]))).sum(2)
-    rank = attended.cumsum(1) - 1
-    return (numbers * _mix(rank) * attended).sum(1)
+    if attended is None or values.shape[:2] != attended.shape:
+        numbers = _as_integers(name, values).flatten(1)
+        return _mixed(numbers[:, :: -(-numbers.shape[1] // _MOST_CHECKED)])
+    numbers = _token_numbers(name, values.flatten(0, 1)).view_as(attended)
+    return (numbers * _mix(attended.cumsum(1) - 1) * attended).sum(1)
 
 
 def scan(dataset: Examples, names: Collection[str] | None = None) -> tuple[ExampleIndex, str]:
@@ -233,12 +226,7 @@ def _scan_chunk(chunk: list[Mapping[str, Any]], columns: list[str], digest: Any)
     rank = attended.cumsum(0) - 1 - (count.cumsum(0) - count)[owner]
     found = {}
     for name in [name for name in columns if name != "attention_mask"]:  # it says which numbers the others count
-        column = flat[name]
-        numbers = _as_integers((column != IGNORED_LABEL).long() if name == "labels" else column)
-        if numbers.ndim > 1:
-            numbers = numbers.flatten(1)
-            numbers = (numbers * _mix(torch.arange(numbers.shape[1]))).sum(1)
-        weighed = numbers * _mix(rank) * attended
+        weighed = _token_numbers(name, flat[name]) * _mix(rank) * attended
         found[name] = torch.zeros(len(chunk), dtype=torch.long).index_add_(0, owner, weighed)
     return count, found
 
@@ -252,8 +240,21 @@ def _length(values: Any) -> int | None:
     return len(values) if np.ndim(values) else None
 
 
-def _as_integers(values: Tensor) -> Tensor:
+def _token_numbers(name: str, values: Tensor) -> Tensor:
+    """One number (n,) for what each token has in a column, (n,) or (n, …)."""
+    numbers = _as_integers(name, values)
+    return numbers if numbers.ndim == 1 else _mixed(numbers.flatten(1))
+
+
+def _mixed(numbers: Tensor) -> Tensor:
+    """One number (n,) for each row (n, d) of numbers, which depends on their order."""
+    return (numbers * _mix(torch.arange(numbers.shape[1]))).sum(1)
+
+
+def _as_integers(name: str, values: Tensor) -> Tensor:
     """Each number as one that is compared exactly: an integer plus one, so that a zero counts, a float by its bits."""
+    if name == "labels":
+        return (values != IGNORED_LABEL).long() + 1  # the teacher is told which tokens count, not what they are
     if values.is_floating_point():
         return values.float().contiguous().view(torch.int32).long() + 1
     return values.long() + 1
