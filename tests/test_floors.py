@@ -15,6 +15,7 @@ FLOORS = (
     GROUND,
     ("geometry",),
     ("losses",),
+    ("quantization",),
     ("features",),
     ("data",),
     ("models",),

@@ -11,6 +11,7 @@ from geodistill.recipe import (
     FeatureTerm,
     LogitTerm,
     ObjectiveRecipe,
+    QuantizationRecipe,
     Recipe,
     StageRecipe,
     StudentRecipe,
@@ -77,6 +78,15 @@ def test_an_objective_without_terms_is_refused() -> None:
         (FeatureTerm, {"loss": "gram", "weight": -1}),
         (FeatureTerm, {"loss": "gram", "layers": "lats"}),
         (FeatureTerm, {"loss": "gram", "layers": [[1, 2, 3]]}),
+        (QuantizationRecipe, {"weights": 1}),
+        (QuantizationRecipe, {"weights": 9}),
+        (QuantizationRecipe, {"weights": None}),
+        (QuantizationRecipe, {"activations": 16}),
+        (QuantizationRecipe, {"embeddings": 0}),
+        (QuantizationRecipe, {"first_and_last": 1}),
+        (QuantizationRecipe, {"include": []}),
+        (QuantizationRecipe, {"calibration": "percentile", "percentile": 100}),
+        (QuantizationRecipe, {"calibration_examples": 0}),
     ],
 )
 def test_values_out_of_range_are_refused(section: Any, values: dict[str, Any]) -> None:
@@ -134,3 +144,18 @@ def test_the_options_of_a_loss_are_flat_keys_of_its_term() -> None:
     assert term.options == {"center": False, "anything": [1]} and term.rows is None
     with pytest.raises(ValidationError, match="frozen"):
         term.center = True  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"activations": None, "biases": False},
+        {"activations": None, "symmetric": True},
+        {"activations": None, "calibration": "percentile"},
+        {"percentile": 99},
+    ],
+    ids=str,
+)
+def test_an_option_of_quantisers_that_are_not_there_is_refused(options: dict[str, Any]) -> None:
+    with pytest.raises((DoesNotApply, ValidationError), match="does not apply here"):
+        QuantizationRecipe(**options)

@@ -10,7 +10,7 @@ names and the options of a loss are checked: `geodistill.runs.recipe_file.check_
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal, TypeAlias
+from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -24,6 +24,7 @@ WeightKind = Literal["float32", "bfloat16", "8bit", "4bit"]
 TASK_STAGE = "task"
 NEW_MODEL = "new:"
 """What the name of an image model with random weights begins with, such as new:resnet20."""
+Bits = Annotated[int, Field(ge=2, le=8)]
 LayerPair = tuple[int, int]
 ModulePair = tuple[str, str]
 
@@ -354,6 +355,38 @@ class GenerationRecipe(Section):
     seeds: list[int] = Field(default_factory=lambda: [10, 20, 30, 40, 50], min_length=1)
     batch_size: int = Field(16, ge=1)
     limit: int | None = Field(None, ge=1, description="score at most so many examples of each split, spread over it")
+
+
+class QuantizationRecipe(Section):
+    """How a student's layers are rounded to integers of a few bits while it trains."""
+
+    rules = (
+        Rule(
+            ("biases", "symmetric", "calibration", "percentile", "calibration_examples"),
+            lambda quantization: quantization.activations is not None,
+            only_with("activations that are quantised"),
+        ),
+        Rule(
+            ("percentile",),
+            lambda quantization: quantization.calibration == "percentile",
+            only_with("calibration: percentile"),
+        ),
+    )
+
+    weights: Bits = Field(8, description="bits of the weights; they are symmetric")
+    activations: Bits | None = Field(8, description="bits of what the layers read; float if null")
+    embeddings: Bits | None = Field(8, description="bits of embeddings; float if null")
+    first_and_last: Bits | None = Field(8, description="bits of the first and the last layer; float if null")
+    biases: bool = Field(True, description="round biases to the int32 grid of the product of both steps")
+    per_channel: bool = Field(True, description="one interval for each output channel of a weight, or row of a table")
+    symmetric: bool = Field(False, description="signed integers for what the layers read, zero in their middle")
+    include: list[str] | None = Field(None, min_length=1, description="patterns of names of layers; all if absent")
+    exclude: list[str] = Field(default_factory=list, description="patterns of names of layers that stay float")
+    calibration: Literal["minmax", "percentile"] = Field(
+        "minmax", description="where the intervals of what layers read start"
+    )
+    percentile: float = Field(99.99, gt=50, lt=100, description="values beyond it, on each side, start as clipped")
+    calibration_examples: int = Field(256, ge=1, description="so many training examples decide where intervals start")
 
 
 class StageRecipe(Section):

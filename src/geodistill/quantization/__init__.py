@@ -1,0 +1,40 @@
+"""Quantisers with learned intervals: put into a model, trained, and taken out again."""
+
+from geodistill.quantization.calibrate import calibrate
+from geodistill.quantization.insert import (
+    LayerBits,
+    check_intervals,
+    is_quantized,
+    layer_bits,
+    quantize,
+    quantized_modules,
+    remove_quantizers,
+)
+from geodistill.quantization.modules import (
+    QuantizedConv1d,
+    QuantizedConv2d,
+    QuantizedEmbedding,
+    QuantizedLinear,
+    QuantizedModule,
+    QuantizedTransposedLinear,
+)
+from geodistill.quantization.quantizer import Quantizer, fake_quantize
+
+__all__ = [
+    "LayerBits",
+    "QuantizedConv1d",
+    "QuantizedConv2d",
+    "QuantizedEmbedding",
+    "QuantizedLinear",
+    "QuantizedModule",
+    "QuantizedTransposedLinear",
+    "Quantizer",
+    "calibrate",
+    "check_intervals",
+    "fake_quantize",
+    "is_quantized",
+    "layer_bits",
+    "quantize",
+    "quantized_modules",
+    "remove_quantizers",
+]
