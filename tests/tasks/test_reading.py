@@ -65,7 +65,7 @@ def read_beside(teacher: PreparedTeacher, student: Any, reader: Reader | None, *
 def reading_of(recipe: Recipe, folder: Path) -> tuple[Reading, PreparedTeacher]:
     teacher = prepare_teacher(recipe.teacher, task_of(recipe), folder, progress=False)
     student = teacher.task.load_model(str(recipe.student.model), new_head=True)
-    reader = student_reader(recipe)
+    reader = student_reader(recipe, teacher.task)
     assert reader is not None
     return read_beside(teacher, student, reader, words=True), teacher
 
@@ -200,16 +200,17 @@ def test_decoders_of_two_vocabularies_learn_to_respond(
 def test_what_would_pair_other_tokens_is_refused_with_the_way_out(across: MakeRecipe, encoder: Path) -> None:
     term = {"loss": "cka"}
     stage = {"name": "warm", "data": {}, "objective": {"features": [term]}}
+    task = task_of(across())
     for changes in ({"objective": {"features": [WORDS, term]}}, {"stages": [stage]}):
         with pytest.raises(
             GeodistillError, match=r"different vocabularies, and the rows 'tokens' would pair.*rows=words \(or mean"
         ):
-            student_reader(across(**changes))
+            student_reader(across(**changes), task)
     for kind in ("words", "mean", "cls", "last"):
-        assert student_reader(across(objective={"features": [{**term, "rows": kind}]})) is not None
+        assert student_reader(across(objective={"features": [{**term, "rows": kind}]}), task) is not None
     same = across(teacher={"model": str(encoder)}, objective={"features": [term]})
-    assert student_reader(same) is None
-    assert student_reader(merge_student(across(), {"teacher_layers": 1})) is None
+    assert student_reader(same, task) is None
+    assert student_reader(merge_student(across(), {"teacher_layers": 1}), task) is None
 
 
 def merge_student(recipe: Recipe, student: dict[str, Any]) -> Recipe:
@@ -320,6 +321,6 @@ def test_both_sides_of_two_tokenizers_are_cut_at_the_shorter_one(across: MakeRec
     taught = prepare_teacher(recipe.teacher, task_of(recipe), tmp_path, progress=False)
     student = taught.task.load_model(str(recipe.student.model), new_head=True)
     short = BertForSequenceClassification(BertConfig(**{**student.config.to_dict(), "max_position_embeddings": 9}))
-    reading = read_beside(taught, short, student_reader(recipe), words=True)
+    reading = read_beside(taught, short, student_reader(recipe, taught.task), words=True)
     for side in ("input_ids", "teacher_input_ids"):
         assert max(len(example[side]) for example in reading.examples["train"]) == 9

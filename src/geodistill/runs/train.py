@@ -73,10 +73,8 @@ def train(
     shared = shared or folder
     recipe = check_names(recipe)
     check_settings(recipe)
-    own_reader = student_reader(recipe) if recipe.task != "images" else None
     tasks = stage_tasks(recipe, task_of(recipe))
-    if recipe.task == "images":
-        own_reader = student_reader(recipe, tasks[TASK_STAGE])
+    own_reader = student_reader(recipe, tasks[TASK_STAGE])
     fingerprint = run_fingerprint(recipe, tasks)
     with held_folder(recipe, folder, fingerprint, fresh=fresh, replace=replace):
         if (folder / RESULTS).is_file():

@@ -69,16 +69,12 @@ def compare(
     """
     recipe = check_names(recipe)
     jobs = plan_jobs(recipe, folder, sweeps)
-    readers: dict[str, Reader | None] = {}
-    for job in jobs:
-        if job.seed == jobs[0].seed:
-            # These refuse what its run would, before the teacher is fine-tuned.
-            check_settings(job.recipe)
-            if recipe.task != "images":
-                readers[_shape(job)] = student_reader(job.recipe)
+    variants = [job for job in jobs if job.seed == jobs[0].seed]
+    # Settings and readers refuse what a run would, before the teacher is fine-tuned.
+    for job in variants:
+        check_settings(job.recipe)
     task = task_of(recipe)
-    if recipe.task == "images":
-        readers = {_shape(job): student_reader(job.recipe, task) for job in jobs if job.seed == jobs[0].seed}
+    readers = {_shape(job): student_reader(job.recipe, task) for job in variants}
     content, precision = recipe.model_dump(mode="json"), describe_precision(recipe, run_device())
     with claimed(folder, content, comparison_fingerprint(recipe, task), fresh=fresh, precision=precision):
         return _compare(recipe, folder, jobs, task, readers, progress=progress)

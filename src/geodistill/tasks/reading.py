@@ -13,7 +13,6 @@ from geodistill.distillation.signals import TEACHER_PREFIX
 from geodistill.errors import GeodistillError
 from geodistill.features import KINDS, align_words
 from geodistill.recipe import Recipe
-from geodistill.tasks.choose import TASKS
 from geodistill.tasks.image_reader import PairedImages, ReadImages
 from geodistill.tasks.task import Encoded, EncodedExamples, Task
 
@@ -46,28 +45,25 @@ class Reading:
         return not self.collate.prefix
 
 
-def student_reader(recipe: Recipe, task: Task | None = None) -> Reader | None:
+def student_reader(recipe: Recipe, task: Task) -> Reader | None:
     """Return the reader of a pretrained student that does not read as the teacher does; None where they share one.
 
-    `task` is the recipe's; a reader of texts is loaded without it, before the data is read.
+    `task` is the recipe's: an image reader depends on the images of the data.
 
     Raises GeodistillError where an objective would then compare tokens that are not the same.
     """
     student, teacher = recipe.student, recipe.teacher
     if student.model is None:
         return None
-    kind: Any = TASKS[recipe.task] if task is None else task
-    others = kind.load_reader(teacher.model, revision=teacher.revision, trust=teacher.trust_remote_code)
-    own: Reader = kind.load_reader(
-        student.model, revision=student.revision, trust=student.trust_remote_code, like=others
-    )
+    others = task.load_reader(teacher.model, revision=teacher.revision, trust=teacher.trust_remote_code)
+    own = task.load_reader(student.model, revision=student.revision, trust=student.trust_remote_code, like=others)
     if own.pairs_with(others):
         return None
     for objective in [*(stage.objective for stage in recipe.stages), recipe.objective]:
         compared = [
             f"the rows '{term.rows}'" for term in objective.features if term.rows and KINDS[term.rows].of_tokens
         ]
-        if kind.scores_tokens and objective.logits:
+        if task.scores_tokens and objective.logits:
             compared.append("the logits of tokens")
         if compared:
             raise GeodistillError(
