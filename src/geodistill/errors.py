@@ -31,6 +31,18 @@ def suggest(name: str, valid: Iterable[str]) -> str:
     return f"Did you mean '{close[0]}'? Valid: {listed}." if close else f"Valid: {listed}."
 
 
+def nearest_names(pattern: str, names: Iterable[str], count: int = 3) -> list[str]:
+    """Return the dotted names that are most like a pattern: of the whole name, or of as many parts at its end."""
+    plain = pattern.replace("*", "").strip(".")
+    parts = plain.count(".") + 1
+
+    def likeness(name: str) -> float:
+        end = ".".join(name.split(".")[-parts:])
+        return max(difflib.SequenceMatcher(None, plain, each).ratio() for each in (name, end))
+
+    return sorted(names, key=likeness, reverse=True)[:count]
+
+
 def require_package(module: str, extra: str, why: str) -> None:
     """Raise GeodistillError, naming the extra of ours that brings it, when a package is not installed."""
     if importlib.util.find_spec(module) is None:

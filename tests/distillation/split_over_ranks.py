@@ -21,6 +21,7 @@ from transformers import BertForSequenceClassification
 
 from geodistill.distillation.checkpoint import last_checkpoint
 from geodistill.distillation.sharding import whole_model
+from geodistill.recipe import ObjectiveRecipe
 
 FEATURES = [
     {"loss": "procrustes", "weight": 2.0, "layers": "uniform"},
@@ -31,6 +32,12 @@ FEATURES = [
 ]
 RECIPE = {"label": {"weight": 0.5}, "logits": {}, "features": FEATURES}
 ANSWERS = {"label": {"weight": 0.5}, "logits": {"temperature": 1.0}, "features": [{"loss": "gram", "rows": "response"}]}
+TEACHER_RECIPE = {
+    "label": {"weight": 0.5},
+    "logits": {"weight": 0.5},
+    "features": [{"loss": "gram"}, {"loss": "projection", "rows": "mean", "normalize": False}],
+}
+BOTH: dict[str, Any] = {"teacher_recipe": TEACHER_RECIPE}
 EXAMPLES = 8
 BACKWARDS = range(EXAMPLES - 1, -1, -1)
 
@@ -41,6 +48,7 @@ def one_step(
     accumulation: int,
     *,
     recipe: dict[str, Any] = RECIPE,
+    teacher_recipe: dict[str, Any] | None = None,
     exact: bool = True,
     causal: bool = False,
     padding: int = 0,
@@ -49,26 +57,27 @@ def one_step(
 ) -> dict[str, Any]:
     """Take one step of plain gradient descent at rate one, which leaves the gradient in the weights."""
     recorder = Recorder()
-    trainer = make_trainer(
-        folder / "step",
-        recipe=recipe,
-        causal=causal,
-        examples=EXAMPLES,
-        dropout=0.0,
-        callbacks=[recorder],
-        per_device_train_batch_size=batch,
-        gradient_accumulation_steps=accumulation,
-        exact_accumulation=exact,
-        max_steps=1,
-        max_grad_norm=0.0,
-        logging_steps=1,
-        train_sampling_strategy="sequential",
-        optim="sgd",
-        learning_rate=1.0,
-        lr_scheduler_type="constant",
-        weight_decay=0.0,
-        **more,
-    )
+    if teacher_recipe is not None:
+        more["options"] = {"teacher_terms": ObjectiveRecipe.model_validate(teacher_recipe).terms}
+    settings: dict[str, Any] = {
+        "recipe": recipe,
+        "causal": causal,
+        "examples": EXAMPLES,
+        "dropout": 0.0,
+        "callbacks": [recorder],
+        "per_device_train_batch_size": batch,
+        "gradient_accumulation_steps": accumulation,
+        "exact_accumulation": exact,
+        "max_steps": 1,
+        "max_grad_norm": 0.0,
+        "logging_steps": 1,
+        "train_sampling_strategy": "sequential",
+        "optim": "sgd",
+        "learning_rate": 1.0,
+        "lr_scheduler_type": "constant",
+        "weight_decay": 0.0,
+    }
+    trainer = make_trainer(folder / "step", **{**settings, **more})
 
     def padded(examples: list[dict[str, Any]]) -> dict[str, Tensor]:
         fillers = {"attention_mask": 0, "special_tokens_mask": 1, "input_ids": 0}
@@ -97,6 +106,7 @@ def work_alone(folder: Path) -> None:
     results = {"6x1": one_step(folder, 6, 1, order=range(6)), "4 and 2": one_step(folder, 4, 2, order=range(6))}
     answers: dict[str, Any] = {"recipe": ANSWERS, "causal": True}
     results |= {"answers 8x1": one_step(folder, 8, 1, **answers), "answers 2x4": one_step(folder, 2, 4, **answers)}
+    results |= {"both 8x1": one_step(folder, 8, 1, **BOTH), "both 2x4": one_step(folder, 2, 4, **BOTH)}
     for batch, accumulation in ((8, 1), (4, 2), (2, 4), (1, 8)):
         results[f"{batch}x{accumulation}"] = one_step(folder, batch, accumulation)
     results["2x4 on their own"] = one_step(folder, 2, 4, exact=False)
@@ -133,6 +143,7 @@ def work_in_two(folder: Path, rank: int) -> None:
     for batch, accumulation in ((4, 1), (2, 2), (1, 4)):
         results[f"{batch}x{accumulation}"] = one_step(folder, batch, accumulation, **GLOO)
     results["2x2 on their own"] = one_step(folder, 2, 2, exact=False, **GLOO)
+    results |= {"both 4x1": one_step(folder, 4, 1, **BOTH, **GLOO), "both 2x2": one_step(folder, 2, 2, **BOTH, **GLOO)}
     # Every other micro-batch is the other rank's.
     results["4x1 local"] = one_step(folder, 4, 1, global_batch=False, order=(0, 1, 4, 5, 2, 3, 6, 7), **GLOO)
     results["2x2 local"] = one_step(folder, 2, 2, global_batch=False, **GLOO)

@@ -10,7 +10,7 @@ from transformers.training_args import TrainingArguments
 
 from geodistill import DistillationConfig
 
-OWN = {"exact_accumulation": False, "max_skipped_steps": 20, "global_batch": True}
+OWN = {"exact_accumulation": False, "max_skipped_steps": 20, "global_batch": True, "rates": None}
 
 
 def test_its_fields_are_arguments_and_explained(tmp_path: Path) -> None:
@@ -26,7 +26,9 @@ def test_its_fields_are_arguments_and_explained(tmp_path: Path) -> None:
 
 def test_a_command_line_sets_them(tmp_path: Path) -> None:
     line = ["--output_dir", str(tmp_path), "--exact_accumulation", "--max_skipped_steps", "3", "--no_global_batch"]
+    line += ["--rates", '{"*.bias": 1e-3}']
     (config,) = HfArgumentParser(DistillationConfig).parse_args_into_dataclasses([*line, "--use_cpu"])
+    assert config.rates == {"*.bias": 1e-3}
     assert (config.exact_accumulation, config.max_skipped_steps, config.global_batch) == (True, 3, False)
 
 

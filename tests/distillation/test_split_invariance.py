@@ -86,6 +86,16 @@ def test_two_ranks_give_the_gradient_of_one(found: Found, split: str) -> None:
         assert_same_gradient(found[1][0]["8x1"]["gradient"], rank[split]["gradient"])
 
 
+def test_a_teacher_that_learns_gets_the_gradient_of_one_rank(found: Found) -> None:
+    """Both models' gradients are averaged over ranks, and exact over micro-batches."""
+    whole = found[1][0]["both 8x1"]["gradient"]
+    assert any(name.startswith("teacher.") for name in whole)
+    assert_same_gradient(whole, found[1][0]["both 2x4"]["gradient"])
+    for rank in found[2]:
+        assert_same_gradient(whole, rank["both 4x1"]["gradient"])
+        assert_same_gradient(whole, rank["both 2x2"]["gradient"])
+
+
 @pytest.mark.parametrize("split", FOUR_RANKS)
 def test_four_ranks_give_the_gradient_of_one(found: Found, split: str) -> None:
     for rank in found[4]:

@@ -298,7 +298,7 @@ def test_signals_for_other_rows_are_refused(tmp_path: Path) -> None:
 def test_the_arguments_come_in_the_order_of_the_trainer() -> None:
     ours, theirs = (inspect.signature(each).parameters.values() for each in (DistillationTrainer, Trainer))
     given = [(each.name, each.kind.name, each.default) for each in ours]
-    own = [(name, "KEYWORD_ONLY", None) for name in ("teacher_model", "terms", "probe")]
+    own = [(name, "KEYWORD_ONLY", None) for name in ("teacher_model", "terms", "teacher_terms", "probe")]
     assert given == [*((each.name, each.kind.name, each.default) for each in theirs), *own]
 
 

@@ -179,10 +179,13 @@ def make_trainer(
     callbacks: Sequence[TrainerCallback] = (),
     options: Mapping[str, Any] | None = None,
     causal: bool = False,
+    swapped: bool = False,
     **arguments: Any,
 ) -> DistillationTrainer:
     student: Any = speaker(2, 16, seed) if causal else classifier(2, 16, seed, dropout)
-    teacher: Any = speaker(3, 24, 100) if causal else classifier(3, 24, 100)
+    teacher: Any = speaker(3, 24, 100) if causal else classifier(3, 24, 100, dropout)
+    if swapped:
+        student, teacher = teacher, student
     terms = ObjectiveRecipe.model_validate(recipe)
     settings: dict[str, Any] = {
         "per_device_train_batch_size": 4,

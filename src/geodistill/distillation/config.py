@@ -23,10 +23,15 @@ class DistillationConfig(TrainingArguments):
             stops with GeodistillError.
         global_batch: with several ranks, a feature term is of the whole batch over all of them, with its exact
             gradient. Otherwise each rank takes the term of its own rows.
+        rates: learning rates by patterns of parameter names, such as {"*.bias": 1e-3}. The first pattern that matches a
+            name counts, and learning_rate is that of all other parameters. Names are those of the student; those of a
+            teacher that learns begin with `teacher.`, and learned projections with `objective.`.
 
     Example:
         DistillationConfig("out", num_train_epochs=3, gradient_accumulation_steps=4, exact_accumulation=True)
     """
+
+    _VALID_DICT_FIELDS = [*TrainingArguments._VALID_DICT_FIELDS, "rates"]  # noqa: RUF012  # as it is there
 
     exact_accumulation: bool = field(
         default=False,
@@ -40,6 +45,10 @@ class DistillationConfig(TrainingArguments):
     global_batch: bool = field(
         default=True,
         metadata={"help": "Take feature terms of the whole batch over all ranks, not of the rows of each rank."},
+    )
+    rates: dict | str | None = field(  # HfArgumentParser reads JSON for this type alone
+        default=None,
+        metadata={"help": 'Learning rates by patterns of parameter names, as JSON: {"*.bias": 1e-3}.'},
     )
 
     @classmethod

@@ -1,26 +1,30 @@
-"""The student and its objective as one module, which is what the trainer trains.
+"""The student and its objective as one module, which is what the trainer trains; with them a teacher that learns.
 
 One module, so that learned projections are trained, synchronised over ranks, checkpointed and resumed with the student.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 
 from geodistill.distillation.accumulate import AccumulatedStep
+from geodistill.distillation.learning_teacher import roles_swapped
 from geodistill.distillation.objective import Objective
 from geodistill.distillation.outputs import logits_of, loss_of
 from geodistill.distillation.sharding import blocks_to_shard
-from geodistill.distillation.signals import TeacherSignals, model_inputs
+from geodistill.distillation.signals import TeacherSignals, model_inputs, teacher_rows, teacher_view
 from geodistill.errors import GeodistillError
-from geodistill.features import Capture, next_token_loss, only_scored, scored_logits, scored_tokens
+from geodistill.features import Capture, Point, next_token_loss, only_scored, scored_logits, scored_tokens
 
 STUDENT_PREFIX, OBJECTIVE_PREFIX = "student.", "objective."
+LEARNING_TEACHER_PREFIX, TEACHER_OBJECTIVE_PREFIX = "teacher.", "teacher_objective."
 
 
 @dataclass
@@ -34,20 +38,48 @@ class DistillationOutput(ModelOutput):
     starved: Tensor | None = None
 
 
+class Pass(NamedTuple):
+    """What one model made of a batch: its label loss, the logits that are scored, and its features."""
+
+    loss: Tensor | None
+    logits: Tensor | None
+    features: dict[Point, Tensor]
+    inputs: Mapping[str, Tensor]
+
+    def signals(self, objective: Objective) -> TeacherSignals:
+        """What this model says as the teacher of an objective, without a gradient."""
+        features = {point: feature.detach() for point, feature in self.features.items()}
+        rows = teacher_rows(features, objective.requests, self.inputs)
+        asked = self.logits is not None and objective.asks_for_logits
+        return TeacherSignals(self.logits.detach() if asked else None, rows)  # type: ignore[union-attr]  # asked
+
+
 class DistillationModel(nn.Module):
     """The student and its objective as one module; without teacher signals it is the student alone.
 
-    `accumulated` makes the feature terms those of a whole step's micro-batches, `share` the label and logit terms (see
-    `Objective`); `only_summary` returns what this micro-batch adds to the feature terms, in place of a loss.
+    `accumulated` makes the feature terms those of a whole step's micro-batches, `shares` the label and logit terms of
+    each objective (see `Objective`); `only_summary` returns what this micro-batch adds to the feature terms, in place
+    of a loss.
+
+    A teacher that learns is in the module as well, with an objective of its own. The signals are then what each of the
+    two models says to the other in this pass, and those that are given are not read.
     """
 
     # The loss is a mean over the batch, so the Trainer has to divide it by the number of micro-batches.
     accepts_loss_kwargs = False
 
-    def __init__(self, student: PreTrainedModel, objective: Objective) -> None:
+    def __init__(
+        self,
+        student: PreTrainedModel,
+        objective: Objective,
+        teacher: PreTrainedModel | None = None,
+        teacher_objective: Objective | None = None,
+    ) -> None:
         super().__init__()
         self.student = student
         self.objective = objective
+        self.teacher = teacher
+        self.teacher_objective = teacher_objective
         self.config = student.config
         self._no_split_modules = blocks_to_shard(student)  # the blocks that FSDP shards one by one
 
@@ -56,35 +88,42 @@ class DistillationModel(nn.Module):
         teacher_signals: TeacherSignals | None = None,
         chance_seed: int | None = None,
         accumulated: AccumulatedStep | None = None,
-        share: Tensor | None = None,
+        shares: Sequence[Tensor | None] | None = None,
         only_summary: bool = False,
         **inputs: Tensor,
     ) -> Any:
         if teacher_signals is None:
             return self.student(**model_inputs(self.student, inputs, labels=True))
-        capture = Capture(self.student, self.objective.student_points)
-        labels = self.objective.label_weight is not None and not only_summary
-        scored = scored_tokens(self.student, inputs, wanted=self.objective.reads_logits and not only_summary)
-        with only_scored(self.student, scored):
-            outputs, features = capture(**model_inputs(self.student, inputs, labels=labels and scored is None))
+        ours, theirs = self.objective, self.teacher_objective
+        student = _run(self.student, ours, theirs, inputs, only_summary=only_summary)
+        learners = [(ours, student, teacher_signals)]
+        if self.teacher is not None and theirs is not None:
+            teacher = _run(self.teacher, theirs, ours, teacher_view(inputs), only_summary=only_summary)
+            learners = [(ours, student, teacher.signals(ours)), (theirs, teacher, student.signals(theirs))]
         if only_summary:
-            return self.objective.summarize(features, teacher_signals, inputs, rows=chance_seed is not None)
-        loss, logits = loss_of(outputs), logits_of(outputs)
-        if logits is not None:
-            logits = scored_logits(logits, scored)
-            if labels and scored is not None and "labels" in inputs:
-                loss = next_token_loss(logits, inputs["labels"], scored)
-        result = self.objective(
-            DistillationOutput(loss=loss, logits=logits),
-            features,
-            teacher_signals,
-            inputs,
-            chance_seed=chance_seed,
-            accumulated=accumulated,
-            share=share,
-        )
+            rows = chance_seed is not None
+            summaries = [each.summarize(own.features, said, own.inputs, rows=rows) for each, own, said in learners]
+            return {key: summary for each in summaries for key, summary in each.items()}
+        results = []
+        for (objective, own, said), share in zip(learners, shares or [None] * len(learners), strict=True):
+            with nullcontext() if objective is ours else roles_swapped():
+                result = objective(
+                    DistillationOutput(loss=own.loss, logits=own.logits),
+                    own.features,
+                    said,
+                    own.inputs,
+                    chance_seed=chance_seed,
+                    accumulated=accumulated,
+                    share=share,
+                )
+            results.append(result)
+        first, *others = results
         return DistillationOutput(
-            loss=result.loss, logits=logits, terms=result.terms, chance=result.chance, starved=result.starved
+            loss=sum((each.loss for each in others), first.loss),
+            logits=student.logits,
+            terms={name: value for each in results for name, value in each.terms.items()},
+            chance={name: value for each in results for name, value in each.chance.items()},
+            starved=sum((each.starved for each in others), first.starved),
         )
 
     def get_input_embeddings(self) -> nn.Module:
@@ -93,10 +132,43 @@ class DistillationModel(nn.Module):
 
     # The same under the name that newer releases of transformers give it, and under the older one.
     def activation_checkpointing_enable(self, **kwargs: Any) -> None:
-        self.student.activation_checkpointing_enable(**kwargs)
+        for model in self._trained():
+            model.activation_checkpointing_enable(**kwargs)
 
     def gradient_checkpointing_enable(self, **kwargs: Any) -> None:
-        self.student.gradient_checkpointing_enable(**kwargs)
+        for model in self._trained():
+            model.gradient_checkpointing_enable(**kwargs)
+
+    @property
+    def objectives(self) -> list[Objective]:
+        """The student's objective and, of a teacher that learns, the teacher's."""
+        return [self.objective, *([] if self.teacher_objective is None else [self.teacher_objective])]
+
+    def _trained(self) -> list[Any]:
+        return [model for model in (self.student, self.teacher) if model is not None]
+
+
+def _run(
+    model: PreTrainedModel,
+    own: Objective,
+    other: Objective | None,
+    inputs: Mapping[str, Tensor],
+    *,
+    only_summary: bool,
+) -> Pass:
+    """Run one of the models once, for its own objective and for that of the other model, if that one learns too."""
+    points = [*own.student_points, *(request.point for request in (other.requests if other is not None else ()))]
+    labels = own.label_weight is not None and not only_summary
+    logits_read = own.reads_logits or (other is not None and other.asks_for_logits)
+    scored = scored_tokens(model, inputs, wanted=logits_read and not only_summary)
+    with only_scored(model, scored):
+        outputs, features = Capture(model, points)(**model_inputs(model, inputs, labels=labels and scored is None))
+    loss, logits = loss_of(outputs), logits_of(outputs)
+    if logits is not None:
+        logits = scored_logits(logits, scored)
+        if labels and scored is not None and "labels" in inputs:
+            loss = next_token_loss(logits, inputs["labels"], scored)
+    return Pass(loss, logits, features, inputs)
 
 
 def check_separate(student: nn.Module, teacher: nn.Module, objective: nn.Module | None = None) -> None:

@@ -61,6 +61,7 @@ class Objective(nn.Module):
             which families pad their vocabularies to different sizes.
         global_batch: with several ranks, take feature terms of the whole batch over all of them.
         student_probe, teacher_probe: tiny batches that each side reads, for a model of which none can be made up.
+        prefix: what the names of the terms begin with.
 
     Raises GeodistillError for terms that do not go together, a layer out of range, a module path that does not exist,
     or, with a logit term, models of different problem types.
@@ -77,6 +78,7 @@ class Objective(nn.Module):
         global_batch: bool = True,
         student_probe: Probe = None,
         teacher_probe: Probe = None,
+        prefix: str = "",
     ) -> None:
         super().__init__()
         recipe = resolve_objective(ObjectiveRecipe.of(terms))
@@ -107,7 +109,8 @@ class Objective(nn.Module):
                 "The student is a language model, whose logits are of tokens, and a term compares logits of examples.",
                 "Use rcka with classifiers, or choose cka.",
             )
-        self.keys = unique_names(self._matches())
+        self.prefix = prefix
+        self.keys = [prefix + name for name in unique_names(self._matches())]
         self.student_points = list(dict.fromkeys(s for match in self._matches() for s, _ in match.pairs))
         self.requests = feature_requests(recipe, student, teacher, student_probe, teacher_probe)
 
@@ -141,8 +144,8 @@ class Objective(nn.Module):
         if self.label_weight is not None:
             if label_loss is None:
                 raise no_label_loss(inputs)
-            terms["label"] = label_loss if share is None else share * label_loss
-            loss = loss + self.label_weight * terms["label"]
+            value = terms[f"{self.prefix}label"] = label_loss if share is None else share * label_loss
+            loss = loss + self.label_weight * value
         if self.logit_loss is not None and self.logit_weight is not None:
             if signals.logits is None:
                 raise no_logits("teacher")
@@ -158,8 +161,8 @@ class Objective(nn.Module):
                 logits = logits[..., : self.vocabulary]
                 targets = targets[..., : self.vocabulary] if isinstance(targets, Tensor) else targets
             value = self.logit_loss(logits, targets, labelled_tokens(logits, inputs))
-            terms["logits"] = value if share is None else share * value
-            loss = loss + self.logit_weight * terms["logits"]
+            value = terms[f"{self.prefix}logits"] = value if share is None else share * value
+            loss = loss + self.logit_weight * value
         for pair in self._pairs(student_features, signals, inputs):
             if accumulated is None:
                 value = terms[pair.key] = pair.value(student_logits, signals.logits)

@@ -1,7 +1,7 @@
 """DistillationTrainer: a transformers.Trainer whose model is the student together with its objective.
 
-A checkpoint holds the student as `save_pretrained` writes it, and what the objective learns in a file beside it.
-`save_model` writes the student alone.
+A checkpoint holds the student as `save_pretrained` writes it, what the objective learns in a file beside it, and a
+teacher that learns in a folder of its own. `save_model` writes the student alone.
 """
 
 from __future__ import annotations
@@ -24,9 +24,18 @@ from geodistill.distillation.accumulate import ExactAccumulation, describe_geome
 from geodistill.distillation.checkpoint import StepCounts, reading_checkpoint, take_prefix
 from geodistill.distillation.config import DistillationConfig
 from geodistill.distillation.devices import denormals_flushed
-from geodistill.distillation.model import OBJECTIVE_PREFIX, STUDENT_PREFIX, DistillationModel, check_separate
+from geodistill.distillation.learning_teacher import TEACHER_TERM, LearningTeacher, check_learns, roles_swapped
+from geodistill.distillation.model import (
+    LEARNING_TEACHER_PREFIX,
+    OBJECTIVE_PREFIX,
+    STUDENT_PREFIX,
+    TEACHER_OBJECTIVE_PREFIX,
+    DistillationModel,
+    check_separate,
+)
 from geodistill.distillation.objective import Objective
 from geodistill.distillation.overrides import overrides
+from geodistill.distillation.rates import set_rates
 from geodistill.distillation.sampler import LengthGroupedTrainer
 from geodistill.distillation.sharding import check_sharding
 from geodistill.distillation.signals import (
@@ -49,7 +58,7 @@ from geodistill.errors import GeodistillError
 from geodistill.features import count_scored, input_names, is_causal
 from geodistill.recipe import ObjectiveRecipe, Term
 
-OBJECTIVE_FILE = "objective.safetensors"
+OBJECTIVE_FILE, TEACHER_FOLDER = "objective.safetensors", "teacher"
 logger = logging.getLogger(__name__)
 
 
@@ -69,6 +78,10 @@ class DistillationTrainer(LengthGroupedTrainer):
         teacher_model: a model, a PeftModel, or any module that is called with the batch's tensors by name. It is
             changed as `Teacher` says. Or a `SignalSource` such as a `TeacherCache`. A label term alone needs none.
         terms: the terms of the loss, each a LabelTerm, a LogitTerm or a FeatureTerm; of the first two at most one.
+        teacher_terms: the terms of a second loss, by which all weights of the teacher are trained in the same steps.
+            There the roles are swapped: the teacher learns, and the student's answers are what it is compared with.
+            The teacher is then a transformers model in float32. Terms are logged under `teacher/`, the gradients of
+            both models are clipped each by its own norm, and checkpoints hold the teacher in the folder `teacher`.
         probe: a tiny batch of what both models read, to measure the widths of features. It is needed where no batch can
             be made up from a model's config, as of a module of the user's own.
         model_init: makes a student. Each `train()` begins with a new one, and new projections.
@@ -117,6 +130,7 @@ class DistillationTrainer(LengthGroupedTrainer):
         *,
         teacher_model: nn.Module | SignalSource | None = None,
         terms: Sequence[Term] | None = None,
+        teacher_terms: Sequence[Term] | None = None,
         probe: Mapping[str, Tensor] | None = None,
     ) -> None:
         config = DistillationConfig("tmp_trainer") if args is None else DistillationConfig.of(args)
@@ -125,10 +139,23 @@ class DistillationTrainer(LengthGroupedTrainer):
                 "The loss is the sum of the terms, so label_smoothing_factor and compute_loss_func have no part in it.",
                 "Leave both out, and say in terms= what the loss is.",
             )
+        if config.rates and optimizers[0] is not None:
+            raise GeodistillError(
+                "An optimizer is given, whose rates are its own, and 'rates' sets others.",
+                "Leave 'rates' out, or let the trainer make the optimizer.",
+            )
         check_sharding(config)
         self.args: DistillationConfig = config
         self.terms = ObjectiveRecipe.of(terms or ()).terms
+        self.teacher_terms = ObjectiveRecipe.of(teacher_terms).terms if teacher_terms else []
         self._teacher_model: nn.Module | SignalSource = teacher_or_source(teacher_model)
+        if self.teacher_terms:
+            check_learns(teacher_model)
+            if model_init is not None:
+                raise GeodistillError(
+                    "Each train() with model_init begins with a new student, and a teacher that learns would go on.",
+                    "Leave model_init out, and make a trainer with a student and a teacher for each training.",
+                )
         self._tokenizer = processing_class if isinstance(processing_class, PreTrainedTokenizerBase) else None
         self._probe = probe
         super().__init__(
@@ -149,14 +176,18 @@ class DistillationTrainer(LengthGroupedTrainer):
         if self._use_cache is not None:
             # The Trainer turns it off, and a student that was saved so would read its whole text for each new token.
             self.inner.config.use_cache = self._use_cache
-        if self.inner is not self.student and (self.is_fsdp_enabled or self.is_deepspeed_enabled):
-            raise GeodistillError(
-                "A student with adapters is not trained under FSDP or DeepSpeed here.",
-                "Train it on one device or with DDP.",
-            )
+        alone = {
+            "A student with adapters": model is not None and self.inner is not self.student,
+            "A teacher that learns": bool(self.teacher_terms),
+        }
+        for what, given in alone.items():
+            if given and (self.is_fsdp_enabled or self.is_deepspeed_enabled):
+                raise GeodistillError(
+                    f"{what} is not trained under FSDP or DeepSpeed here.", "Train it on one device or with DDP."
+                )
         self.label_names = self.args.label_names or find_labels(type(self.inner))
         self.add_callback(StepCounts)
-        self._mean_scored: Tensor | None = None
+        self._mean_scored: list[Tensor] = []
         self._writing_checkpoint = False
         self._forget_steps()
 
@@ -164,23 +195,38 @@ class DistillationTrainer(LengthGroupedTrainer):
         """Make the objective of a student and its teacher, and return the module that is trained."""
         given = self._teacher_model
         source = None if isinstance(given, nn.Module) else given
-        model = given if isinstance(given, nn.Module) else given.model
+        model: Any = given if isinstance(given, nn.Module) else given.model
         vocabulary = self._vocabulary(student, model) if source is None else source.vocabulary
         # A projection's first weights are drawn here. They must not depend on what ran just now and what was read.
         set_seed(self.args.seed)
+        shared: dict[str, Any] = {"vocabulary": vocabulary, "global_batch": self.args.global_batch}
+        probe, teacher_probe = self._probe, None if self._probe is None else teacher_view(self._probe)
         objective = Objective(
             self.terms,
             student=student,
             teacher=model,
             widths=None if source is None else source.widths,
-            vocabulary=vocabulary,
-            global_batch=self.args.global_batch,
-            student_probe=self._probe,
-            teacher_probe=None if self._probe is None else teacher_view(self._probe),
+            student_probe=probe,
+            teacher_probe=teacher_probe,
+            **shared,
         )
         if model is not None:
             check_separate(student, model, objective)
-        if source is None:
+        teacher_objective = None
+        if self.teacher_terms:
+            set_seed(self.args.seed)
+            with roles_swapped():
+                teacher_objective = Objective(
+                    self.teacher_terms,
+                    student=model.requires_grad_(True),
+                    teacher=student,
+                    student_probe=teacher_probe,
+                    teacher_probe=probe,
+                    prefix=TEACHER_TERM,
+                    **shared,
+                )
+            source = LearningTeacher(model, objective.requests, vocabulary)
+        elif source is None:
             logits = objective.asks_for_logits
             source = Teacher(model, objective.requests, logits=logits, vocabulary=vocabulary)
         check_requests(source, objective.requests)
@@ -190,9 +236,11 @@ class DistillationTrainer(LengthGroupedTrainer):
             self.args.include_num_input_tokens_seen = "no"  # there are no tokens to count
         self._use_cache = getattr(self.inner.config, "use_cache", None)
         self.teacher: SignalSource = source.to(self.args.device)
-        self.distillation = DistillationModel(self.inner, objective)
+        both = () if teacher_objective is None else (model, teacher_objective)
+        self.distillation = DistillationModel(self.inner, objective, *both)
         if self.accumulates_exactly:
-            objective.check_accumulation()
+            for each in self.distillation.objectives:
+                each.check_accumulation()
         self._accumulation = ExactAccumulation(self.teacher, self._prepare_inputs) if self.accumulates_exactly else None
         return self.distillation
 
@@ -223,7 +271,7 @@ class DistillationTrainer(LengthGroupedTrainer):
     @property
     def geometry(self) -> str:
         """In words, which rows the feature terms compare at once."""
-        if not len(self.distillation.objective.features):
+        if not any(len(objective.features) for objective in self.distillation.objectives):
             return "no feature term"
         return describe_geometry(
             global_batch=self.args.global_batch,
@@ -257,6 +305,16 @@ class DistillationTrainer(LengthGroupedTrainer):
         return result
 
     @overrides(Trainer)
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        made = self.optimizer is None
+        optimizer = super().create_optimizer(model)
+        if made and self.args.rates:
+            named = self.distillation.named_parameters()
+            parameters = {name.removeprefix(STUDENT_PREFIX): parameter for name, parameter in named}
+            set_rates(optimizer, parameters, self.args.rates)  # type: ignore[arg-type]  # read from JSON by now
+        return optimizer
+
+    @overrides(Trainer)
     def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device) -> Any:
         batches, items = super().get_batch_samples(epoch_iterator, num_batches, device)
         if self._accumulation is not None:
@@ -274,11 +332,11 @@ class DistillationTrainer(LengthGroupedTrainer):
     ) -> Any:
         if not model.training:
             return super().compute_loss(model, inputs, return_outputs=return_outputs)
-        seed, share = self._chance_seed(), self._share(inputs)
+        seed, shares = self._chance_seed(), self._shares(inputs)
         if self._accumulation is None:
-            output = model(teacher_signals=self.teacher(inputs), chance_seed=seed, share=share, **inputs)
+            output = model(teacher_signals=self.teacher(inputs), chance_seed=seed, shares=shares, **inputs)
         else:
-            output = model(**self._accumulation.next(model, inputs, seed), share=share, **inputs)
+            output = model(**self._accumulation.next(model, inputs, seed), shares=shares, **inputs)
         self._micro_batches += 1
         self._starved = self._starved + output.starved
         for name, value in output.terms.items():
@@ -292,20 +350,30 @@ class DistillationTrainer(LengthGroupedTrainer):
             logs.update(self._take_terms())
         super().log(logs, start_time)
 
-    def _average_scored(self, batches: list[Any]) -> Tensor | None:
-        """How many tokens or examples a micro-batch of this rank would score if all of the step were alike, from which
-        the gradient of the mean over ranks, and over each rank's micro-batches, is that of the mean over the step."""
-        objective = self.distillation.objective
-        if not batches or not objective.reads_logits or (len(batches) == 1 and self.args.world_size == 1):
-            return None
-        counts = [count_scored(batch, causal=objective.causal).to(self.args.device) for batch in batches]
-        total = self.accelerator.reduce(torch.stack(counts).sum(), reduction="sum")
-        return total.float().clamp(min=1) / (self.args.world_size * len(batches))
+    def _average_scored(self, batches: list[Any]) -> list[Tensor]:
+        """How many tokens or examples a micro-batch of this rank would score if all of the step were alike, for each
+        objective. From it the gradient of the mean over ranks, and over each rank's micro-batches, is that of the mean
+        over the step. Empty where the one batch is the step."""
+        alone = len(batches) == 1 and self.args.world_size == 1
+        objectives = self.distillation.objectives
+        if not batches or alone or not any(objective.reads_logits for objective in objectives):
+            return []
+        counts = [torch.stack(self._scored(batch)).to(self.args.device) for batch in batches]
+        totals = self.accelerator.reduce(torch.stack(counts).sum(dim=0), reduction="sum")
+        return list(totals.float().clamp(min=1) / (self.args.world_size * len(batches)))
 
-    def _share(self, inputs: dict[str, Any]) -> Tensor | None:
-        if self._mean_scored is None:
+    def _scored(self, inputs: Mapping[str, Tensor]) -> list[Tensor]:
+        """How many tokens or examples of a batch each objective scores."""
+        views = inputs, teacher_view(inputs)
+        return [
+            count_scored(view, causal=objective.causal)
+            for objective, view in zip(self.distillation.objectives, views, strict=False)
+        ]
+
+    def _shares(self, inputs: dict[str, Any]) -> list[Tensor] | None:
+        if not self._mean_scored:
             return None
-        return count_scored(inputs, causal=self.distillation.objective.causal) / self._mean_scored
+        return [own / mean for own, mean in zip(self._scored(inputs), self._mean_scored, strict=True)]
 
     def _chance_seed(self) -> int | None:
         # The chance level doubles the price of a feature term, so it is taken on the steps that are logged.
@@ -340,6 +408,21 @@ class DistillationTrainer(LengthGroupedTrainer):
             self._writing_checkpoint = False
 
     @overrides(Trainer)
+    def _clip_grad_norm(self, model: nn.Module) -> Any:
+        """Clip the gradients, those of a student and of a teacher that learns each by its own norm, so that neither
+        training depends on the size of the other. Return the norm of all of them."""
+        if not isinstance(self.teacher, LearningTeacher):
+            return super()._clip_grad_norm(model)
+        self.accelerator.unscale_gradients()
+        whole, kept = self.distillation, self.args.max_grad_norm
+        sides = (whole.student, whole.objective), (whole.teacher, whole.teacher_objective)
+        norms = [
+            nn.utils.clip_grad_norm_([each for part in side if part is not None for each in part.parameters()], kept)
+            for side in sides
+        ]
+        return torch.stack(norms).norm()
+
+    @overrides(Trainer)
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
         """Drop a gradient that is not finite: an optimiser leaves parameters without a gradient as they are."""
         grad_norm = super()._get_grad_norm(model, grad_norm)
@@ -364,7 +447,7 @@ class DistillationTrainer(LengthGroupedTrainer):
         if columns is None:
             needed = {"labels", "label", "label_ids", "example_id", "special_tokens_mask", "word_ids"}
             needed |= input_names(self.inner) or set()
-            if isinstance(self.teacher, Teacher):
+            if isinstance(self.teacher, Teacher | LearningTeacher):
                 needed |= input_names(self.teacher.model) or set()
             # Tokenizers make it, and what a cache's teacher read or a module of any inputs reads is not known here.
             needed.add("token_type_ids")
@@ -382,10 +465,10 @@ class DistillationTrainer(LengthGroupedTrainer):
         reader = self.processing_class
         if self._writing_checkpoint:
             save_student(self.student, folder, student)
-            # Clones, because safetensors refuses tensors that share memory.
-            objective = {name: value.clone() for name, value in take_prefix(state, OBJECTIVE_PREFIX).items()}
-            if objective:
-                safetensors.torch.save_file(objective, folder / OBJECTIVE_FILE)
+            save_objective(folder, take_prefix(state, OBJECTIVE_PREFIX))
+            if isinstance(self.teacher, LearningTeacher):
+                save_student(self.teacher.model, folder / TEACHER_FOLDER, take_prefix(state, LEARNING_TEACHER_PREFIX))
+                save_objective(folder / TEACHER_FOLDER, take_prefix(state, TEACHER_OBJECTIVE_PREFIX))
             torch.save(self.args, folder / TRAINING_ARGS_NAME)
         else:
             if isinstance(self.student, PreTrainedModel):
@@ -414,8 +497,10 @@ class DistillationTrainer(LengthGroupedTrainer):
     def _load_checkpoint_weights(self, folder: Path) -> None:
         with reading_checkpoint(folder):
             load_student(self.student, folder)
-            if self.distillation.objective.state_dict():
-                self.distillation.objective.load_state_dict(safetensors.torch.load_file(folder / OBJECTIVE_FILE))
+            load_objective(self.distillation.objective, folder)
+            if isinstance(self.teacher, LearningTeacher) and self.distillation.teacher_objective is not None:
+                load_student(self.teacher.model, folder / TEACHER_FOLDER)
+                load_objective(self.distillation.teacher_objective, folder / TEACHER_FOLDER)
 
     @overrides(Trainer)
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
@@ -426,3 +511,16 @@ class DistillationTrainer(LengthGroupedTrainer):
     def _load_rng_state(self, checkpoint: str | None) -> None:
         with reading_checkpoint(checkpoint):
             super()._load_rng_state(checkpoint)
+
+
+def save_objective(folder: Path, state: Mapping[str, Tensor]) -> None:
+    """Write what an objective learns, if it learns anything."""
+    if state:
+        # Clones, because safetensors refuses tensors that share memory.
+        safetensors.torch.save_file({name: value.clone() for name, value in state.items()}, folder / OBJECTIVE_FILE)
+
+
+def load_objective(objective: Objective, folder: Path) -> None:
+    """Give an objective what `save_objective` wrote."""
+    if objective.state_dict():
+        objective.load_state_dict(safetensors.torch.load_file(folder / OBJECTIVE_FILE))
