@@ -192,6 +192,7 @@ TRAINING_VALUES: dict[str, Any] = {
     "evaluation_batch_size": 5,
     "gradient_accumulation": 5,
     "learning_rate": 0.5,
+    "rates": {"*.bias": 0.5},
     "weight_decay": 0.5,
     "warmup": 0.5,
     "exact_accumulation": True,

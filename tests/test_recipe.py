@@ -159,3 +159,25 @@ def test_the_options_of_a_loss_are_flat_keys_of_its_term() -> None:
 def test_an_option_of_quantisers_that_are_not_there_is_refused(options: dict[str, Any]) -> None:
     with pytest.raises((DoesNotApply, ValidationError), match="does not apply here"):
         QuantizationRecipe(**options)
+
+
+@pytest.mark.parametrize("weights", ["bfloat16", "8bit", "4bit"])
+def test_a_teacher_in_few_bits_does_not_learn(weights: str) -> None:
+    learning = {**SMALLEST, "teacher_objective": {"label": {}}}
+    assert Recipe.model_validate(learning).learning_stages == ["task"]
+    with pytest.raises(ValidationError, match=rf"learns in the stage 'task', and teacher\.weights is '{weights}'"):
+        Recipe.model_validate({**learning, "teacher": {"weights": weights}})
+
+
+def test_objectives_are_those_of_all_stages_and_of_both_models() -> None:
+    stage = {"name": "first", "objective": {"label": {}}, "teacher_objective": {"logits": {}}}
+    recipe = Recipe.model_validate({**SMALLEST, "stages": [stage]})
+    assert recipe.stages[0].data is None and recipe.learning_stages == ["first"]
+    assert recipe.objectives == [recipe.stages[0].objective, recipe.stages[0].teacher_objective, recipe.objective]
+
+
+@pytest.mark.parametrize("rate", [0.0, -1e-3])
+def test_a_rate_is_above_zero(rate: float) -> None:
+    assert TrainingRecipe(rates={"*.bias": 1e-3}).rates == {"*.bias": 1e-3}
+    with pytest.raises(ValidationError):
+        TrainingRecipe(rates={"*.bias": rate})

@@ -13,6 +13,7 @@ TRAINER_NAMES = {
     "exact_accumulation": "exact_accumulation",
     "global_batch": "global_batch",
     "learning_rate": "learning_rate",
+    "rates": "rates",
     "weight_decay": "weight_decay",
     "warmup_steps": "warmup",
     "lr_scheduler_type": "schedule",

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, field_validator, model_validator
 
 from geodistill.aliases import OWN_FIELDS, TRAINER_NAMES
 from geodistill.applies import Rule, only_with, refuse_what_does_not_apply
@@ -114,6 +114,9 @@ class TrainingRecipe(Section):
     )
     global_batch: bool = Field(True, description="take feature terms of the whole batch over all ranks")
     learning_rate: float = Field(5e-5, gt=0)
+    rates: dict[str, PositiveFloat] = Field(
+        default_factory=dict, description="pattern of parameter names → learning rate; the first that matches counts"
+    )
     weight_decay: float = Field(0.01, ge=0)
     warmup: float = Field(0.1, ge=0, lt=1, description="share of the steps over which the rate rises")
     schedule: str = Field("linear", description="a transformers learning-rate schedule: linear, cosine, constant, …")
@@ -393,8 +396,11 @@ class StageRecipe(Section):
     """A training stage that comes before the task itself, such as feature terms alone on unlabelled text."""
 
     name: str = Field(pattern=r"^\w[\w .-]*$", description="of its own; its checkpoints are in a folder of this name")
-    data: DataRecipe
+    data: DataRecipe | None = Field(None, description="the task's own data when absent, with its labels")
     objective: ObjectiveRecipe
+    teacher_objective: ObjectiveRecipe | None = Field(
+        None, description="train the teacher too, with the roles swapped; it is not cached meanwhile"
+    )
     training: TrainingRecipe = Field(default_factory=TrainingRecipe)
 
 
@@ -456,6 +462,9 @@ class Recipe(Section):
     teacher: TeacherRecipe = Field(default_factory=TeacherRecipe)
     student: StudentRecipe
     objective: ObjectiveRecipe
+    teacher_objective: ObjectiveRecipe | None = Field(
+        None, description="train the teacher too, with the roles swapped; it is not cached meanwhile"
+    )
     stages: list[StageRecipe] = Field(default_factory=list)
     training: TrainingRecipe = Field(default_factory=TrainingRecipe)
     generation: GenerationRecipe = Field(default_factory=GenerationRecipe)
@@ -484,6 +493,28 @@ class Recipe(Section):
                 f"The teacher '{self.teacher.model}' has random weights.", "Add teacher.training to train it first."
             )
         return self
+
+    @model_validator(mode="after")
+    def weights_that_learn(self) -> Recipe:
+        if self.learning_stages and self.teacher.weights != "float32":
+            raise GeodistillError(
+                f"The teacher learns in the stage '{self.learning_stages[0]}', and teacher.weights is "
+                f"'{self.teacher.weights}', which loses small updates.",
+                "Set teacher.weights=float32, or leave teacher_objective out.",
+            )
+        return self
+
+    @property
+    def learning_stages(self) -> list[str]:
+        """The names of the stages in which the teacher learns."""
+        stages = [(stage.name, stage.teacher_objective) for stage in self.stages]
+        return [name for name, learns in [*stages, (TASK_STAGE, self.teacher_objective)] if learns is not None]
+
+    @property
+    def objectives(self) -> list[ObjectiveRecipe]:
+        """The objectives of all stages, of the student and of a teacher that learns."""
+        both = [each for stage in self.stages for each in (stage.objective, stage.teacher_objective)]
+        return [each for each in [*both, self.objective, self.teacher_objective] if each is not None]
 
     @property
     def trainings(self) -> dict[str, TrainingRecipe]:

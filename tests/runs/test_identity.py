@@ -34,7 +34,15 @@ FULL = Recipe.model_validate(
         "teacher": {"model": "someone/teacher", "training": {}},
         "student": {"model": "someone/student", "training": {}, "lora": {}},
         "objective": {"label": {}, "logits": {}, "features": [{"loss": "gram"}]},
-        "stages": [{"name": "first", "data": {}, "objective": {"features": [{"loss": "cka"}]}}],
+        "teacher_objective": {"label": {}},
+        "stages": [
+            {
+                "name": "first",
+                "data": {},
+                "objective": {"features": [{"loss": "cka"}]},
+                "teacher_objective": {"logits": {}},
+            }
+        ],
         "compare": {},
     }
 )

@@ -116,6 +116,11 @@ def test_a_section_that_is_absent_appears() -> None:
         ("training.epochs=many", "'training.epochs' .*should be a valid number"),
         ("student.teacher_layers=2", "give exactly one of"),
         ("objective.features=gram", "'objective.features' .*valid list"),
+        (
+            "teacher_objective={features: [{loss: grom}]}",
+            "'grom' is no valid value of 'teacher_objective.features.0.loss' .*Did you mean 'gram'",
+        ),
+        ("training.rates={'*.bias': 0}", "'training.rates.*bias' in .* is not valid: Input should be greater than 0"),
         ("student=null", "'student' in .* is not valid"),
     ],
 )
@@ -169,6 +174,8 @@ def test_merge_replaces_an_objective_and_joins_other_sections() -> None:
     assert base["objective"] == {"label": {}, "logits": {}}
     merged["training"]["epochs"] = 0
     assert partial["training"] == {"epochs": 5}
+    learning = {"teacher_objective": {"label": {}}}
+    assert merge(learning, {"teacher_objective": {"logits": {}}}) == {"teacher_objective": {"logits": {}}}
 
 
 @pytest.mark.parametrize(

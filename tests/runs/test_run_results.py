@@ -61,6 +61,7 @@ def content() -> dict[str, Any]:
         "skipped_steps": 0,
         "starved_terms": 0,
         "onnx_difference": None,
+        "learned_teacher": None,
     }
 
 

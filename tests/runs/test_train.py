@@ -15,7 +15,6 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer
-from transformers.trainer_callback import TrainerCallback
 
 from geodistill.errors import GeodistillError
 from geodistill.files import LOCK
@@ -50,24 +49,6 @@ def assert_same_weights(one: Path, two: Path) -> None:
     first, second = weights(one), weights(two)
     assert first.keys() == second.keys()
     assert all(torch.equal(first[name], second[name]) for name in first)
-
-
-@pytest.fixture
-def interrupt(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, int], None]:
-    """Let the next training of a stage be interrupted at a step, as by Ctrl-C."""
-
-    def arm(stage: str, step: int) -> None:
-        class Interruption(TrainerCallback):
-            def __init__(self, title: str) -> None:
-                self.title = title
-
-            def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-                if (self.title, state.global_step) == (stage, step):
-                    raise KeyboardInterrupt
-
-        monkeypatch.setattr(train_module, "StepBar", Interruption)
-
-    return arm
 
 
 @pytest.fixture
@@ -326,9 +307,9 @@ def test_a_stage_is_not_trained_on_what_the_task_is_measured_on(
     }
     trained: dict[str, int] = {}
 
-    def train_stage(stage: Any, recipe: Any, student: Any, prepared: Any, *more: Any) -> Any:
-        trained[stage.name] = len(prepared.stages[stage.name].learnt)
-        return original(stage, recipe, student, prepared, *more)
+    def train_stage(stage: Any, recipe: Any, student: Any, ready: Any, *more: Any) -> Any:
+        trained[stage.name] = len(ready.learnt)
+        return original(stage, recipe, student, ready, *more)
 
     original = train_module.train_stage
     monkeypatch.setattr(train_module, "train_stage", train_stage)

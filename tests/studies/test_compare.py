@@ -23,6 +23,7 @@ from geodistill.files import locked, write_json
 from geodistill.recipe import Recipe
 from geodistill.runs import teacher as teacher_module
 from geodistill.runs.folder import METRICS, RESULTS, read_json
+from geodistill.runs.prepare import data_key, stages_of
 from geodistill.runs.recipe_file import check_recipe, merge
 from geodistill.runs.teacher import TEACHER_FILE, prepare_teacher
 from geodistill.studies import compare as compare_module
@@ -243,7 +244,7 @@ def test_one_cache_serves_the_rows_of_all_runs(
         return collect_requests(jobs, students, teacher, dict.fromkeys(map(compare_module._shape, jobs)))
 
     wanted = [FeatureRequest(0, "tokens"), FeatureRequest(2, "mean"), FeatureRequest(2, "tokens")]
-    assert wanted_by(recipe) == {recipe.data.model_dump_json(): wanted}
+    assert wanted_by(recipe) == {data_key(stages_of(recipe)[-1]): wanted}
     with_logits = make_recipe(compare={"variants": {"KD": {"objective": {"logits": {}}}}})
     (found,) = wanted_by(with_logits).values()
     assert found == [None]

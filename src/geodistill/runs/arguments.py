@@ -91,6 +91,7 @@ def training_arguments(training: TrainingRecipe, folder: Path) -> DistillationCo
         "exact_accumulation": training.exact_accumulation,
         "global_batch": training.global_batch,
         "learning_rate": training.learning_rate,
+        "rates": training.rates or None,
         "weight_decay": training.weight_decay,
         "warmup_steps": training.warmup,  # below 1 it is the share of all steps
         "lr_scheduler_type": training.schedule,

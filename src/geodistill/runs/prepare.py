@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +64,7 @@ class PreparedStage:
 
     def source(self, stage: StageRecipe, teacher: PreparedTeacher) -> SignalSource:
         """Return where the teacher's signals come from."""
-        if not self.requests and not asks_for_logits(stage):
+        if not wanted_of(self.requests, stage) and stage.teacher_objective is None:
             return NoTeacher()
         if self.cache is not None:
             return self.cache.open(self.requests, teacher.outline, self.vocabulary)
@@ -74,6 +75,17 @@ class PreparedStage:
             logits=asks_for_logits(stage),
             vocabulary=self.vocabulary,
         )
+
+    def answered(
+        self, stage: StageRecipe, teacher: PreparedTeacher, settings: TeacherRecipe, folder: Path, *, progress: bool
+    ) -> PreparedStage:
+        """Return the stage with the signals of a teacher, as it is now, in a cache in a folder of its own."""
+        wanted = wanted_of(self.requests, stage)
+        if not settings.cache or not wanted:
+            return self
+        top_k = kept_logits(stage, settings.cache_top_k)
+        writer = CacheWriter(settings, progress)
+        return replace(self, cache=writer.signals(folder, self, send(teacher.model, run_device()), wanted, top_k))
 
 
 @dataclass(frozen=True)
@@ -104,8 +116,72 @@ class PreparedRun:
 
 def stages_of(recipe: Recipe) -> list[StageRecipe]:
     """Return the recipe's stages in order, the task itself last."""
-    task = StageRecipe(name=TASK_STAGE, data=recipe.data, objective=recipe.objective, training=recipe.training)
-    return [*recipe.stages, task]
+    task = StageRecipe(
+        name=TASK_STAGE,
+        objective=recipe.objective,
+        teacher_objective=recipe.teacher_objective,
+        training=recipe.training,
+    )
+    return [each.model_copy(update={"data": each.data or recipe.data}) for each in [*recipe.stages, task]]
+
+
+def stages_before_learning(recipe: Recipe) -> list[StageRecipe]:
+    """Return the stages that the teacher serves as it was given: those before the first in which it learns."""
+    return list(takewhile(lambda stage: stage.teacher_objective is None, stages_of(recipe)))
+
+
+class CacheWriter:
+    """Lets a teacher answer examples once, into caches on disk."""
+
+    def __init__(self, settings: TeacherRecipe, progress: bool) -> None:
+        self.settings, self.progress = settings, progress
+
+    def signals(
+        self, folder: Path, stage: PreparedStage, model: PreTrainedModel, wanted: Collection[Key], top_k: TopK | None
+    ) -> CacheAddress:
+        """Keep the signals of a stage's examples: rows and, for None, logits."""
+        teacher = Teacher(
+            model,
+            sorted((key for key in wanted if key is not None), key=str),
+            precision=self.settings.precision,
+            logits=None in wanted,
+            vocabulary=stage.vocabulary,
+        )
+        return self.write(
+            folder,
+            teacher,
+            stage.learnt,
+            stage.reading,
+            dtype=self.settings.cache_dtype,
+            variance=self.settings.cache_variance,
+            top_k=top_k,
+        )
+
+    def write(
+        self,
+        folder: Path,
+        teacher: Teacher,
+        examples: Sequence[Mapping[str, Any]],
+        reading: Reading,
+        *,
+        dtype: CacheDtype,
+        variance: float | None = None,
+        top_k: TopK | None = None,
+    ) -> CacheAddress:
+        """Write what the teacher says of the examples, unless a cache of the same is there."""
+        with processes().main_process_first():
+            cache = prepare_cache(
+                folder,
+                teacher.to(run_device()),
+                Seen(examples),
+                reading.teacher_reader.collate,
+                dtype=dtype,
+                variance=variance,
+                top_k=top_k,
+                limit_bytes=int(self.settings.cache_limit_gb * 1e9),
+                progress=self.progress,
+            )
+        return CacheAddress(folder, cache.fingerprint)
 
 
 class Preparation:
@@ -129,6 +205,7 @@ class Preparation:
         progress: bool,
     ) -> None:
         self.teacher, self.settings, self.folder = teacher, settings, folder
+        self.writer = CacheWriter(settings, progress)
         self.requests, self.progress = requests or {}, progress
         self._stages: dict[str, PreparedStage] = {}
         self._held_out: dict[str, CacheAddress] = {}
@@ -154,26 +231,43 @@ class Preparation:
         sides = two_sides(student, reader, self.teacher.outline, self.teacher.reader)
         positions = shared_position_limit(student, self.teacher.outline)
         own = None if own_reader is None else student_side(recipe.student)
+        asked = [stage.name for stage in stages_before_learning(recipe)]
         stages = {
-            stage.name: self._stage(stage, tasks[stage.name], *sides, positions, own) for stage in stages_of(recipe)
+            stage.name: self._stage(
+                stage, tasks[stage.name], *sides, positions, own, cached=self.settings.cache and stage.name in asked
+            )
+            for stage in stages_of(recipe)
         }
         run = PreparedRun(self.teacher, reader, stages, positions)
-        if held_out is None or not self.settings.cache:
-            return run
+        if held_out is None or not self.settings.cache or recipe.learning_stages:
+            return run  # a teacher that learns is asked at the end
         return replace(run, held_out=self._rows_held_out(run.reading, held_out, positions, own))
 
     def _stage(
-        self, stage: StageRecipe, task: Task, student: Side, teacher: Side, positions: int, own: str | None
+        self,
+        stage: StageRecipe,
+        task: Task,
+        student: Side,
+        teacher: Side,
+        positions: int,
+        own: str | None,
+        *,
+        cached: bool,
     ) -> PreparedStage:
-        data = stage.data.model_dump_json()
-        requests = feature_requests(
-            stage.objective, student.model, teacher.model, student.reader.probe(), teacher.reader.probe()
+        data = data_key(stage)
+        probes = student.reader.probe(), teacher.reader.probe()
+        requests = feature_requests(stage.objective, student.model, teacher.model, *probes)
+        swapped = (
+            feature_requests(stage.teacher_objective, teacher.model, student.model, *reversed(probes))
+            if stage.teacher_objective is not None
+            else []
         )
-        wanted: set[Key] = {*requests, *self.requests.get(data, ())} | ({None} if asks_for_logits(stage) else set())
+        words = any(request.rows == "words" for request in [*requests, *swapped])
+        wanted = {*wanted_of(requests, stage), *self.requests.get(data, ())} if cached else set()
         top_k = kept_logits(stage, self.settings.cache_top_k)
-        key = fingerprint_of(data, own, positions, top_k, sorted(map(str, wanted)))
+        key = fingerprint_of(data, task.fingerprint, own, positions, top_k, words, sorted(map(str, wanted)))
         if key not in self._stages:
-            self._stages[key] = self._make_stage(task, student, teacher, positions, own, wanted, top_k)
+            self._stages[key] = self._make_stage(task, student, teacher, positions, own, wanted, top_k, words=words)
         return replace(self._stages[key], requests=requests)
 
     def _make_stage(
@@ -185,10 +279,11 @@ class Preparation:
         own: str | None,
         wanted: Collection[Key],
         top_k: TopK | None,
+        *,
+        words: bool,
     ) -> PreparedStage:
-        rows = {key for key in wanted if key is not None}
+        words = words or any(key is not None and key.rows == "words" for key in wanted)
         known = self.teacher.encoded_within(positions) if task is self.teacher.task else None
-        words = any(request.rows == "words" for request in rows)
         reading = read(task, student, teacher, positions=positions, words=words, encoded=known)
         vocabulary = task.vocabulary(student.model, teacher) if reading.shared else None
         model = send(self.teacher.model, run_device())
@@ -201,20 +296,11 @@ class Preparation:
                 folder=self.folder,
                 progress=self.progress,
             )
-        address = None
-        if self.settings.cache and wanted:
-            source = Teacher(
-                model,
-                sorted(rows, key=str),
-                precision=self.settings.precision,
-                logits=None in wanted,
-                vocabulary=vocabulary,
-            )
-            folder = self.folder / cache_name(task, top_k, None if reading.shared else own)
-            address = self._write(
-                folder, source, learnt, reading, self.settings.cache_dtype, self.settings.cache_variance, top_k
-            )
-        return PreparedStage(reading, learnt, vocabulary, [], address)
+        stage = PreparedStage(reading, learnt, vocabulary, [], None)
+        if not wanted:
+            return stage
+        folder = self.folder / cache_name(task, top_k, None if reading.shared else own)
+        return replace(stage, cache=self.writer.signals(folder, stage, model, wanted, top_k))
 
     def _rows_held_out(self, reading: Reading, layers: Iterable[int], positions: int, own: str | None) -> CacheAddress:
         """Keep the teacher's rows of the held-out examples, exactly, for every run that is measured against them."""
@@ -223,35 +309,10 @@ class Preparation:
             requests = [FeatureRequest(layer, reading.rows) for layer in sorted(set(layers))]
             source = Teacher(self.teacher.model, requests, precision="float32", logits=False)
             folder = self.folder / f"held-out-{key[:12]}"
-            self._held_out[key] = self._write(
-                folder, source, held_out_examples(reading), reading, "float32", None, None
+            self._held_out[key] = self.writer.write(
+                folder, source, held_out_examples(reading), reading, dtype="float32"
             )
         return self._held_out[key]
-
-    def _write(
-        self,
-        folder: Path,
-        teacher: Teacher,
-        examples: Sequence[Mapping[str, Any]],
-        reading: Reading,
-        dtype: CacheDtype,
-        variance: float | None,
-        top_k: TopK | None,
-    ) -> CacheAddress:
-        """Let the teacher answer examples once, into a cache in a folder, unless a cache of the same is there."""
-        with processes().main_process_first():
-            cache = prepare_cache(
-                folder,
-                teacher.to(run_device()),
-                Seen(examples),
-                reading.teacher_reader.collate,
-                dtype=dtype,
-                variance=variance,
-                top_k=top_k,
-                limit_bytes=int(self.settings.cache_limit_gb * 1e9),
-                progress=self.progress,
-            )
-        return CacheAddress(folder, cache.fingerprint)
 
 
 class Seen(Sequence[Any]):
@@ -279,6 +340,16 @@ def held_out_examples(reading: Reading) -> EncodedExamples:
     examples = spread(reading.examples[split], reading.task.measured)
     order = by_length(examples, reading.reader)
     return [{**examples[place], "example_id": number} for number, place in enumerate(order)]
+
+
+def data_key(stage: StageRecipe) -> str:
+    """Return the data section of a stage, in a form that is the same for the same section."""
+    return stage.model_dump_json(include={"data"})
+
+
+def wanted_of(requests: Collection[FeatureRequest], stage: StageRecipe) -> set[Key]:
+    """Return all that a stage asks of its teacher: rows, and None for logits."""
+    return {*requests, *([None] if asks_for_logits(stage) else [])}
 
 
 def asks_for_logits(stage: StageRecipe) -> bool:

@@ -18,10 +18,11 @@ from geodistill.explain import dotted_path, explain, no_valid_value
 from geodistill.features import KINDS
 from geodistill.losses import LOSSES
 from geodistill.losses.terms import resolve_objective
-from geodistill.recipe import ObjectiveRecipe, Recipe, TrainingRecipe
+from geodistill.recipe import ObjectiveRecipe, Recipe, StageRecipe, TrainingRecipe
 from geodistill.tasks.choose import TASKS
 
 NEW_STUDENT = ("width", "layers", "heads", "intermediate", "initialization")
+OBJECTIVES = ("objective", "teacher_objective")
 STUDENT_WAYS = (("model", "revision", "trust_remote_code"), ("teacher_layers",), NEW_STUDENT)
 
 
@@ -84,18 +85,28 @@ def check_names(recipe: Recipe, source: str = "the recipe") -> Recipe:
     if recipe.task not in TASKS:
         raise no_valid_value(recipe.task, ["task"], TASKS, source)
     stages = [
-        stage.model_copy(update={"objective": _check_objective(recipe.task, stage.objective, source, "stages", place)})
+        stage.model_copy(update=_check_objectives(recipe.task, stage, source, "stages", place))
         for place, stage in enumerate(recipe.stages)
     ]
-    objective = _check_objective(recipe.task, recipe.objective, source)
-    _check_accumulation(recipe.training, objective, source)
-    for place, stage in enumerate(stages):
-        _check_accumulation(stage.training, stage.objective, source, "stages", place)
-    return recipe.model_copy(update={"objective": objective, "stages": stages})
+    return recipe.model_copy(update={**_check_objectives(recipe.task, recipe, source), "stages": stages})
 
 
-def _check_objective(task: str, objective: ObjectiveRecipe, source: str, *section: str | int) -> ObjectiveRecipe:
-    at = [*section, "objective"]
+def _check_objectives(
+    task: str, stage: StageRecipe | Recipe, source: str, *section: str | int
+) -> dict[str, ObjectiveRecipe]:
+    """Return the objectives of a stage, or of the task itself, checked and by their keys."""
+    given = {"objective": stage.objective, "teacher_objective": stage.teacher_objective}
+    checked = {
+        key: _check_objective(task, objective, source, [*section, key])
+        for key, objective in given.items()
+        if objective is not None
+    }
+    for objective in checked.values():
+        _check_accumulation(stage.training, objective, source, *section)
+    return checked
+
+
+def _check_objective(task: str, objective: ObjectiveRecipe, source: str, at: list[str | int]) -> ObjectiveRecipe:
     # "tokens" is what a loss says that takes rows of any kind, and images have none.
     compares = TASKS[task].compares
     terms = [
@@ -183,7 +194,7 @@ def merge(base: Mapping[str, Any], partial: Mapping[str, Any]) -> dict[str, Any]
         old = result.get(key)
         if key == "student" and isinstance(old, dict) and isinstance(value, Mapping):
             old = result[key] = _without_other_ways(old, value)
-        if isinstance(old, dict) and isinstance(value, Mapping) and key != "objective":
+        if isinstance(old, dict) and isinstance(value, Mapping) and key not in OBJECTIVES:
             result[key] = merge(old, value)
         else:
             result[key] = deepcopy(value)

@@ -48,6 +48,7 @@ class RunResults:
         tokens_per_second, peak_megabytes: of the training, padding not counted, the teacher's memory included.
         feature_batch: by stage, over which rows the feature losses were computed.
         onnx_difference: the largest difference of the exported ONNX model's logits; None without an export.
+        learned_teacher: of a teacher that learned, its metrics on the validation split `before` and `after`.
         notes: what the metrics hide and what was done to the data, one sentence each.
     """
 
@@ -77,6 +78,7 @@ class RunResults:
     skipped_steps: int
     starved_terms: int
     onnx_difference: float | None = None
+    learned_teacher: dict[str, dict[str, float | None]] | None = None
 
     @classmethod
     def from_dict(cls, folder: Path, content: Mapping[str, Any]) -> RunResults:

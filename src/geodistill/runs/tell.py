@@ -12,8 +12,13 @@ from geodistill.tasks.task import Task
 
 
 def records_of(tasks: Mapping[str, Task]) -> dict[str, Record]:
-    """Return what was read of the task and of each stage, by name, the task first."""
-    return {name: tasks[name].record for name in [TASK_STAGE, *(name for name in tasks if name != TASK_STAGE)]}
+    """Return what was read of the task and of each stage that has data of its own, by name, the task first."""
+    return {name: each.record for name, each in {TASK_STAGE: tasks[TASK_STAGE], **own_data(tasks)}.items()}
+
+
+def own_data(tasks: Mapping[str, Task]) -> dict[str, Task]:
+    """Return the stages that have data of their own."""
+    return {name: each for name, each in tasks.items() if each is not tasks[TASK_STAGE]}
 
 
 class Teller:

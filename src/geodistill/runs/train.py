@@ -7,7 +7,7 @@ import statistics
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,13 +38,20 @@ from geodistill.runs.folder import RESULTS, MetricsFile, claimed, read_json
 from geodistill.runs.identity import run_fingerprint
 from geodistill.runs.measure import measure_geometry
 from geodistill.runs.precision import describe_precision, slow_settings, warn_of_slow_settings
-from geodistill.runs.prepare import Preparation, PreparedRun, geometry_pairs, held_out_examples, stages_of
+from geodistill.runs.prepare import (
+    Preparation,
+    PreparedRun,
+    PreparedStage,
+    geometry_pairs,
+    held_out_examples,
+    stages_of,
+)
 from geodistill.runs.recipe_file import check_names
 from geodistill.runs.run_results import RunResults
 from geodistill.runs.settings import check_settings
 from geodistill.runs.student import build_start, start_student
 from geodistill.runs.teacher import PreparedTeacher, prepare_teacher
-from geodistill.runs.tell import Teller, records_of
+from geodistill.runs.tell import Teller, own_data, records_of
 from geodistill.tasks.choose import stage_tasks, task_of
 from geodistill.tasks.reading import student_reader
 from geodistill.tasks.task import Encoded, Scores, Task
@@ -144,12 +151,25 @@ def distil(
     reset_peak_memory()
     skipped = starved = 0
     geometry: dict[str, str] = {}
+    teacher = prepared.teacher
+    learned: list[str] = []
+    if recipe.learning_stages and not alone:
+        # A copy, whose weights it loads itself: it will not be the teacher of the other runs.
+        teacher = replace(teacher)
+        prepared = replace(prepared, teacher=teacher)
+    before = validate_teacher(teacher) if recipe.learning_stages else {}
     for stage in stages_of(recipe):
-        trainer = train_stage(stage, recipe, student, prepared, folder, cost, progress)
+        ready = prepared.stages[stage.name]
+        if learned and stage.teacher_objective is None:
+            place = folder / "cache" / f"stage-{stage.name}"
+            ready = ready.answered(stage, teacher, recipe.teacher, place, progress=progress)
+        trainer = train_stage(stage, recipe, student, ready, teacher, folder, cost, progress)
         student = whole_model(student)
         geometry[stage.name] = trainer.geometry
         skipped += trainer.skipped_steps
         starved += trainer.starved_terms
+        if stage.teacher_objective is not None:
+            learned.append(stage.name)
     student = merge_adapters(student)
     memory = peak_megabytes()
 
@@ -176,12 +196,24 @@ def distil(
             "feature_batch": geometry,
             "skipped_steps": skipped,
             "starved_terms": starved,
+            "learned_teacher": {"before": before, "after": validate_teacher(teacher)} if learned else None,
         }
+        if learned:
+            said = " and ".join(map(repr, learned))
+            results["notes"].append(f"The teacher learned in {said}; the geometry is to the teacher after it.")
         results["onnx_difference"] = export_student(student, prepared.reader, folder / "student", onnx=onnx)
         results = finite(results)  # what is read from the file later is the same
         write_json(folder / RESULTS, results)
+        if learned:
+            shutil.rmtree(folder / "cache", ignore_errors=True)
     processes().wait_for_everyone()
     return results
+
+
+def validate_teacher(teacher: PreparedTeacher) -> Mapping[str, float]:
+    """Return the metrics on the validation split of a teacher as it is now."""
+    with placed(teacher.model, run_device()):
+        return teacher.task.validate(teacher.model.eval(), teacher.reader, teacher.encoded).metrics
 
 
 def finished_run(folder: Path, task: Task, *, onnx: bool, trust: bool) -> dict[str, Any]:
@@ -198,8 +230,8 @@ def finished_run(folder: Path, task: Task, *, onnx: bool, trust: bool) -> dict[s
 
 
 def data_notes(tasks: Mapping[str, Task]) -> list[str]:
-    """Return what was done to the data of the task and, by name, of each stage: one sentence each."""
-    stages = [f"Stage '{name}': {note}" for name, task in tasks.items() if name != TASK_STAGE for note in task.notes]
+    """Return what was done to the data of the task and, by name, of each stage that has its own: one sentence each."""
+    stages = [f"Stage '{name}': {note}" for name, task in own_data(tasks).items() for note in task.notes]
     return [*tasks[TASK_STAGE].notes, *stages]
 
 
@@ -207,13 +239,14 @@ def train_stage(
     stage: StageRecipe,
     recipe: Recipe,
     student: Student,
-    prepared: PreparedRun,
+    ready: PreparedStage,
+    teacher: PreparedTeacher,
     folder: Path,
     cost: Cost,
     progress: bool,
 ) -> DistillationTrainer:
-    """Train the student through one stage, going on from the stage's newest checkpoint if there is one."""
-    ready = prepared.stages[stage.name]
+    """Train the student through one stage, going on from the stage's newest checkpoint if there is one; with it the
+    teacher, where the stage has an objective for it."""
     reading = ready.reading
     # What is cached is of the examples as they are. No variant of a comparison is varied then, so that all learn alike.
     learnt = ready.learnt if recipe.teacher.cache else reading.task.varied(ready.learnt, recipe.training.seed)
@@ -223,8 +256,9 @@ def train_stage(
     trainer = DistillationTrainer(
         student,
         arguments,
-        teacher_model=ready.source(stage, prepared.teacher),
+        teacher_model=ready.source(stage, teacher),
         terms=stage.objective.terms,
+        teacher_terms=stage.teacher_objective.terms if stage.teacher_objective is not None else None,
         train_dataset=learnt,
         eval_dataset=reading.examples["validation"],
         data_collator=reading.collate,

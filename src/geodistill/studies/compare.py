@@ -24,12 +24,20 @@ from geodistill.distillation.sides import Reader
 from geodistill.distillation.students.adapters import adapted_model
 from geodistill.errors import GeodistillError
 from geodistill.files import with_nan, write_json
-from geodistill.recipe import TASK_STAGE, Recipe, StageRecipe, StudentRecipe
+from geodistill.recipe import TASK_STAGE, Recipe, StudentRecipe
 from geodistill.runs.arguments import run_device
 from geodistill.runs.folder import ENVIRONMENT, RESULTS, claimed, read_json, read_metrics
 from geodistill.runs.identity import comparison_fingerprint, run_fingerprint
 from geodistill.runs.precision import describe_precision, warn_of_slow_settings
-from geodistill.runs.prepare import Preparation, PreparedRun, asks_for_logits, geometry_pairs, stages_of
+from geodistill.runs.prepare import (
+    Preparation,
+    PreparedRun,
+    asks_for_logits,
+    data_key,
+    geometry_pairs,
+    stages_before_learning,
+    stages_of,
+)
 from geodistill.runs.recipe_file import check_names
 from geodistill.runs.run_results import TeacherResult
 from geodistill.runs.settings import check_settings
@@ -257,20 +265,20 @@ def collect_requests(
     teacher: PreparedTeacher,
     readers: Mapping[str, Reader | None],
 ) -> dict[str, list[Key]]:
-    """Return, for each data section, all that any job wants of the teacher for it, so that one cache serves all: rows,
-    and None for logits."""
+    """Return, for each data section, all that any job wants for it of the teacher as it was given, so that one cache
+    serves all: rows, and None for logits."""
     wanted: dict[str, dict[Key, None]] = {}
     for job, student in zip(jobs, students, strict=True):
         probes = (readers[_shape(job)] or teacher.reader).probe(), teacher.reader.probe()
-        for stage in stages_of(job.recipe):
-            ours = wanted.setdefault(stage.data.model_dump_json(), {})
-            ours |= dict.fromkeys(feature_requests(stage.objective, student, teacher.outline, *probes))
-            ours |= {None: None} if asks_for_logits(stage) else {}
+        for stage in stages_before_learning(job.recipe):
+            ours = wanted.setdefault(data_key(stage), {})
+            requests = feature_requests(stage.objective, student, teacher.outline, *probes)
+            ours |= dict.fromkeys([*requests, *([None] if asks_for_logits(stage) else [])])
     return {data: list(requests) for data, requests in wanted.items()}
 
 
 def name_stages(jobs: Sequence[Job]) -> dict[str, str]:
-    """Return a name for the data of every stage of any job, by its data section.
+    """Return a name for the data of every stage of any job, by its data section; the task's own has the task's name.
 
     Stages of one name that read other data are told apart by their variants.
     """
@@ -278,7 +286,8 @@ def name_stages(jobs: Sequence[Job]) -> dict[str, str]:
     for job in jobs:
         for stage in job.recipe.stages:
             taken = stage.name in names.values()
-            names.setdefault(data_of(stage), f"{stage.name} of {job.variant}" if taken else stage.name)
+            name = f"{stage.name} of {job.variant}" if taken else stage.name
+            names.setdefault(data_key(stage), TASK_STAGE if stage.data is None else name)
     return names
 
 
@@ -287,21 +296,16 @@ def comparison_tasks(jobs: Sequence[Job], task: Task) -> dict[str, Task]:
     names, tasks = name_stages(jobs), {TASK_STAGE: task}
     for job in jobs:
         for stage in job.recipe.stages:
-            if names[data_of(stage)] not in tasks:
+            if names[data_key(stage)] not in tasks:
                 alone = job.recipe.model_copy(update={"stages": [stage]})
-                tasks[names[data_of(stage)]] = stage_tasks(alone, task)[stage.name]
+                tasks[names[data_key(stage)]] = stage_tasks(alone, task)[stage.name]
     return tasks
 
 
 def tasks_of(job: Job, names: Mapping[str, str], tasks: Mapping[str, Task]) -> dict[str, Task]:
     """Return the tasks of a job's stages and its own, of those that `comparison_tasks` loaded."""
-    own = {stage.name: tasks[names[data_of(stage)]] for stage in job.recipe.stages}
+    own = {stage.name: tasks[names[data_key(stage)]] for stage in job.recipe.stages}
     return {**own, TASK_STAGE: tasks[TASK_STAGE]}
-
-
-def data_of(stage: StageRecipe) -> str:
-    """Return the data section of a stage, in a form that is the same for the same section."""
-    return stage.data.model_dump_json()
 
 
 def collect_read(jobs: Sequence[Job]) -> dict[str, Any]:

@@ -27,12 +27,16 @@ def task_of(recipe: Recipe, data: DataRecipe | None = None, held_out: HeldOut | 
 
 
 def stage_tasks(recipe: Recipe, task: Task) -> dict[str, Task]:
-    """Load the data of every stage, by the stage's name, and of the task itself, which is given.
+    """Load the data of every stage, by the stage's name, and of the task itself, which is given. A stage without data
+    of its own has the task's.
 
     Raises GeodistillError for data that cannot be read, naming the stage.
     """
     tasks = {}
     for stage in recipe.stages:
+        if stage.data is None:
+            tasks[stage.name] = task
+            continue
         try:
             tasks[stage.name] = task_of(recipe, stage.data, task.held_out)
         except GeodistillError as error:

@@ -59,7 +59,7 @@ def student_reader(recipe: Recipe, task: Task) -> Reader | None:
     own = task.load_reader(student.model, revision=student.revision, trust=student.trust_remote_code, like=others)
     if own.pairs_with(others):
         return None
-    for objective in [*(stage.objective for stage in recipe.stages), recipe.objective]:
+    for objective in recipe.objectives:
         compared = [
             f"the rows '{term.rows}'" for term in objective.features if term.rows and KINDS[term.rows].of_tokens
         ]
