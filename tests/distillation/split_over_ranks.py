@@ -21,7 +21,7 @@ from transformers import BertForSequenceClassification
 
 from geodistill.distillation.checkpoint import last_checkpoint
 from geodistill.distillation.sharding import whole_model
-from geodistill.recipe import ObjectiveRecipe
+from geodistill.recipe import ObjectiveRecipe, QuantizationRecipe
 
 FEATURES = [
     {"loss": "procrustes", "weight": 2.0, "layers": "uniform"},
@@ -38,6 +38,7 @@ TEACHER_RECIPE = {
     "features": [{"loss": "gram"}, {"loss": "projection", "rows": "mean", "normalize": False}],
 }
 BOTH: dict[str, Any] = {"teacher_recipe": TEACHER_RECIPE}
+W4A4 = QuantizationRecipe(weights=4, activations=4)
 EXAMPLES = 8
 BACKWARDS = range(EXAMPLES - 1, -1, -1)
 
@@ -109,6 +110,8 @@ def work_alone(folder: Path) -> None:
     results |= {"both 8x1": one_step(folder, 8, 1, **BOTH), "both 2x4": one_step(folder, 2, 4, **BOTH)}
     for batch, accumulation in ((8, 1), (4, 2), (2, 4), (1, 8)):
         results[f"{batch}x{accumulation}"] = one_step(folder, batch, accumulation)
+    for batch, accumulation in ((8, 1), (2, 4)):
+        results[f"quantised {batch}x{accumulation}"] = one_step(folder, batch, accumulation, quantization=W4A4)
     results["2x4 on their own"] = one_step(folder, 2, 4, exact=False)
     results["padded"] = one_step(folder, 8, 1, padding=5)
     results["padded 2x4"] = one_step(folder, 2, 4, padding=5)
@@ -144,6 +147,8 @@ def work_in_two(folder: Path, rank: int) -> None:
         results[f"{batch}x{accumulation}"] = one_step(folder, batch, accumulation, **GLOO)
     results["2x2 on their own"] = one_step(folder, 2, 2, exact=False, **GLOO)
     results |= {"both 4x1": one_step(folder, 4, 1, **BOTH, **GLOO), "both 2x2": one_step(folder, 2, 2, **BOTH, **GLOO)}
+    for batch, accumulation in ((4, 1), (2, 2)):
+        results[f"quantised {batch}x{accumulation}"] = one_step(folder, batch, accumulation, quantization=W4A4, **GLOO)
     # Every other micro-batch is the other rank's.
     results["4x1 local"] = one_step(folder, 4, 1, global_batch=False, order=(0, 1, 4, 5, 2, 3, 6, 7), **GLOO)
     results["2x2 local"] = one_step(folder, 2, 2, global_batch=False, **GLOO)

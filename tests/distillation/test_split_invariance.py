@@ -120,6 +120,18 @@ def test_answers_of_unequal_length_count_by_their_tokens(found: Found) -> None:
             assert split["logs"][name] == pytest.approx(whole["logs"][name], rel=1e-5), name
 
 
+def test_intervals_of_quantisers_have_the_gradient_of_one_batch_too(found: Found) -> None:
+    whole = found[1][0]["quantised 8x1"]["gradient"]
+    intervals = [name for name in whole if name.endswith(".interval")]
+    assert len(intervals) == 17 + 14
+    assert not [name for name in intervals if not whole[name].any()]
+    for split in (
+        found[1][0]["quantised 2x4"],
+        *(rank[f"quantised {way}"] for rank in found[2] for way in ("4x1", "2x2")),
+    ):
+        assert_same_gradient(whole, split["gradient"])
+
+
 def test_micro_batches_on_their_own_give_another_gradient(found: Found) -> None:
     """Without exact accumulation, so that the tests above can fail."""
     whole = found[1][0]["8x1"]["gradient"]

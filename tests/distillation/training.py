@@ -23,7 +23,8 @@ from geodistill.distillation.objective import Objective
 from geodistill.distillation.signals import FeatureRequest, Teacher, TeacherSignals, model_inputs
 from geodistill.distillation.trainer import DistillationTrainer
 from geodistill.features import Rows
-from geodistill.recipe import ObjectiveRecipe
+from geodistill.quantization import calibrate, quantize
+from geodistill.recipe import ObjectiveRecipe, QuantizationRecipe
 
 OBJECTIVE = {
     "label": {"weight": 0.5},
@@ -180,6 +181,7 @@ def make_trainer(
     options: Mapping[str, Any] | None = None,
     causal: bool = False,
     swapped: bool = False,
+    quantization: QuantizationRecipe | None = None,
     **arguments: Any,
 ) -> DistillationTrainer:
     student: Any = speaker(2, 16, seed) if causal else classifier(2, 16, seed, dropout)
@@ -202,6 +204,11 @@ def make_trainer(
         "seed": 3,
     }
     data = make_answers(examples) if causal else make_examples(examples)
+    if quantization is not None:
+        quantize(student, quantization)
+        calibrate(student, [model_inputs(student, collate(data))], quantization)
+        # In float64 no other order of a sum carries a value over the border between two integers.
+        student.double()
     return DistillationTrainer(
         student,
         DistillationConfig(str(folder), **{**settings, **arguments}),

@@ -19,6 +19,7 @@ from geodistill.distillation.outputs import is_label
 from geodistill.distillation.sides import Reader
 from geodistill.distillation.students.build import size_in_megabytes
 from geodistill.errors import GeodistillError
+from geodistill.quantization import is_quantized, save_quantized
 
 ONNX_FILE = "model.onnx"
 ONNX_OPSET = 18
@@ -46,7 +47,10 @@ def export_student(student: PreTrainedModel, reader: Reader, folder: str | Path,
     if onnx:
         _require_onnx()
     with _written_whole(folder) as scratch:
-        student.save_pretrained(scratch)
+        if is_quantized(student):
+            save_quantized(student, scratch)
+        else:
+            student.save_pretrained(scratch)
         reader.save(scratch)
         return _export_onnx(type(student), reader, scratch) if onnx else None
 

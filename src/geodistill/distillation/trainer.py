@@ -56,6 +56,7 @@ from geodistill.distillation.students.adapters import (
 from geodistill.distillation.students.architecture import tokenizer_length
 from geodistill.errors import GeodistillError
 from geodistill.features import count_scored, input_names, is_causal
+from geodistill.quantization import check_intervals, is_quantized, save_quantized
 from geodistill.recipe import ObjectiveRecipe, Term
 
 OBJECTIVE_FILE, TEACHER_FOLDER = "objective.safetensors", "teacher"
@@ -382,6 +383,7 @@ class DistillationTrainer(LengthGroupedTrainer):
 
     def _take_terms(self) -> dict[str, float]:
         # One transfer for all terms, and only when something is logged: no step waits for the device.
+        check_intervals(self.inner)
         names = [*self._totals, *(f"chance/{name}" for name in self._chance)]
         values = [value.double() / self._micro_batches for value in self._totals.values()]
         packed = torch.stack([*values, *(value.double() for value in self._chance.values())])
@@ -434,6 +436,7 @@ class DistillationTrainer(LengthGroupedTrainer):
         self.counts.skipped_steps += 1
         self._skipped_in_a_row += 1
         if self._skipped_in_a_row >= self.args.max_skipped_steps:
+            check_intervals(self.inner)
             raise GeodistillError(
                 f"The gradient was not finite for {self._skipped_in_a_row} steps in a row; training stopped "
                 f"at step {self.state.global_step}.",
@@ -457,6 +460,7 @@ class DistillationTrainer(LengthGroupedTrainer):
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
         if not self.args.should_save:
             return
+        check_intervals(self.inner)
         folder = Path(output_dir or str(self.args.output_dir))
         folder.mkdir(parents=True, exist_ok=True)
         model: nn.Module = self.model  # type: ignore[assignment]  # there is one once the Trainer is made
@@ -471,7 +475,9 @@ class DistillationTrainer(LengthGroupedTrainer):
                 save_objective(folder / TEACHER_FOLDER, take_prefix(state, TEACHER_OBJECTIVE_PREFIX))
             torch.save(self.args, folder / TRAINING_ARGS_NAME)
         else:
-            if isinstance(self.student, PreTrainedModel):
+            if is_quantized(self.inner):
+                save_quantized(self.inner, folder)
+            elif isinstance(self.student, PreTrainedModel):
                 self.student.save_pretrained(folder, state_dict=student)
             else:
                 # A copy: a student that was merged and parted again would not be quite what it was.

@@ -19,6 +19,7 @@ from geodistill.quantization.modules import (
     QuantizedTransposedLinear,
 )
 from geodistill.quantization.quantizer import Quantizer, fake_quantize
+from geodistill.quantization.save import describe_quantization, load_quantized, save_quantized, saved_quantization
 
 __all__ = [
     "LayerBits",
@@ -31,10 +32,14 @@ __all__ = [
     "Quantizer",
     "calibrate",
     "check_intervals",
+    "describe_quantization",
     "fake_quantize",
     "is_quantized",
     "layer_bits",
+    "load_quantized",
     "quantize",
     "quantized_modules",
     "remove_quantizers",
+    "save_quantized",
+    "saved_quantization",
 ]

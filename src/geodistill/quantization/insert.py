@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import logging
 from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
@@ -11,7 +10,7 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import nn
 
-from geodistill.errors import GeodistillError
+from geodistill.errors import GeodistillError, nearest_names
 from geodistill.quantization.modules import KINDS, QuantizedModule, input_features
 from geodistill.quantization.quantizer import SMALLEST_INTERVAL, Quantizer
 from geodistill.recipe import QuantizationRecipe
@@ -51,6 +50,12 @@ def quantize(model: nn.Module, recipe: QuantizationRecipe) -> list[str]:
     (arXiv 1902.08153).
     """
     bits = layer_bits(model, recipe)
+    insert_quantizers(model, bits, recipe)
+    return list(bits)
+
+
+def insert_quantizers(model: nn.Module, bits: Mapping[str, LayerBits], recipe: QuantizationRecipe) -> None:
+    """Put quantisers of these bits into these plain layers; the recipe says all else about the grids."""
     quantizers: dict[int, Quantizer] = {}
     for name, each in bits.items():
         layer = model.get_submodule(name)
@@ -65,7 +70,6 @@ def quantize(model: nn.Module, recipe: QuantizationRecipe) -> list[str]:
             quantizers[id(weight)] = quantized.weight_quantizer = _of_weight(weight, kind.channel_axis, each, recipe)
         quantized.input_quantizer = _of_input(quantized, each, recipe)
         quantized.rounds_bias = recipe.biases and quantized.input_quantizer is not None
-    return list(bits)
 
 
 def remove_quantizers(model: nn.Module, *, round: bool = False) -> nn.Module:
@@ -215,11 +219,9 @@ def _check_patterns(
             continue
         out_of_reach = [name for name in left if fnmatchcase(name, pattern)]
         if not out_of_reach:
-            ends = dict.fromkeys(f"*.{name.rpartition('.')[2]}" for name in layers)
-            near = difflib.get_close_matches(pattern, [*layers, *ends], n=3, cutoff=0.4) or [*layers][:3]
             raise GeodistillError(
                 f"The pattern '{pattern}' matches no layer that can be quantised.",
-                f"The nearest: {', '.join(near)}.",
+                f"The nearest: {', '.join(nearest_names(pattern, layers)) or 'none, since there are no such layers'}.",
             )
         if recipe.include is not None and pattern in recipe.include:
             name = out_of_reach[0]

@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from geodistill.errors import GeodistillError, require_package, suggest
+from geodistill.quantization.save import load_quantizers, save_quantizers, split_state
 from geodistill.recipe import LoraRecipe
 
 if TYPE_CHECKING:
@@ -71,9 +72,15 @@ def merge_adapters(student: Student) -> PreTrainedModel:
 
 
 def save_student(student: Student, folder: Path, state: Mapping[str, Tensor]) -> None:
-    """Write a student whose inner model has the weights `state`: its adapters alone, where it has any."""
+    """Write a student whose inner model has the weights `state`: its adapters alone, where it has any.
+
+    Quantisers are written beside the weights, which stay as they are trained.
+    """
     if isinstance(student, PreTrainedModel):
-        student.save_pretrained(folder, state_dict=dict(state))
+        weights, quantizers = split_state(state)
+        student.save_pretrained(folder, state_dict=weights)
+        if quantizers:
+            save_quantizers(quantizers, folder)
         return
     state = {f"base_model.model.{name}": value for name, value in state.items()}
     # Whether to save embeddings would else be asked of the hub; they are not adapted.
@@ -84,7 +91,7 @@ def load_student(student: Student, folder: Path) -> None:
     """Give a student the weights that `save_student` wrote."""
     if isinstance(student, PreTrainedModel):
         saved = type(student).from_pretrained(folder, local_files_only=True)
-        student.load_state_dict(saved.state_dict())
+        student.load_state_dict({**saved.state_dict(), **load_quantizers(folder)})
         return
     from peft import load_peft_weights, set_peft_model_state_dict
 
