@@ -212,6 +212,19 @@ def test_exact_accumulation_of_rows_that_do_not_add_up_is_refused_before_anythin
     check_recipe({**content, "training": {"exact_accumulation": True}})
 
 
+def test_default_rows_follow_another_loss_and_chosen_rows_stay() -> None:
+    def rows(another: str, **term: str) -> str | None:
+        content = {"task": "images", "student": {"model": "new:resnet8"}, "objective": {"features": [term]}}
+        recipe = load_recipe(check_recipe(content), {"objective.features.0.loss": another})
+        return recipe.objective.features[0].rows
+
+    assert rows("pcka", loss="cka") == "map"
+    assert rows("gram", loss="rcka") == "positions"
+    assert rows("gram", loss="cka", rows="pooled") == "pooled"
+    with pytest.raises(GeodistillError, match="'pooled', which 'pcka' does not compare"):
+        rows("pcka", loss="cka", rows="pooled")
+
+
 def test_logits_of_tokens_are_not_compared_as_those_of_examples() -> None:
     content = {"task": "instructions", "student": {"teacher_layers": 1}}
     with pytest.raises(GeodistillError, match=r"'objective.features.0.loss' in .* is 'rcka', .* are of tokens"):

@@ -64,6 +64,25 @@ def test_a_whole_term_may_be_swept(tmp_path: Path) -> None:
     assert [[term.loss for term in job.recipe.objective.features] for job in jobs[:3]] == [[], ["gram"], ["cka"]]
 
 
+def test_default_rows_follow_a_swept_loss(tmp_path: Path) -> None:
+    images = check_recipe(
+        {
+            "task": "images",
+            "student": {"model": "new:resnet8"},
+            "objective": {"features": [{"loss": "procrustes", "layers": "uniform"}]},
+            "compare": {"seeds": [1], "baseline": "ours", "variants": {"ours": {}}},
+        }
+    )
+
+    def rows(sweeps: dict[str, list[Any]]) -> list[str | None]:
+        return [job.recipe.objective.features[0].rows for job in plan_jobs(images, tmp_path, sweeps)]
+
+    losses = {"objective.features.0.loss": ["procrustes", "pcka", "rcka"]}
+    assert rows(losses) == ["positions", "map", "samples"]
+    with pytest.raises(GeodistillError, match="'positions', which 'pcka' does not compare"):
+        rows({**losses, "objective.features.0.rows": ["positions"]})
+
+
 def test_without_variants_the_recipe_is_compared_with_labels_and_logits(tmp_path: Path) -> None:
     alone = recipe().model_copy(update={"compare": None})
     jobs = plan_jobs(alone, tmp_path)

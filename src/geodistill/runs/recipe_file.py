@@ -48,9 +48,7 @@ def load_recipe(
         content = dict(recipe)
     else:
         content, source = read_yaml(Path(recipe)), str(recipe)
-    for dotted, value in given.items():
-        content = set_dotted(content, dotted, value)
-    return check_recipe(content, source)
+    return check_recipe(with_overrides(content, given), source)
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -107,12 +105,9 @@ def _check_objectives(
 
 
 def _check_objective(task: str, objective: ObjectiveRecipe, source: str, at: list[str | int]) -> ObjectiveRecipe:
-    # "tokens" is what a loss says that takes rows of any kind, and images have none.
     compares = TASKS[task].compares
     terms = [
-        term.model_copy(update={"rows": compares})
-        if term.rows is None and term.loss in LOSSES and LOSSES[term.loss].rows == "tokens"
-        else term
+        term.model_copy(update={"rows": default_rows(task, term.loss)}) if term.rows is None else term
         for term in objective.features
     ]
     for place, term in enumerate(terms):
@@ -134,6 +129,14 @@ def _check_objective(task: str, objective: ObjectiveRecipe, source: str, at: lis
                 source,
             )
     return resolve_objective(objective.model_copy(update={"features": terms}), source=source, at=at)
+
+
+def default_rows(task: Any, loss: Any) -> str | None:
+    """Return the kind of rows that a loss compares in a task where a recipe names none; None for names of neither."""
+    if task not in TASKS or loss not in LOSSES:
+        return None
+    # "tokens" is what a loss says that takes rows of any kind, and images have none.
+    return TASKS[task].compares if LOSSES[loss].rows == "tokens" else LOSSES[loss].rows
 
 
 def _check_accumulation(training: TrainingRecipe, objective: ObjectiveRecipe, source: str, *section: str | int) -> None:
@@ -159,6 +162,34 @@ def split_override(override: str) -> tuple[str, Any]:
         return dotted, float(text) if _is_exponent(text) else yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise GeodistillError(f"The value of '{override}' is not valid YAML.", "Quote it.") from error
+
+
+def with_overrides(content: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a copy of a recipe's content with the values at these dotted paths.
+
+    A recipe that was written in full names the rows of each term. Rows that are the default of its loss follow a new
+    loss, unless they are given too.
+    """
+    result = dict(content)
+    for dotted, value in given.items():
+        parent, _, key = dotted.rpartition(".")
+        term = value_at(content, parent)
+        if key == "loss" and f"{parent}.rows" not in given and isinstance(term, Mapping):
+            task = content.get("task", Recipe.model_fields["task"].default)
+            if term.get("rows") == default_rows(task, term.get("loss")):
+                result = set_dotted(result, f"{parent}.rows", None)
+        result = set_dotted(result, dotted, value)
+    return result
+
+
+def value_at(content: Any, dotted: str) -> Any:
+    """Return what is at a dotted path, where a number is a place in a list; None where nothing is."""
+    for key in dotted.split("."):
+        if isinstance(content, list):
+            content = content[int(key)] if key.isdigit() and int(key) < len(content) else None
+        else:
+            content = content.get(key) if isinstance(content, Mapping) else None
+    return content
 
 
 def set_dotted(content: Mapping[str, Any], dotted: str, value: Any) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from typing import Any
 from geodistill.errors import GeodistillError, suggest
 from geodistill.files import fingerprint_of
 from geodistill.recipe import CompareRecipe, Recipe
-from geodistill.runs.recipe_file import check_recipe, merge, set_dotted, split_override
+from geodistill.runs.recipe_file import check_recipe, merge, split_override, value_at, with_overrides
 
 SCORED_BY = ("task", "data", "teacher", "generation", "compare")  # what all runs of a comparison share
 
@@ -104,10 +104,8 @@ def plan_jobs(recipe: Recipe, folder: Path, sweeps: Mapping[str, Sequence[Any]] 
         swept |= set(touching)
         for values in itertools.product(*touching.values()):
             point = dict(zip(touching, values, strict=True))
-            full = content
-            for path, value in point.items():
-                full = set_dotted(full, path, value)
-            checked = check_recipe(set_dotted(full, "training.seed", seed), source=f"the variant '{name}'")
+            full = with_overrides(content, {**point, "training.seed": seed})
+            checked = check_recipe(full, source=f"the variant '{name}'")
             jobs.append(Job(name, point, seed, checked, folder / "runs" / _slug(name, point, seed)))
     if untouched := set(sweeps or {}) - swept:
         raise GeodistillError(
@@ -118,13 +116,8 @@ def plan_jobs(recipe: Recipe, folder: Path, sweeps: Mapping[str, Sequence[Any]] 
 
 
 def _has_parent(content: Mapping[str, Any], dotted: str) -> bool:
-    place: Any = content
-    *path, last = dotted.split(".")
-    for key in path:
-        if isinstance(place, list):
-            place = place[int(key)] if key.isdigit() and int(key) < len(place) else None
-        else:
-            place = place.get(key) if isinstance(place, Mapping) else None
+    parent, _, last = dotted.rpartition(".")
+    place = value_at(content, parent) if parent else content
     return isinstance(place, Mapping) or (isinstance(place, list) and last.isdigit() and int(last) < len(place))
 
 
