@@ -22,6 +22,7 @@ from geodistill.distillation.trainer import DistillationTrainer
 from geodistill.errors import GeodistillError
 from geodistill.recipe import DataRecipe, FeatureTerm, LabelTerm, Recipe
 from geodistill.runs.evaluate import evaluate
+from geodistill.runs.identity import run_fingerprint, teacher_fingerprint
 from geodistill.runs.predict import predict
 from geodistill.runs.recipe_file import check_recipe
 from geodistill.runs.train import train
@@ -158,8 +159,22 @@ def test_both_sides_see_one_view(digits: ImageExamples, folders: dict[str, str])
 def test_a_cache_turns_augmentation_off_and_says_so(digits: ImageExamples) -> None:
     cached, online, plain = Images(digits, "crop"), Images(digits, "crop", cached=False), Images(digits)
     assert "not augmented" in cached.notes[-1] and online.notes == plain.notes
-    assert len({cached.fingerprint, online.fingerprint, plain.fingerprint}) == 3
-    assert plain.fingerprint == digits.fingerprint
+    assert plain.fingerprint == digits.fingerprint != online.fingerprint
+    assert cached.fingerprint == online.fingerprint, "teachers of both are fine-tuned alike"
+
+
+def test_whether_a_student_is_augmented_makes_another_run_and_no_other_teacher(digits: ImageExamples) -> None:
+    data = {"source": "bundled:digits", "limit": 60}
+    runs, teachers = [], []
+    for augmentation in ("none", "crop"):
+        for cache in (False, True):
+            teacher = {"model": "new:resnet8", "training": STEPS, "cache": cache}
+            recipe = make_recipe(data={**data, "augmentation": augmentation}, teacher=teacher)
+            task = Images(digits, augmentation, cached=cache)
+            runs.append(run_fingerprint(recipe, {"task": task}))
+            teachers.append(teacher_fingerprint(recipe.teacher, task))
+    assert runs[0] == runs[1] and len(set(runs)) == 3
+    assert teachers[0] == teachers[1] != teachers[2] == teachers[3]
 
 
 def test_a_new_model_has_the_labels_and_reads_the_images_of_the_data(digits: ImageExamples) -> None:

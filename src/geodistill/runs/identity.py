@@ -16,7 +16,8 @@ ROWS = "the rows that it leads to are in the fingerprint of the data, wherever t
 SCORING = "it is in the fingerprint of what the task scores by, as a name or as the default it stands for"
 WITHOUT_EFFECT = {
     "Recipe.compare": "it says which runs there are, and nothing of one run",
-    "TeacherRecipe.cache": "signals that are read from disk differ by the rounding of cache_dtype alone",
+    "TeacherRecipe.cache": "signals that are read from disk differ by the rounding of cache_dtype alone; whether a "
+    "student's images are augmented, which it decides too, is in the fingerprint of a run by itself",
     "TeacherRecipe.cache_limit_gb": "it says when a cache is refused, not what is in it",
     "TrainingRecipe.logging_steps": "it says how often the loss is written down",
     "TrainingRecipe.save_steps": "a training that goes on from a checkpoint ends with the same weights",
@@ -69,7 +70,11 @@ def run_fingerprint(recipe: Recipe, tasks: Mapping[str, Task]) -> str:
     task = tasks[TASK_STAGE]
     rows = {name: each.fingerprint for name, each in tasks.items()}
     student = student_side(recipe.student)
-    return fingerprint_of(settings_of(recipe), teacher_fingerprint(recipe.teacher, task), student, rows, task.scoring)
+    settings = settings_of(recipe)
+    sections = [recipe.data, *(stage.data for stage in recipe.stages)]
+    if recipe.teacher.cache and any(data.augmentation != "none" for data in sections):
+        settings["augmented"] = False
+    return fingerprint_of(settings, teacher_fingerprint(recipe.teacher, task), student, rows, task.scoring)
 
 
 def comparison_fingerprint(recipe: Recipe, task: Task) -> str:

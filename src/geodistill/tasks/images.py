@@ -48,7 +48,7 @@ class Images(LabelledTask):
         self.scoring, self.held_out = examples.fingerprint, examples.held_out
         self.fingerprint = examples.fingerprint
         if augmentation != "none":
-            self.fingerprint = fingerprint_of(examples.fingerprint, augmentation, cached)
+            self.fingerprint = fingerprint_of(examples.fingerprint, augmentation)
             if cached:
                 self.notes.append(
                     "The student's training images are not augmented, because the teacher's signals are cached "
