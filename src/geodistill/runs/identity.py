@@ -72,7 +72,7 @@ def run_fingerprint(recipe: Recipe, tasks: Mapping[str, Task]) -> str:
     student = student_side(recipe.student)
     settings = settings_of(recipe)
     sections = [recipe.data, *(stage.data for stage in recipe.stages)]
-    if recipe.teacher.cache and any(data.augmentation != "none" for data in sections):
+    if recipe.teacher.cache and any(data and data.augmentation != "none" for data in sections):
         settings["augmented"] = False
     return fingerprint_of(settings, teacher_fingerprint(recipe.teacher, task), student, rows, task.scoring)
 
