@@ -24,6 +24,9 @@ WeightKind = Literal["float32", "bfloat16", "8bit", "4bit"]
 TASK_STAGE = "task"
 NEW_MODEL = "new:"
 """What the name of an image model with random weights begins with, such as new:resnet20."""
+PYTHON_MODEL = "python:"
+"""What the name of an image model begins with that a function makes: python:PACKAGE.MODULE:CALLABLE."""
+MADE = (NEW_MODEL, PYTHON_MODEL)
 Bits = Annotated[int, Field(ge=2, le=8)]
 LayerPair = tuple[int, int]
 ModulePair = tuple[str, str]
@@ -159,7 +162,7 @@ class TeacherRecipe(Section):
     rules = (
         Rule(
             ("revision",),
-            lambda teacher: not teacher.model.startswith(("bundled:", NEW_MODEL)),
+            lambda teacher: not teacher.model.startswith(("bundled:", *MADE)),
             only_with("a hub name as model"),
         ),
         Rule(
@@ -170,7 +173,7 @@ class TeacherRecipe(Section):
     )
 
     model: str = Field(
-        "bundled:minilm-l6", description="bundled:NAME, a folder, or a hub name; new:NAME for a new image model"
+        "bundled:minilm-l6", description="bundled:NAME, a folder, a hub name; new:NAME or python:… for an image model"
     )
     revision: str | None = None
     trust_remote_code: bool = Field(False, description="run the code that comes with `model`; of no other side")
@@ -208,7 +211,7 @@ class StudentRecipe(Section):
     rules = (
         Rule(
             ("revision",),
-            lambda student: student.model is not None and not student.model.startswith(("bundled:", NEW_MODEL)),
+            lambda student: student.model is not None and not student.model.startswith(("bundled:", *MADE)),
             only_with("a hub name as student.model"),
         ),
         Rule(
@@ -224,7 +227,9 @@ class StudentRecipe(Section):
         ),
     )
 
-    model: str | None = Field(None, description="bundled:NAME, a folder, or a hub name; new:NAME for an image model")
+    model: str | None = Field(
+        None, description="bundled:NAME, a folder, a hub name; new:NAME or python:… for an image model"
+    )
     revision: str | None = None
     trust_remote_code: bool = Field(False, description="run the code that comes with `model`; of no other side")
     teacher_layers: int | list[int] | None = Field(None, description="copy the first so many, or these, teacher layers")
@@ -473,22 +478,25 @@ class Recipe(Section):
     @model_validator(mode="after")
     def models_of_the_task(self) -> Recipe:
         student = self.student
-        new = {
-            "teacher.model": self.teacher.model.startswith(NEW_MODEL),
-            "student.model": (student.model or "").startswith(NEW_MODEL),
-        }
-        if self.task != "images" and any(new.values()):
-            raise GeodistillError(
-                f"'{next(name for name, is_new in new.items() if is_new)}' names a new image model, and the task is "
-                f"{self.task}.",
-                "Give a model that reads texts, or set task: images.",
-            )
+        sides: list[tuple[str, TeacherRecipe | StudentRecipe]] = [("teacher", self.teacher), ("student", student)]
+        for name, side in sides:
+            model = side.model or ""
+            if self.task != "images" and model.startswith(MADE):
+                raise GeodistillError(
+                    f"'{name}.model' names a new image model, and the task is {self.task}.",
+                    "Give a model that reads texts, or set task: images.",
+                )
+            if model.startswith(PYTHON_MODEL) and not side.trust_remote_code:
+                raise GeodistillError(
+                    f"'{name}.model' is '{model}', whose code is not run unless you say so.",
+                    f"If you trust that code, set {name}.trust_remote_code=true.",
+                )
         if self.task == "images" and (student.model is None or student.lora is not None):
             raise GeodistillError(
                 "A student of the task 'images' is not made from its teacher's layers, from a width or with adapters.",
                 "Give student.model alone: a new image model such as new:resnet8, a folder or a hub name.",
             )
-        if new["teacher.model"] and self.teacher.training is None:
+        if self.teacher.model.startswith(NEW_MODEL) and self.teacher.training is None:
             raise GeodistillError(
                 f"The teacher '{self.teacher.model}' has random weights.", "Add teacher.training to train it first."
             )

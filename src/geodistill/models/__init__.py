@@ -1,8 +1,9 @@
 """Architectures that no library has: image classifiers for small pictures, as models of transformers."""
 
 from geodistill.models.base import CifarClassifier, CifarConfig
+from geodistill.models.from_python import ImageClassifiers, PythonConfig, PythonForImageClassification
 from geodistill.models.mobilenet_v2 import CifarMobileNetV2Config, CifarMobileNetV2ForImageClassification
-from geodistill.models.named import NAMES, named, named_config, register
+from geodistill.models.named import NAMES, made, made_config, named, named_config, register
 from geodistill.models.resnet import CifarResNetConfig, CifarResNetForImageClassification
 from geodistill.models.shufflenet_v1 import CifarShuffleNetV1Config, CifarShuffleNetV1ForImageClassification
 from geodistill.models.shufflenet_v2 import CifarShuffleNetV2Config, CifarShuffleNetV2ForImageClassification
@@ -29,6 +30,11 @@ __all__ = [
     "CifarVGGForImageClassification",
     "CifarWideResNetConfig",
     "CifarWideResNetForImageClassification",
+    "ImageClassifiers",
+    "PythonConfig",
+    "PythonForImageClassification",
+    "made",
+    "made_config",
     "named",
     "named_config",
     "register",

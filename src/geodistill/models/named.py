@@ -6,17 +6,19 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from transformers import AutoConfig, AutoModelForImageClassification
+from transformers import AutoConfig, AutoModelForImageClassification, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES
 
 from geodistill.errors import GeodistillError, suggest
 from geodistill.models.base import CifarClassifier, CifarConfig
+from geodistill.models.from_python import PythonConfig, PythonForImageClassification
 from geodistill.models.mobilenet_v2 import CifarMobileNetV2Config, CifarMobileNetV2ForImageClassification
 from geodistill.models.resnet import CifarResNetConfig, CifarResNetForImageClassification
 from geodistill.models.shufflenet_v1 import CifarShuffleNetV1Config, CifarShuffleNetV1ForImageClassification
 from geodistill.models.shufflenet_v2 import CifarShuffleNetV2Config, CifarShuffleNetV2ForImageClassification
 from geodistill.models.vgg import CifarVGGConfig, CifarVGGForImageClassification
 from geodistill.models.wide_resnet import CifarWideResNetConfig, CifarWideResNetForImageClassification
+from geodistill.recipe import NEW_MODEL, PYTHON_MODEL
 
 FAMILIES: dict[type[CifarConfig], type[CifarClassifier]] = {
     CifarResNetConfig: CifarResNetForImageClassification,
@@ -94,8 +96,33 @@ def named(
     return FAMILIES[type(config)](config)
 
 
+def made_config(
+    name: str, *, num_labels: int, image_size: int, num_channels: int, **settings: Any
+) -> PythonConfig | CifarConfig:
+    """Return the config of a model that a recipe calls `new:NAME` or `python:PACKAGE.MODULE:CALLABLE`.
+
+    The arguments and errors are those of `named_config`. A model of the second kind reads three channels of any size.
+    """
+    if name.startswith(PYTHON_MODEL):
+        return PythonConfig(factory=name.removeprefix(PYTHON_MODEL), **{"num_labels": num_labels, **settings})
+    shape = {"image_size": image_size, "num_channels": num_channels}
+    return named_config(name.removeprefix(NEW_MODEL), num_labels=num_labels, **shape, **settings)
+
+
+def made(name: str, **settings: Any) -> PreTrainedModel:
+    """Return such a model; the arguments are those of `made_config`. `python:` runs the code that it names."""
+    config = made_config(name, **settings)
+    if isinstance(config, PythonConfig):
+        return PythonForImageClassification(config)
+    return FAMILIES[type(config)](config)
+
+
 def register() -> None:
-    """Make transformers know the families: `AutoConfig`, `AutoModelForImageClassification` and the pipeline."""
+    """Make transformers know the families: `AutoConfig`, `AutoModelForImageClassification` and the pipeline.
+
+    Of a model that a function makes it knows the config alone: to build one runs code (`ImageClassifiers`).
+    """
+    AutoConfig.register(PythonConfig.model_type, PythonConfig, exist_ok=True)
     for config, model in FAMILIES.items():
         AutoConfig.register(config.model_type, config, exist_ok=True)
         AutoModelForImageClassification.register(config, model, exist_ok=True)

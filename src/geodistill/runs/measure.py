@@ -47,6 +47,8 @@ def measure_geometry(
         examples, collate: what both sides read.
         rows: a key of `KINDS`.
     """
+    if not pairs:
+        return []
     student.eval()
     capture = Capture(student, [s for s, _ in pairs])
     student_rows: list[list[Tensor]] = [[] for _ in pairs]

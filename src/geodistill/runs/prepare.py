@@ -17,7 +17,7 @@ from geodistill.distillation.cache.teacher_cache import TeacherCache, open_cache
 from geodistill.distillation.feature_terms import feature_requests
 from geodistill.distillation.sides import Reader, Side, two_sides
 from geodistill.distillation.signals import FeatureRequest, NoTeacher, SignalSource, Teacher, teacher_view
-from geodistill.features import last_layer, map_layers
+from geodistill.features import map_layers, points
 from geodistill.files import fingerprint_of
 from geodistill.losses import LOSSES
 from geodistill.recipe import TASK_STAGE, LogitTerm, Recipe, StageRecipe, StudentRecipe, TeacherRecipe
@@ -239,7 +239,7 @@ class Preparation:
             for stage in stages_of(recipe)
         }
         run = PreparedRun(self.teacher, reader, stages, positions)
-        if held_out is None or not self.settings.cache or recipe.learning_stages:
+        if not held_out or not self.settings.cache or recipe.learning_stages:
             return run  # a teacher that learns is asked at the end
         return replace(run, held_out=self._rows_held_out(run.reading, held_out, positions, own))
 
@@ -329,9 +329,11 @@ class Seen(Sequence[Any]):
 
 
 def geometry_pairs(student: PreTrainedModel, prepared: PreparedTeacher, reader: Reader) -> list[tuple[int, int]]:
-    """Return the pairs of layers that the held-out geometry is measured on: those of the uniform map."""
-    layers = last_layer(student, reader.probe()), last_layer(prepared.outline, prepared.reader.probe())
-    return map_layers("uniform", *layers)
+    """Return the pairs of layers that the held-out geometry is measured on: those of the uniform map; none where
+    the layers of a model have no numbers."""
+    sides = (student, reader), (prepared.outline, prepared.reader)
+    numbers = [[point for point in points(model, each.probe()) if isinstance(point, int)] for model, each in sides]
+    return map_layers("uniform", numbers[0][-1], numbers[1][-1]) if all(numbers) else []
 
 
 def held_out_examples(reading: Reading) -> EncodedExamples:

@@ -1,4 +1,4 @@
-"""Classification of images: any `AutoModelForImageClassification`, or a new model of the CIFAR benchmarks."""
+"""Classification of images: any model of transformers, a new one, or one that a function makes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from transformers import AutoConfig, AutoModelForImageClassification, PretrainedConfig, PreTrainedModel
+from transformers import AutoConfig, PreTrainedModel
 
 from geodistill.data.images import ImageExamples, load_images
 from geodistill.data.overlap import HeldOut
@@ -15,8 +15,8 @@ from geodistill.data.record import Record
 from geodistill.distillation.sides import Reader, Side
 from geodistill.distillation.students.head_labels import output_names
 from geodistill.files import fingerprint_of
-from geodistill.models import named, named_config
-from geodistill.recipe import NEW_MODEL, Augmentation, DataRecipe, Recipe, WeightKind
+from geodistill.models import ImageClassifiers, made, made_config
+from geodistill.recipe import MADE, Augmentation, DataRecipe, Recipe, WeightKind
 from geodistill.tasks.classification import LabelledTask, load_classifier, predict
 from geodistill.tasks.heads import head_settings
 from geodistill.tasks.image_reader import AugmentedImages, ImageReader, PairedImages, ReadImages, image_reader
@@ -72,13 +72,13 @@ class Images(LabelledTask):
         trust: bool = False,
         weights: WeightKind = "float32",
     ) -> PreTrainedModel:
-        """Load a model, or draw the weights of a new one, `new:NAME`, from torch's generator."""
-        if name.startswith(NEW_MODEL):
-            return named(name.removeprefix(NEW_MODEL), **self._shape, **head_settings(self.examples)).eval()
+        """Load a model, or make a new one, `new:NAME` or `python:…`, whose weights are drawn from torch's generator."""
+        if name.startswith(MADE):
+            return made(name, **self._shape, **head_settings(self.examples)).eval()
         model = load_classifier(
             name,
             self.examples,
-            AutoModelForImageClassification,
+            ImageClassifiers,
             new_head=new_head,
             revision=revision,
             trust=trust,
@@ -91,13 +91,11 @@ class Images(LabelledTask):
     ) -> ImageReader:
         """Load the reader of a model; see `image_reader`."""
         theirs = like if isinstance(like, ImageReader) else None
-        if name.startswith(NEW_MODEL):
+        if name.startswith(MADE):
             shape = self._shape
             if theirs is not None:
                 shape = {"image_size": min(theirs.size), "num_channels": theirs.channels}
-            config: PretrainedConfig = named_config(
-                name.removeprefix(NEW_MODEL), num_labels=len(self.examples.label_names), **shape
-            )
+            config = made_config(name, num_labels=len(self.examples.label_names), **shape)
             return self._told(image_reader(None, config, self.examples, like=theirs))
         config = load(AutoConfig.from_pretrained, name, revision=revision, trust_remote_code=trust)
         reader = image_reader(name, config, self.examples, like=theirs, revision=revision, trust=trust)

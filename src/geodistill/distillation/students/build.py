@@ -19,7 +19,6 @@ from transformers import (
     AutoConfig,
     AutoModel,
     AutoModelForCausalLM,
-    AutoModelForImageClassification,
     AutoModelForMaskedLM,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
@@ -35,18 +34,18 @@ from geodistill.distillation.students.embeddings import rotate_embeddings
 from geodistill.distillation.students.head_labels import output_names, reorder_outputs
 from geodistill.errors import GeodistillError
 from geodistill.features import hidden_size, layer_count
-from geodistill.models import named
-from geodistill.recipe import NEW_MODEL, StudentRecipe
+from geodistill.models import ImageClassifiers, PythonForImageClassification, made
+from geodistill.recipe import MADE, StudentRecipe
 
 AUTO_CLASSES = (
     (AutoModelForSequenceClassification, MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING),
     (AutoModelForTokenClassification, MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING),
-    (AutoModelForImageClassification, MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING),
+    (ImageClassifiers, MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING),
     (AutoModelForCausalLM, MODEL_FOR_CAUSAL_LM_MAPPING),
     (AutoModelForMaskedLM, MODEL_FOR_MASKED_LM_MAPPING),
     (AutoModel, MODEL_MAPPING),
 )
-CLASSIFIERS = (AutoModelForSequenceClassification, AutoModelForTokenClassification, AutoModelForImageClassification)
+CLASSIFIERS = (AutoModelForSequenceClassification, AutoModelForTokenClassification, ImageClassifiers)
 # What the families call the width between the two matrices of a feed-forward block: the one size without a common name.
 INTERMEDIATE_NAMES = ("intermediate_size", "hidden_dim", "ffn_dim", "n_inner")
 # Widths beside the hidden size that some families have: of factorised embeddings, and of DeBERTa's pooler.
@@ -65,7 +64,8 @@ def build_student(
 
     - `recipe.model`: a pretrained model through the teacher's auto class, with a head for the teacher's labels. With
       `new:NAME` it is an image model of the CIFAR benchmarks (`geodistill.models.named`) with random weights, for
-      images of the size and channels of `probe`, a tiny batch that the student reads.
+      images of the size and channels of `probe`, a tiny batch that the student reads; `python:PACKAGE.MODULE:CALLABLE`
+      is a torch model that the callable makes (`PythonForImageClassification`).
     - `recipe.teacher_layers`: the teacher with fewer blocks, its width and weights kept; see `keep_layers`.
     - `recipe.width` and `recipe.layers`: a new model of the teacher's family; see `shrink_config`. With the
       initialisation `"pca"` its embeddings are the teacher's, rotated and cut; see `rotate_embeddings`, which takes the
@@ -77,8 +77,8 @@ def build_student(
     Raises GeodistillError for a model that cannot be loaded, a layer out of range, or a family that cannot be cut.
     """
     with _seeded(seed):
-        if recipe.model is not None and recipe.model.startswith(NEW_MODEL):
-            student = _new_image_model(recipe.model.removeprefix(NEW_MODEL), teacher.config, probe)
+        if recipe.model is not None and recipe.model.startswith(MADE):
+            student = _new_image_model(recipe.model, teacher.config, probe)
         elif recipe.model is not None:
             student = _load(recipe.model, recipe.revision, teacher, recipe.trust_remote_code)
         elif recipe.teacher_layers is not None:
@@ -106,11 +106,11 @@ def size_in_megabytes(model: nn.Module) -> float:
 def _new_image_model(name: str, teacher: PretrainedConfig, probe: Mapping[str, Tensor] | None) -> PreTrainedModel:
     if probe is None:
         raise GeodistillError(
-            f"The image model 'new:{name}' cannot be built before it is known what it reads.",
+            f"The image model '{name}' cannot be built before it is known what it reads.",
             "Give probe=reader.probe(), a tiny batch of images.",
         )
     _, channels, height, width = probe["pixel_values"].shape
-    return named(
+    return made(
         name,
         num_labels=teacher.num_labels or 0,
         image_size=min(height, width),
@@ -221,12 +221,14 @@ def _load(name: str, revision: str | None, teacher: PreTrainedModel, trust_remot
     if auto_class is AutoModelForCausalLM:
         check_causal(student, name)
     student.config.problem_type = teacher.config.problem_type
-    if auto_class is not AutoModelForImageClassification and student.config.pad_token_id is None:
+    if auto_class is not ImageClassifiers and student.config.pad_token_id is None:
         student.config.pad_token_id = teacher.config.pad_token_id
     return student
 
 
 def _auto_class(teacher: PreTrainedModel) -> Any:
+    if isinstance(teacher, PythonForImageClassification):
+        return ImageClassifiers
     for auto_class, mapping in AUTO_CLASSES:
         if type(teacher.config) in mapping and type(teacher) is mapping[type(teacher.config)]:
             return auto_class
