@@ -181,3 +181,22 @@ def test_a_rate_is_above_zero(rate: float) -> None:
     assert TrainingRecipe(rates={"*.bias": 1e-3}).rates == {"*.bias": 1e-3}
     with pytest.raises(ValidationError):
         TrainingRecipe(rates={"*.bias": rate})
+
+
+def quantised(**sections: Any) -> dict[str, Any]:
+    stage = {"name": "first", "objective": {"label": {}}, "quantization": {"weights": 4, "activations": 4}}
+    return {**SMALLEST, "stages": [stage], **sections}
+
+
+def test_quantisers_stay_as_they_are() -> None:
+    again = {"weights": 4, "activations": 4, "per_channel": True}
+    recipe = Recipe.model_validate(quantised(quantization=again))
+    assert list(recipe.quantizations) == ["first", "task"]
+    with pytest.raises(ValidationError, match="stages 'first' and 'task' quantise the student differently"):
+        Recipe.model_validate(quantised(quantization={"weights": 2, "activations": 4}))
+
+
+def test_adapters_are_not_quantised() -> None:
+    student = {"model": "someone/student", "lora": {}}
+    with pytest.raises(ValidationError, match=r"'first' quantises the student, and 'student\.lora'"):
+        Recipe.model_validate(quantised(student=student))

@@ -406,6 +406,9 @@ class StageRecipe(Section):
     teacher_objective: ObjectiveRecipe | None = Field(
         None, description="train the teacher too, with the roles swapped; it is not cached meanwhile"
     )
+    quantization: QuantizationRecipe | None = Field(
+        None, description="put quantisers into the student when the stage begins; they stay in later ones"
+    )
     training: TrainingRecipe = Field(default_factory=TrainingRecipe)
 
 
@@ -470,6 +473,9 @@ class Recipe(Section):
     teacher_objective: ObjectiveRecipe | None = Field(
         None, description="train the teacher too, with the roles swapped; it is not cached meanwhile"
     )
+    quantization: QuantizationRecipe | None = Field(
+        None, description="put quantisers into the student when the stage begins; they stay in later ones"
+    )
     stages: list[StageRecipe] = Field(default_factory=list)
     training: TrainingRecipe = Field(default_factory=TrainingRecipe)
     generation: GenerationRecipe = Field(default_factory=GenerationRecipe)
@@ -511,6 +517,28 @@ class Recipe(Section):
                 "Set teacher.weights=float32, or leave teacher_objective out.",
             )
         return self
+
+    @model_validator(mode="after")
+    def one_quantization(self) -> Recipe:
+        found = self.quantizations
+        first, section = next(iter(found.items()), (None, None))
+        if self.student.lora is not None and section is not None:
+            raise GeodistillError(
+                f"The stage '{first}' quantises the student, and 'student.lora' leaves its weights as they are.",
+                "Leave out student.lora or quantization.",
+            )
+        if other := next((name for name, each in found.items() if each != section), None):
+            raise GeodistillError(
+                f"The stages '{first}' and '{other}' quantise the student differently, and quantisers stay.",
+                "Give the section once, in the first stage that is quantised; later ones may repeat it.",
+            )
+        return self
+
+    @property
+    def quantizations(self) -> dict[str, QuantizationRecipe]:
+        """The quantisation that stages name, by the name of the stage; all are the same."""
+        stages = {stage.name: stage.quantization for stage in self.stages} | {TASK_STAGE: self.quantization}
+        return {name: each for name, each in stages.items() if each is not None}
 
     @property
     def learning_stages(self) -> list[str]:

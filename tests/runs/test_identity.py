@@ -13,7 +13,15 @@ from pydantic import BaseModel
 
 from geodistill.data.examples import load_examples
 from geodistill.data.instructions import load_instructions
-from geodistill.recipe import DataRecipe, FeatureTerm, GenerationRecipe, Recipe, TeacherRecipe, TrainingRecipe
+from geodistill.recipe import (
+    DataRecipe,
+    FeatureTerm,
+    GenerationRecipe,
+    QuantizationRecipe,
+    Recipe,
+    TeacherRecipe,
+    TrainingRecipe,
+)
 from geodistill.runs.identity import (
     SEEN_OTHERWISE,
     WITHOUT_EFFECT,
@@ -45,8 +53,8 @@ FULL = Recipe.model_validate(
         ],
         "compare": {},
     }
-)
-"""A recipe with every section there is."""
+).model_copy(update={"quantization": QuantizationRecipe()})
+"""A recipe with every section there is, though adapters and quantisers do not go together."""
 
 
 def task(fingerprint: str = "rows", scoring: str = "scoring") -> Task:

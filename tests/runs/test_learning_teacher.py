@@ -49,7 +49,9 @@ def same(one: Path, other: Path) -> bool:
 def test_an_interrupted_run_ends_with_the_same_weights_of_both_models(
     make_recipe: MakeRecipe, classifier: Path, interrupt: Callable[[str, int], None], tmp_path: Path
 ) -> None:
+    """The three phases of QKD: labels alone with quantisers, both models together, the new teacher alone."""
     saving = {"stages": [merge(stage, {"training": {"save_steps": 2}}) for stage in PHASES["stages"]]}
+    saving["stages"][0]["quantization"] = {"weights": 4, "activations": 4}
     recipe = make_recipe(**{**PHASES, **saving})
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     given = sha256(classifier / "model.safetensors")

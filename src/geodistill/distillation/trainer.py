@@ -56,7 +56,7 @@ from geodistill.distillation.students.adapters import (
 from geodistill.distillation.students.architecture import tokenizer_length
 from geodistill.errors import GeodistillError
 from geodistill.features import count_scored, input_names, is_causal
-from geodistill.quantization import check_intervals, is_quantized, save_quantized
+from geodistill.quantization import Quantizer, check_intervals, is_quantized, save_quantized
 from geodistill.recipe import ObjectiveRecipe, Term
 
 OBJECTIVE_FILE, TEACHER_FOLDER = "objective.safetensors", "teacher"
@@ -179,6 +179,7 @@ class DistillationTrainer(LengthGroupedTrainer):
             self.inner.config.use_cache = self._use_cache
         alone = {
             "A student with adapters": model is not None and self.inner is not self.student,
+            "A student with quantisers": model is not None and is_quantized(self.inner),
             "A teacher that learns": bool(self.teacher_terms),
         }
         for what, given in alone.items():
@@ -314,6 +315,13 @@ class DistillationTrainer(LengthGroupedTrainer):
             parameters = {name.removeprefix(STUDENT_PREFIX): parameter for name, parameter in named}
             set_rates(optimizer, parameters, self.args.rates)  # type: ignore[arg-type]  # read from JSON by now
         return optimizer
+
+    @overrides(Trainer)
+    def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
+        """Without the intervals of quantisers, which weight decay would narrow whatever the values are."""
+        modules = dict(model.named_modules())
+        names = super().get_decay_parameter_names(model)
+        return [name for name in names if not isinstance(modules.get(name.rpartition(".")[0]), Quantizer)]
 
     @overrides(Trainer)
     def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device) -> Any:

@@ -23,6 +23,7 @@ from geodistill.losses import LOSSES
 from geodistill.recipe import TASK_STAGE, LogitTerm, Recipe, StageRecipe, StudentRecipe, TeacherRecipe
 from geodistill.runs.arguments import processes, run_device, send
 from geodistill.runs.identity import student_side
+from geodistill.runs.quantize import check_patterns
 from geodistill.runs.teacher import PreparedTeacher
 from geodistill.tasks.reading import Reading, read
 from geodistill.tasks.task import EncodedExamples, Task, by_length, spread
@@ -120,6 +121,7 @@ def stages_of(recipe: Recipe) -> list[StageRecipe]:
         name=TASK_STAGE,
         objective=recipe.objective,
         teacher_objective=recipe.teacher_objective,
+        quantization=recipe.quantization,
         training=recipe.training,
     )
     return [each.model_copy(update={"data": each.data or recipe.data}) for each in [*recipe.stages, task]]
@@ -227,6 +229,8 @@ class Preparation:
             own_reader: the student's, None where it reads as the teacher does.
             held_out: teacher layers whose rows of the held-out examples are kept on disk; None for none of them.
         """
+        if recipe.student.lora is None:
+            check_patterns(stages_of(recipe), student, self.teacher.outline)
         reader = self.teacher.reader if own_reader is None else own_reader
         sides = two_sides(student, reader, self.teacher.outline, self.teacher.reader)
         positions = shared_position_limit(student, self.teacher.outline)

@@ -23,6 +23,7 @@ from geodistill.distillation.students.adapters import Student, adapted_model, me
 from geodistill.distillation.students.build import count_parameters, size_in_megabytes
 from geodistill.distillation.trainer import DistillationTrainer
 from geodistill.files import finite, write_json
+from geodistill.quantization import is_quantized
 from geodistill.recipe import TASK_STAGE, Recipe, StageRecipe
 from geodistill.runs.arguments import (
     StepBar,
@@ -46,6 +47,7 @@ from geodistill.runs.prepare import (
     held_out_examples,
     stages_of,
 )
+from geodistill.runs.quantize import quantize_student
 from geodistill.runs.recipe_file import check_names
 from geodistill.runs.run_results import RunResults
 from geodistill.runs.settings import check_settings
@@ -163,6 +165,8 @@ def distil(
         if learned and stage.teacher_objective is None:
             place = folder / "cache" / f"stage-{stage.name}"
             ready = ready.answered(stage, teacher, recipe.teacher, place, progress=progress)
+        if stage.quantization is not None and not is_quantized(student):
+            quantize_student(adapted_model(student), stage.quantization, ready.reading, ready.learnt)
         trainer = train_stage(stage, recipe, student, ready, teacher, folder, cost, progress)
         student = whole_model(student)
         geometry[stage.name] = trainer.geometry
