@@ -4,6 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 TESTED := $(VENV)/.tested
+DOCUMENTED := $(VENV)/.documented
 LOWEST := .venv-lowest
 LOWEST_READY := $(LOWEST)/.ready
 CORE := tests/geometry tests/losses tests/features tests/data tests/models tests/distillation
@@ -14,7 +15,7 @@ SINGLE := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 # Test processes side by side, one thread each.
 WORKERS ?= 2
 
-.PHONY: demo test test-lowest test-slow lint bench clean
+.PHONY: demo test test-lowest test-slow lint bench docs clean
 
 demo: $(READY)
 	$(BIN)/geodistill demo
@@ -42,6 +43,10 @@ bench: $(READY)
 	$(BIN)/python benchmarks/cache.py
 	$(BIN)/python benchmarks/peers.py
 
+# The site, in site/, with warnings as errors.
+docs: $(DOCUMENTED)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 # torch is pinned in constraints.txt: without the pin pip may take a build with gigabytes of CUDA.
 $(READY): pyproject.toml constraints.txt
 	test -d $(VENV) || $(PYTHON) -m venv $(VENV)
@@ -62,5 +67,9 @@ $(TESTED): $(READY)
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[quantization]'
 	touch $(TESTED)
 
+$(DOCUMENTED): $(READY)
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[docs]'
+	touch $(DOCUMENTED)
+
 clean:
-	rm -rf $(VENV) $(LOWEST) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(LOWEST) site build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

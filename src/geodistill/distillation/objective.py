@@ -55,12 +55,14 @@ class Objective(nn.Module):
 
     Args:
         terms: the terms of the loss, each a LabelTerm, a LogitTerm or a FeatureTerm; of the first two at most one.
-        student, teacher: the models. A label term alone needs no teacher.
+        student: the model that is trained.
+        teacher: the model that it is compared with. A label term alone needs no teacher.
         widths: of teacher rows that are narrower than the teacher is, from a rotated cache (`TeacherCache.widths`).
         vocabulary: how many logits of a language model stand for a token. The logit term leaves out those beyond, with
             which families pad their vocabularies to different sizes.
         global_batch: with several ranks, take feature terms of the whole batch over all of them.
-        student_probe, teacher_probe: tiny batches that each side reads, for a model of which none can be made up.
+        student_probe: a tiny batch that the student reads, for a model of which none can be made up.
+        teacher_probe: the same for the teacher.
         prefix: what the names of the terms begin with.
 
     Raises GeodistillError for terms that do not go together, a layer out of range, a module path that does not exist,

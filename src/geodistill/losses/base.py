@@ -101,9 +101,9 @@ class MapLoss(nn.Module):
     A loss writes one formula, `compare`, of maps that have the same channels.
 
     Args:
-        student_channels, teacher_channels: the numbers of channels c_s and c_t. Where they differ, a learned 1 × 1
-            convolution without bias brings the student's maps to c_t channels. It is a parameter of the loss, not of
-            the student. Where they agree, or are not given, nothing is learned.
+        student_channels: the number of channels c_s.
+        teacher_channels: the number of channels c_t. If both are given and differ, a learned 1 × 1 convolution without
+            bias brings the student's maps to c_t channels. It is a parameter of the loss, not of the student.
         global_batch: with several ranks running, the loss of the whole batch over all of them, with its exact gradient
             once gradients are averaged over ranks. By keyword.
 

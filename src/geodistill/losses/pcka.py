@@ -22,7 +22,8 @@ class PCKALoss(MapLoss):
     corners not aligned).
 
     Args:
-        student_channels, teacher_channels: see `MapLoss`; a learned 1 × 1 convolution where they differ.
+        student_channels: C_s. If it differs from C, a learned 1 × 1 convolution is used; see `MapLoss`.
+        teacher_channels: C.
         patch: the side P of a patch, in pixels of the teacher's map; the paper has 16. By keyword, as are the others.
         centered: subtract the mean patch, as CKA is defined. False is what the authors' code does. Its loss is −CKA,
             which differs from this one by the constant 1.

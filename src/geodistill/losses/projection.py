@@ -26,7 +26,8 @@ class ProjectionLoss(FeatureLoss):
     QR decomposition of the learned matrix (WWᵀ = I when d_s ≤ d_t, WᵀW = I otherwise).
 
     Args:
-        student_width, teacher_width: d_s and d_t, by position.
+        student_width: d_s, by position.
+        teacher_width: d_t, by position.
         orthogonal: keep the map orthogonal. For all other options see `FeatureLoss`.
 
     Shapes: student (…, d_s), teacher (…, d_t), mask (…). Returns a scalar. The matrix is a parameter of the loss.
