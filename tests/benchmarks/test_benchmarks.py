@@ -65,6 +65,13 @@ def test_step(load):
     assert [line.split("  ")[0] for line in lines] == [*candidates, "KD, all logits"]
 
 
+def test_quantization(load):
+    quantization = load("quantization")
+    lines = quantization["lines"](*quantization["bert"](layers=1, width=8, sentences=2, length=4), rounds=1)
+    assert [line[:20].strip() for line in lines] == list(quantization["CANDIDATES"])
+    assert lines[0].split()[-3:][0] == "1.00" and "nan" not in "".join(lines)
+
+
 def test_cache(load, monkeypatch, capsys):
     printed = run(load("cache"), monkeypatch, capsys, "--rounds", "1", "--epochs", "2", "--limit", "8")
     assert re.search(r"^bfloat16 +\d+\.\d\d +\d+\.\d\d$", printed, re.MULTILINE)

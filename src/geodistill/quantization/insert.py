@@ -46,8 +46,7 @@ def quantize(model: nn.Module, recipe: QuantizationRecipe) -> list[str]:
         names = quantize(model, QuantizationRecipe(weights=4, activations=4, exclude=["*.pooler.*"]))
         calibrate(model, batches, recipe)
 
-    Reference: the defaults (first layer, last layer and embeddings with 8 bits) are the usual ones, as in LSQ
-    (arXiv 1902.08153).
+    Reference: the quantisers are those of `Quantizer`; which layers get 8 bits by default is common practice.
     """
     bits = layer_bits(model, recipe)
     insert_quantizers(model, bits, recipe)

@@ -197,9 +197,14 @@ class _FakeQuantize(torch.autograd.Function):
         wide = x.to(torch.promote_types(x.dtype, interval.dtype))
         scale = interval / (2**bits - 1)
         lowest = -(2 ** (bits - 1)) if offset is None else lowest_integer(offset, scale, bits)
-        rounded = (wide / scale).round_()
-        integers = rounded.clamp(lowest, lowest + 2**bits - 1)
-        inside = integers == rounded if any(ctx.needs_input_grad) else None
+        # In place where possible, and by functions of one pass: a new tensor costs more than the arithmetic in it.
+        rounded = torch.div(wide, scale).round_()
+        inside = None
+        if any(ctx.needs_input_grad):
+            integers = _clamped(rounded, lowest, bits, torch.empty_like(rounded))
+            inside = integers == rounded
+        else:
+            integers = _clamped(rounded, lowest, bits, rounded)
         values = integers.mul_(scale)
         ctx.save_for_backward(x, values, inside, interval, offset)
         ctx.gradient_scale = gradient_scale
@@ -209,15 +214,23 @@ class _FakeQuantize(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None, None]:
         x, values, inside, interval, offset = ctx.saved_tensors
-        within = gradient * inside
+        within = torch.where(inside, gradient, 0)
         of_interval = of_offset = None
         if ctx.needs_input_grad[1] or ctx.needs_input_grad[2]:
-            # Differences before sums: x̂ − x is small beside both, and the difference of two sums would lose it.
-            gradient, passed = gradient.to(values.dtype), within.to(values.dtype)
-            outside = gradient - passed
-            missed = values if offset is None else values - offset
-            along = passed * (values - x) + outside * missed
-            of_interval = (along.sum_to_size(interval.shape) / interval) * ctx.gradient_scale
+            wide = gradient.to(values.dtype)
+            # Differences before the sum: x̂ − x is small beside both, and the difference of two sums would lose it.
+            missed = torch.where(inside, x.to(values.dtype), 0 if offset is None else offset).neg_().add_(values)
+            of_interval = missed.mul_(wide).sum_to_size(interval.shape) / interval * ctx.gradient_scale
             if offset is not None:
-                of_offset = outside.sum_to_size(offset.shape) * ctx.gradient_scale
+                # The two sums are alike to the last bit where nothing is outside.
+                passed = within.to(values.dtype).sum_to_size(offset.shape)
+                of_offset = (wide.sum_to_size(offset.shape) - passed) * ctx.gradient_scale
         return within, of_interval, of_offset, None, None
+
+
+def _clamped(rounded: Tensor, lowest: Tensor | int, bits: int, out: Tensor) -> Tensor:
+    """Write the integers, kept within the grid, to `out`."""
+    if isinstance(lowest, int):
+        return torch.clamp(rounded, lowest, lowest + 2**bits - 1, out=out)
+    torch.maximum(rounded, lowest, out=out)
+    return torch.minimum(out, lowest + (2**bits - 1), out=out)
