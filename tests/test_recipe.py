@@ -63,7 +63,7 @@ def test_an_objective_without_terms_is_refused() -> None:
 @pytest.mark.parametrize(
     ("section", "values"),
     [
-        (TrainingRecipe, {"epochs": 0}),
+        (TrainingRecipe, {"epochs": -1}),
         (TrainingRecipe, {"learning_rate": -1}),
         (TrainingRecipe, {"batch_size": 0}),
         (TrainingRecipe, {"warmup": 1}),

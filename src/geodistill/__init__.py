@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from geodistill.losses.logits import LogitLoss
     from geodistill.losses.top_k import TopKLogits
     from geodistill.recipe import FeatureTerm, LabelTerm, LogitTerm
+    from geodistill.tasks.loading import load_student
 
 # Where each public name lives. They are imported when first asked for, so that `geodistill --help` does not wait for
 # torch, and whoever wants a loss alone does not wait for transformers.
@@ -59,6 +60,7 @@ _HOMES = {
     "GeodistillError": "errors",
     "train": "api",
     "compare": "api",
+    "load_student": "tasks.loading",
 }
 
 __all__ = [
@@ -85,6 +87,7 @@ __all__ = [
     "effective_rank",
     "floor",
     "gram_distance",
+    "load_student",
     "procrustes_distance",
     "train",
 ]

@@ -66,6 +66,7 @@ def compare(
     overrides: Sequence[str] | Mapping[str, Any] = (),
     sweeps: Mapping[str, Sequence[Any]] | None = None,
     fresh: bool = False,
+    onnx: bool = False,
     progress: bool = True,
 ) -> ComparisonResults:
     """Train variants × seeds against one teacher, test each against the baseline, and write a report.
@@ -80,6 +81,7 @@ def compare(
             where `path=1,5,25` is a sweep.
         sweeps: for a path in the recipe the values to try: `{"objective.features.0.weight": [1, 5, 25]}`.
         fresh: start over, deleting what a comparison left in the folder.
+        onnx: write student/model.onnx of each run as well, and measure the forms of quantised students.
         progress: show what is read, and progress bars.
 
     Returns:
@@ -98,7 +100,8 @@ def compare(
         overrides, found = split_sweeps(overrides)
         swept |= found
     checked = load_recipe(recipe, overrides)
-    return compare_runs(checked, _folder(recipe, checked, folder), sweeps=swept, fresh=fresh, progress=progress)
+    folder = _folder(recipe, checked, folder)
+    return compare_runs(checked, folder, sweeps=swept, fresh=fresh, onnx=onnx, progress=progress)
 
 
 def _folder(given: Recipe | Mapping[str, Any] | str | Path, recipe: Recipe, folder: str | Path | None) -> Path:

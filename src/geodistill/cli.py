@@ -30,6 +30,10 @@ Overrides = Annotated[
     typer.Argument(help="path=value over the recipe, such as training.epochs=3.", show_default=False),
 ]
 Output = Annotated[Path | None, typer.Option(help="Folder of the run. [default: runs/NAME OF THE RECIPE]")]
+Onnx = Annotated[
+    bool,
+    typer.Option("--onnx", help="Write student/model.onnx as well, checked; with integers where it is quantised."),
+]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Start over, deleting what a run left in the folder.")]
 
 
@@ -38,13 +42,14 @@ class DemoTask(str, Enum):
     reviews = "reviews"
     instructions = "instructions"
     images = "images"
+    quantize = "quantize"
 
 
 @app.command()
 def demo(
     overrides: Overrides = None,
     task: Annotated[
-        DemoTask, typer.Option(help="Questions in 6 classes, movie sentiment, instructions, or images.")
+        DemoTask, typer.Option(help="Questions, movie sentiment, instructions, images, or questions in few bits.")
     ] = DemoTask.trec,
     output: Annotated[Path | None, typer.Option(help="Folder of the run. [default: runs/demo-TASK]")] = None,
     fresh: Fresh = False,
@@ -54,7 +59,7 @@ def demo(
 
     folder = output or Path("runs") / f"demo-{task.value}"
     with recipe_path(f"demo-{task.value}") as path:
-        _compare(path, overrides or [], folder, fresh)
+        _compare(path, overrides or [], folder, fresh, onnx=task == DemoTask.quantize)
 
 
 @app.command()
@@ -63,7 +68,7 @@ def train(
     overrides: Overrides = None,
     output: Output = None,
     fresh: Fresh = False,
-    onnx: Annotated[bool, typer.Option("--onnx", help="Write student/model.onnx as well, checked to 1e-4.")] = False,
+    onnx: Onnx = False,
 ) -> None:
     """Train one student as the recipe says, and write it with its measurements to a folder."""
     from geodistill.api import train as run
@@ -77,12 +82,18 @@ def train(
 
 
 @app.command()
-def compare(recipe: RecipePath, overrides: Overrides = None, output: Output = None, fresh: Fresh = False) -> None:
+def compare(
+    recipe: RecipePath,
+    overrides: Overrides = None,
+    output: Output = None,
+    fresh: Fresh = False,
+    onnx: Onnx = False,
+) -> None:
     """Train variants × seeds against one teacher, and say with a paired test which objective helped.
 
     An override with commas is a sweep: objective.features.0.weight=0.1,1,10.
     """
-    _compare(recipe, overrides or [], output, fresh)
+    _compare(recipe, overrides or [], output, fresh, onnx)
 
 
 @app.command()
@@ -129,11 +140,11 @@ def predict(
         typer.echo(f"note: {note}", err=True)
 
 
-def _compare(recipe: Path, overrides: list[str], folder: Path | None, fresh: bool) -> None:
+def _compare(recipe: Path, overrides: list[str], folder: Path | None, fresh: bool, onnx: bool) -> None:
     from geodistill.api import compare as run
     from geodistill.display import show
 
-    show(run(recipe, folder, overrides=overrides, fresh=fresh))
+    show(run(recipe, folder, overrides=overrides, fresh=fresh, onnx=onnx))
 
 
 def main() -> None:

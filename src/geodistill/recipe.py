@@ -107,7 +107,9 @@ class TrainingRecipe(Section):
         ),
     )
 
-    epochs: float = Field(3.0, gt=0)
+    epochs: float = Field(
+        3.0, ge=0, description="0: no training, for a stage of quantised weights: they are rounded after training"
+    )
     max_steps: int = Field(-1, description="stops early after so many steps when positive")
     batch_size: int = Field(32, ge=1, description="examples per device and micro-batch")
     evaluation_batch_size: int = Field(128, ge=1)
@@ -531,6 +533,21 @@ class Recipe(Section):
             raise GeodistillError(
                 f"The stages '{first}' and '{other}' quantise the student differently, and quantisers stay.",
                 "Give the section once, in the first stage that is quantised; later ones may repeat it.",
+            )
+        return self
+
+    @model_validator(mode="after")
+    def something_to_train(self) -> Recipe:
+        stages: list[tuple[str, StageRecipe | Recipe]] = [(f"stages.{stage.name}.", stage) for stage in self.stages]
+        quantised, rounded = False, set()
+        for path, stage in [*stages, ("", self)]:
+            quantised = quantised or stage.quantization is not None
+            if quantised and stage.teacher_objective is None:
+                rounded.add(f"{path}training")
+        if idle := [name for name, each in self.trainings.items() if each.epochs == 0 and name not in rounded]:
+            raise GeodistillError(
+                f"'{idle[0]}.epochs' is 0, so nothing would be trained.",
+                "Give more than 0; with 0 a stage that has 'quantization' rounds a student without training it.",
             )
         return self
 

@@ -13,13 +13,19 @@ from transformers import (
     BertConfig,
     BertTokenizer,
     DistilBertConfig,
+    LlamaConfig,
+    LlamaForCausalLM,
     PreTrainedTokenizerFast,
     pipeline,
 )
 
 from geodistill.distillation import export
 from geodistill.distillation.export import export_student
+from geodistill.distillation.onnx_file import Agreement, decide_alike
 from geodistill.errors import GeodistillError
+from geodistill.quantization import calibrate, is_quantized, quantize
+from geodistill.recipe import QuantizationRecipe
+from geodistill.tasks.loading import load_student
 from geodistill.tasks.text_reader import TextReader
 
 VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "good", "bad", "film", "very"]
@@ -86,8 +92,8 @@ def test_plain_transformers_loads_the_folder(tmp_path):
 @pytest.mark.parametrize("family", list(CONFIGS))
 def test_onnx_agrees_at_any_shape(tmp_path, family):
     model, words = student(family), tokenizer(family)
-    difference = export_student(model, TextReader(words), tmp_path / "student", onnx=True)
-    assert difference <= 1e-4
+    found = export_student(model, TextReader(words), tmp_path / "student", onnx=True)
+    assert found is not None and found.difference <= 1e-4 and found.share == 1.0
     file = tmp_path / "student" / "model.onnx"
     (opset,) = [entry.version for entry in onnx.load(file).opset_import if entry.domain == ""]
     assert opset >= 17
@@ -107,7 +113,7 @@ def test_a_disagreeing_file_leaves_the_former_export(tmp_path, monkeypatch):
     folder = tmp_path / "student"
     export_student(student(), TextReader(tokenizer()), folder)
     before = contents(folder)
-    monkeypatch.setattr(export, "_difference", lambda *_: float("nan"))
+    monkeypatch.setattr(export, "compare_outputs", lambda *_: Agreement(1.0, float("nan"), 4))
     with pytest.raises(GeodistillError, match="differs from the student"):
         export_student(student("distilbert"), TextReader(tokenizer("distilbert")), folder, onnx=True)
     assert contents(folder) == before
@@ -156,3 +162,78 @@ def test_a_missing_extra_is_told_before_anything_is_written(tmp_path, monkeypatc
         export_student(student(), TextReader(tokenizer()), tmp_path / "student", onnx=True)
     assert "onnxscript, which is not installed" in error.value.problem
     assert list(tmp_path.iterdir()) == []
+
+
+def quantised(recipe, batch, model=None):
+    model = student() if model is None else model
+    quantize(model, recipe)
+    calibrate(model, [batch], recipe)
+    return model
+
+
+W4A4 = QuantizationRecipe(weights=4, activations=4)
+
+
+@pytest.fixture
+def batch():
+    return dict(tokenizer()([*SENTENCES, "a film", "very good", "bad"], return_tensors="pt", padding=True))
+
+
+@pytest.fixture
+def examples():
+    encoded = tokenizer()([*SENTENCES, "a film", "very good", "bad"])
+    return [{name: encoded[name][place] for name in encoded} for place in range(5)]
+
+
+def test_a_quantised_student_is_written_in_three_forms(tmp_path, batch, examples):
+    model = quantised(W4A4, batch)
+    folder = tmp_path / "student"
+    found = export_student(model, TextReader(tokenizer()), folder, onnx=True, examples=examples)
+    with torch.no_grad():
+        expected = model(**batch).logits
+        loaded = load_student(folder)
+        assert is_quantized(loaded) and torch.equal(loaded(**batch).logits, expected)
+        plain = AutoModelForSequenceClassification.from_pretrained(folder)
+        assert not is_quantized(plain)
+        weight = model.bert.pooler.dense.weight_quantizer
+        assert torch.equal(plain.bert.pooler.dense.weight, weight(model.bert.pooler.dense.weight))
+    assert found.share == 1.0 and found.outputs == 5
+    assert found.difference <= 0.1 * expected.abs().max()
+    stored = {entry.name: entry.data_type for entry in onnx.load(folder / "model.onnx").graph.initializer}
+    packed = [name for name, kind in stored.items() if kind == onnx.TensorProto.UINT4]
+    assert len(packed) == 13 and "model.bert.encoder.layer.0.attention.self.query.stored.packed" in packed
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    assert "| Linear | 13 | 4 bits | 4 bits |" in card and "| Embedding | 3 | 8 bits | float |" in card
+
+
+def test_a_disagreeing_file_of_integers_is_refused(tmp_path, monkeypatch, batch, examples):
+    monkeypatch.setattr(export, "write_onnx", lambda *_, **__: None)
+    monkeypatch.setattr(export, "OnnxModel", lambda _: None)
+    monkeypatch.setattr(export, "compare_outputs", lambda *_: Agreement(0.98, 0.5, 1000))
+    with pytest.raises(GeodistillError, match=r"decides 98.0% of 1,000 examples as the fake-quantised student does"):
+        export_student(quantised(W4A4, batch), TextReader(tokenizer()), tmp_path / "student", onnx=True)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_integers_are_compared_on_examples(tmp_path, monkeypatch, batch):
+    monkeypatch.setattr(export, "write_onnx", lambda *_, **__: None)
+    monkeypatch.setattr(export, "OnnxModel", lambda _: None)
+    with pytest.raises(GeodistillError, match="no examples to compare the ONNX file on"):
+        export_student(quantised(W4A4, batch), TextReader(tokenizer()), tmp_path / "student", onnx=True)
+
+
+def test_the_integers_of_a_decoder_are_refused(tmp_path, batch):
+    shape = {"hidden_size": 16, "num_attention_heads": 2, "num_hidden_layers": 1, "intermediate_size": 16}
+    model = quantised(W4A4, {"input_ids": batch["input_ids"]}, LlamaForCausalLM(LlamaConfig(vocab_size=10, **shape)))
+    with pytest.raises(GeodistillError, match="language model is not written as ONNX"):
+        export_student(model, TextReader(tokenizer()), tmp_path / "student", onnx=True)
+    assert export_student(model, TextReader(tokenizer()), tmp_path / "student") is None
+    assert is_quantized(load_student(tmp_path / "student"))
+
+
+def test_what_counts_as_the_same_decision():
+    expected, found = torch.tensor([[2.0, -1.0], [0.0, 1.0]]), torch.tensor([[1.0, 0.5], [0.0, 1.0]])
+    assert decide_alike(expected, found, "single_label_classification").tolist() == [True, True]
+    assert decide_alike(expected, found, "multi_label_classification").tolist() == [False, True]
+    values = torch.tensor([[0.0], [10.0]])
+    assert decide_alike(values, values + torch.tensor([[0.05], [0.2]]), "regression").tolist() == [True, False]

@@ -61,6 +61,7 @@ def content() -> dict[str, Any]:
         "skipped_steps": 0,
         "starved_terms": 0,
         "onnx_difference": None,
+        "forms": [],
         "learned_teacher": None,
     }
 
@@ -138,3 +139,20 @@ def test_an_evaluation_is_described() -> None:
     ]
     one = {**scores, "split": None, "metrics": {}, "examples": 1, "replaced": False, "notes": []}
     assert describe_evaluation(one) == "student on b.csv (1 example): no labels, no score\nPredictions: p.jsonl"
+
+
+def test_the_forms_of_a_quantised_student_are_a_table(content: dict[str, Any], tmp_path: Path) -> None:
+    content["forms"] = [
+        {"name": "float32", "agreement": 0.991, "difference": 0.25, "megabytes": 17.64, "latency_ms": 0.31},
+        {"name": "fake-quantised", "agreement": None, "difference": None, "megabytes": 17.7, "latency_ms": 0.45},
+        {"name": "integers", "agreement": 0.9995, "difference": 2.5e-4, "megabytes": 4.45, "latency_ms": None},
+    ]
+    results = RunResults.from_dict(tmp_path, content)
+    assert results.forms[2].agreement == 0.9995 and results.to_dict() == content
+    shown = {line.split("  ")[0]: line.split()[1:] for line in str(results).splitlines()}
+    assert shown["float32"] == ["17.6", "MB", "0.31", "ms", "99.10", "%", "2.5e-01"]
+    assert shown["fake-quantised"] == ["17.7", "MB", "0.45", "ms"]
+    assert shown["integers"] == ["4.45", "MB", "99.95", "%", "2.5e-04"]
+    assert "by ONNX Runtime on one thread" in str(results)
+    content["forms"] = []
+    assert "ONNX Runtime" not in str(RunResults.from_dict(tmp_path, content))

@@ -329,3 +329,23 @@ def test_workers_neither_read_data_nor_load_the_teacher(
     assert read == ["data"] and loaded == ["teacher"]
     teacher = sum(file.stat().st_size for file in Path(base["teacher"]["model"]).glob("*.safetensors"))
     assert len(sent) == 4 and max(sent) < teacher / 10
+
+
+def test_quantised_students_are_measured_in_all_forms(
+    base: dict[str, Any], tmp_path: Path, without_workers: None
+) -> None:
+    rounded = {"quantization": {}, "objective": {"label": {}}, "training": {"epochs": 0}}
+    recipe = check_recipe({**base, "compare": {"seeds": [1], "baseline": "W8A8", "variants": {"W8A8": rounded}}})
+    (first,) = compare(recipe, tmp_path / "run", progress=False).runs
+    assert first.forms == [] and first.training_seconds == 0
+    results = compare(recipe, tmp_path / "run", onnx=True, progress=False)
+    (run,) = results.runs
+    plain, _, integers = run.forms
+    assert integers.agreement is not None and integers.agreement >= 0.99 and integers.difference is not None
+    sizes = [form.megabytes for form in run.forms]
+    assert None not in sizes and integers.megabytes < plain.megabytes / 3  # type: ignore[operator]
+    assert all(form.latency_ms is not None and form.latency_ms > 0 for form in run.forms)
+    own = read_json(next((tmp_path / "run").glob(f"runs/*/{RESULTS}")))
+    assert {form["latency_ms"] for form in own["forms"]} == {None}, "not taken beside other runs"
+    page = results.report.read_text(encoding="utf-8")
+    assert "As ONNX: float32 / fake-quantised / integers" in page and "one example, ms" in str(results)

@@ -6,9 +6,18 @@ from typing import Any
 import pytest
 
 from geodistill.display import p_value, plain, width_of
+from geodistill.runs.forms import Form
 from geodistill.runs.run_results import TeacherResult
 from geodistill.studies.table import ComparedRun, Row, build_table
-from geodistill.studies.table_text import ComparisonTable, columns, headline, legend, markdown_table, quality_table
+from geodistill.studies.table_text import (
+    ComparisonTable,
+    columns,
+    headline,
+    legend,
+    markdown_table,
+    quality_table,
+    section_tables,
+)
 from geodistill.tasks.metrics import Constant
 
 
@@ -70,6 +79,32 @@ def test_columns_that_say_nothing_are_left_out(rows: list[Row], make_run: Any) -
         [make_run("KD", 1, 0.8, skipped_steps=4)], baseline="KD", main_metric="accuracy", teacher=None
     )
     assert columns(skipped)[-1].cells == ["4"] and "not finite" in legend(skipped)[-1]
+
+
+def test_forms_of_quantised_students_have_columns_of_their_own(make_run: Any) -> None:
+    def forms(agreement: float, difference: float) -> list[Form]:
+        return [
+            Form("float32", 0.99, 0.2, 17.64, 0.31),
+            Form("fake-quantised", None, None, 17.7, 0.45),
+            Form("integers", agreement, difference, 4.45, 0.24),
+        ]
+
+    runs = [
+        make_run("KD", 1, 0.8),
+        make_run("W4A4", 1, 0.8, forms=forms(1.0, 0.001)),
+        make_run("W4A4", 2, 0.8, forms=forms(0.999, 0.02)),
+    ]
+    rows = build_table(runs, baseline="KD", main_metric="accuracy", teacher=None)
+    found = {column.heading: column.cells for column in columns(rows) if column.section == "forms"}
+    assert found == {
+        "file, MB": ["", "17.6 / 17.7 / 4.45"],
+        "one example, ms": ["", "0.31 / 0.45 / 0.24"],
+        "agreement, %": ["", "99.00 / – / 99.95"],
+        "difference": ["", "2.0e-01 / – / 2.0e-02"],
+    }
+    assert "median by ONNX Runtime" in " ".join(legend(rows))
+    assert [table.groups[-1][0] for table in section_tables(rows)][-1].startswith("As ONNX")
+    assert len(section_tables(rows[:1])) == 2
 
 
 def test_the_legend_says_how_it_was_done(rows: list[Row]) -> None:

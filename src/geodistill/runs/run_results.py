@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -10,13 +10,19 @@ from typing import Any
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.text import Text
 
-from geodistill.display import Drawn, Table, decimal, notebook, one_line, plain, whole_line
+from geodistill.display import Drawn, Table, decimal, notebook, one_line, plain, unit, whole_line
 from geodistill.errors import GeodistillError
 from geodistill.runs.folder import REPORT, RESULTS
+from geodistill.runs.forms import Form
 from geodistill.tasks.metrics import Constant
 
 MEASURE_NAMES = {"procrustes": "D_P²", "gram": "D_FG²", "cka": "CKA"}
 GEOMETRY = "Geometry of each student layer ↔ teacher layer on held-out data: value (floor, chance)."
+
+FORMS = (
+    "Forms of the student: its ONNX file; the median of one example by ONNX Runtime on one thread; the share of the "
+    "examples that are decided as by the fake-quantised student, and the largest difference of any output."
+)
 
 
 @dataclass(frozen=True)
@@ -49,6 +55,7 @@ class RunResults:
         feature_batch: by stage, over which rows the feature losses were computed.
         onnx_difference: the largest difference of the exported ONNX model's logits; None without an export.
         learned_teacher: of a teacher that learned, its metrics on the validation split `before` and `after`.
+        forms: a quantised student in float32, fake-quantised and as integers; empty without an export.
         notes: what the metrics hide and what was done to the data, one sentence each.
     """
 
@@ -79,6 +86,7 @@ class RunResults:
     starved_terms: int
     onnx_difference: float | None = None
     learned_teacher: dict[str, dict[str, float | None]] | None = None
+    forms: list[Form] = field(default_factory=list)
 
     @classmethod
     def from_dict(cls, folder: Path, content: Mapping[str, Any]) -> RunResults:
@@ -97,6 +105,7 @@ class RunResults:
         typed = {
             "teacher": TeacherResult(**content["teacher"]),
             "constant": None if constant is None else Constant(**constant),
+            "forms": [Form(**each) for each in content.get("forms", [])],
         }
         return cls(folder, **{**content, **typed})
 
@@ -108,7 +117,8 @@ class RunResults:
 
     @property
     def tables(self) -> list[Table]:
-        """The scores of student, teacher and constant predictor; then the geometry. Each where it was measured."""
+        """The scores of student, teacher and constant predictor; the geometry; the forms of a quantised student. Each
+        where it was measured."""
         scored: list[tuple[str, str, Mapping[str, float | None]]] = [(f"student on {self.split}", "", self.metrics)]
         scored += [("teacher", "teacher", self.teacher.metrics)] if self.teacher.metrics else []
         if self.constant:
@@ -128,6 +138,8 @@ class RunResults:
             ]
             heads = ["layers", *MEASURE_NAMES.values()]
             tables.append(Table(heads, pairs, "Geometry of each matched layer pair"))
+        if self.forms:
+            tables.append(forms_table(self.forms))
         return tables if self.metrics else tables[1:]
 
     @property
@@ -158,11 +170,27 @@ class RunResults:
 
     @property
     def _lines(self) -> list[str]:
-        return [*([GEOMETRY] if self.geometry else []), *describe_details(self.details)]
+        told = [line for line, there in {GEOMETRY: self.geometry, FORMS: self.forms}.items() if there]
+        return [*told, *describe_details(self.details)]
 
     @property
     def _notes(self) -> list[str]:
         return [*self.notes, *self.teacher.notes]
+
+
+def forms_table(forms: Sequence[Form]) -> Table:
+    """Draw the forms of a quantised student: size, speed, and how far each is from the fake-quantised one."""
+    rows = [
+        [
+            form.name,
+            unit(form.megabytes, " MB"),
+            unit(form.latency_ms, " ms"),
+            "" if form.agreement is None else f"{100 * form.agreement:.2f} %",
+            "" if form.difference is None else f"{form.difference:.1e}",
+        ]
+        for form in forms
+    ]
+    return Table(["form", "file", "one example", "agreement", "difference"], rows, "Forms of the quantised student")
 
 
 def describe_details(details: Mapping[str, Any] | None) -> list[str]:

@@ -15,7 +15,8 @@ import torch
 from transformers import PreTrainedModel
 
 from geodistill.distillation.devices import telling_of_memory
-from geodistill.distillation.export import export_student
+from geodistill.distillation.export import export_student, no_integers_of_decoders
+from geodistill.distillation.onnx_file import require_onnx
 from geodistill.distillation.sharding import whole_model
 from geodistill.distillation.sides import Reader
 from geodistill.distillation.signals import FeatureRequest, SignalSource, Teacher, model_inputs
@@ -36,6 +37,7 @@ from geodistill.runs.arguments import (
 )
 from geodistill.runs.cost import Cost, peak_megabytes, reset_peak_memory
 from geodistill.runs.folder import RESULTS, MetricsFile, claimed, read_json
+from geodistill.runs.forms import Form, compare_forms, measure_forms
 from geodistill.runs.identity import run_fingerprint
 from geodistill.runs.measure import measure_geometry
 from geodistill.runs.precision import describe_precision, slow_settings, warn_of_slow_settings
@@ -82,6 +84,8 @@ def train(
     shared = shared or folder
     recipe = check_names(recipe)
     check_settings(recipe)
+    if onnx:
+        check_onnx(recipe)
     tasks = stage_tasks(recipe, task_of(recipe))
     own_reader = student_reader(recipe, tasks[TASK_STAGE])
     fingerprint = run_fingerprint(recipe, tasks)
@@ -104,18 +108,28 @@ def train(
         return RunResults.from_dict(folder, results) if results else None
 
 
-def train_prepared(recipe: Recipe, folder: Path, prepared: PreparedRun, fingerprint: str) -> None:
+def train_prepared(
+    recipe: Recipe, folder: Path, prepared: PreparedRun, fingerprint: str, *, onnx: bool = False
+) -> None:
     """Train one run of a comparison, beside others and without a word: `prepared` is what was made for it before.
 
     The folder is the comparison's own, so what another recipe left there is replaced.
     """
     with held_folder(recipe, folder, fingerprint, replace=True):
         if (folder / RESULTS).is_file():
+            finished_run(folder, prepared.reading.task, onnx=onnx, trust=recipe.trusts_student, alone=False)
             return
         assert prepared.start is not None
         own_reader = None if prepared.reader is prepared.teacher.reader else prepared.reader
         student = build_start(prepared.start, prepared.teacher, own_reader, recipe.training.seed)
-        distil(recipe, folder, prepared, student, fingerprint, alone=False, progress=False)
+        distil(recipe, folder, prepared, student, fingerprint, alone=False, onnx=onnx, progress=False)
+
+
+def check_onnx(recipe: Recipe) -> None:
+    """Raise GeodistillError, before anything is trained, where ONNX cannot be written in the end."""
+    require_onnx()
+    if recipe.task == "instructions" and recipe.quantizations:
+        raise no_integers_of_decoders()
 
 
 @contextmanager
@@ -167,6 +181,8 @@ def distil(
             ready = ready.answered(stage, teacher, recipe.teacher, place, progress=progress)
         if stage.quantization is not None and not is_quantized(student):
             quantize_student(adapted_model(student), stage.quantization, ready.reading, ready.learnt)
+        if stage.training.epochs == 0:
+            continue  # rounded after training
         trainer = train_stage(stage, recipe, student, ready, teacher, folder, cost, progress)
         student = whole_model(student)
         geometry[stage.name] = trainer.geometry
@@ -205,7 +221,9 @@ def distil(
         if learned:
             said = " and ".join(map(repr, learned))
             results["notes"].append(f"The teacher learned in {said}; the geometry is to the teacher after it.")
-        results["onnx_difference"] = export_student(student, prepared.reader, folder / "student", onnx=onnx)
+        results |= write_student(
+            student, prepared.reader, reading.encoded[results["split"]], folder, onnx=onnx, timed=alone
+        )
         results = finite(results)  # what is read from the file later is the same
         write_json(folder / RESULTS, results)
         if learned:
@@ -220,15 +238,37 @@ def validate_teacher(teacher: PreparedTeacher) -> Mapping[str, float]:
         return teacher.task.validate(teacher.model.eval(), teacher.reader, teacher.encoded).metrics
 
 
-def finished_run(folder: Path, task: Task, *, onnx: bool, trust: bool) -> dict[str, Any]:
-    """Read the results of a finished run, adding the ONNX file when it is asked for only now."""
+def write_student(
+    student: PreTrainedModel, reader: Reader, examples: Sequence[Any], folder: Path, *, onnx: bool, timed: bool
+) -> dict[str, Any]:
+    """Write a student to the folder of its run, and return what there is to tell of its ONNX file: how far it is from
+    the student and, for a quantised one, the forms of the student, which are compared on `examples`."""
+    place = folder / "student"
+    found = export_student(student, reader, place, onnx=onnx, examples=examples)
+    forms: list[Form] = []
+    if found is not None and is_quantized(student):
+        with placed(student, torch.device("cpu")):
+            forms = compare_forms(student, reader, examples, found)
+            forms = measure_forms(forms, student, reader, examples, place) if timed else forms
+    return {
+        "onnx_difference": None if found is None else found.difference,
+        "forms": [asdict(form) for form in forms],
+    }
+
+
+def finished_run(folder: Path, task: Task, *, onnx: bool, trust: bool, alone: bool = True) -> dict[str, Any]:
+    """Read the results of a finished run, adding the ONNX file when it is asked for only now.
+
+    alone: whether no other run goes on beside it
+    """
     if not processes().is_main_process:
         return {}
     results = read_json(folder / RESULTS)
     if onnx and results.get("onnx_difference") is None:
         student = task.load_model(str(folder / "student"), new_head=False, trust=trust)
         reader = task.load_reader(str(folder / "student"), trust=trust)
-        results["onnx_difference"] = export_student(student, reader, folder / "student", onnx=True)
+        examples = task.encode(student, reader, positions=results["positions"])[results["split"]]
+        results |= write_student(student.eval(), reader, examples, folder, onnx=True, timed=alone)
         write_json(folder / RESULTS, results)
     return results
 

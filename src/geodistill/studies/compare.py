@@ -23,10 +23,11 @@ from geodistill.distillation.feature_terms import feature_requests
 from geodistill.distillation.sides import Reader
 from geodistill.distillation.students.adapters import adapted_model
 from geodistill.errors import GeodistillError
-from geodistill.files import with_nan, write_json
+from geodistill.files import fingerprint_of, with_nan, write_json
 from geodistill.recipe import TASK_STAGE, Recipe, StudentRecipe
 from geodistill.runs.arguments import run_device
 from geodistill.runs.folder import ENVIRONMENT, RESULTS, claimed, read_json, read_metrics
+from geodistill.runs.forms import Form, measure_forms
 from geodistill.runs.identity import comparison_fingerprint, run_fingerprint
 from geodistill.runs.precision import describe_precision, warn_of_slow_settings
 from geodistill.runs.prepare import (
@@ -44,7 +45,7 @@ from geodistill.runs.settings import check_settings
 from geodistill.runs.student import build_start, kept_start, trained_start
 from geodistill.runs.teacher import PreparedTeacher, as_given, outline_of, prepare_teacher
 from geodistill.runs.tell import Teller, records_of
-from geodistill.runs.train import describe_teacher, measure_latency, train_prepared
+from geodistill.runs.train import check_onnx, describe_teacher, measure_latency, train_prepared
 from geodistill.studies.comparison_results import ComparisonResults
 from geodistill.studies.plan import Job, comparison_of, default_comparison, plan_jobs
 from geodistill.studies.report.write import report_comparison
@@ -64,10 +65,13 @@ def compare(
     *,
     sweeps: Mapping[str, Sequence[Any]] | None = None,
     fresh: bool = False,
+    onnx: bool = False,
     progress: bool = True,
 ) -> ComparisonResults:
     """Run every variant with every seed against one teacher, write a report, and return what each run reached on the
     test split.
+
+    With `onnx` each run writes its ONNX file too, and quantised students are measured in all their forms.
 
     Finished runs in the folder are read, not repeated, so an interrupted comparison goes on and a variant may be added
     to a finished one. Runs go side by side in processes of their own. The teacher is trained once and its signals are
@@ -81,11 +85,13 @@ def compare(
     # Settings and readers refuse what a run would, before the teacher is fine-tuned.
     for job in variants:
         check_settings(job.recipe)
+        if onnx:
+            check_onnx(job.recipe)
     task = task_of(recipe)
     readers = {_shape(job): student_reader(job.recipe, task) for job in variants}
     content, precision = recipe.model_dump(mode="json"), describe_precision(recipe, run_device())
     with claimed(folder, content, comparison_fingerprint(recipe, task), fresh=fresh, precision=precision):
-        return _compare(recipe, folder, jobs, task, readers, progress=progress)
+        return _compare(recipe, folder, jobs, task, readers, onnx=onnx, progress=progress)
 
 
 def _compare(
@@ -95,6 +101,7 @@ def _compare(
     task: Task,
     readers: Mapping[str, Reader | None],
     *,
+    onnx: bool,
     progress: bool,
 ) -> ComparisonResults:
     teller = Teller(progress)
@@ -107,12 +114,12 @@ def _compare(
 
     names = name_stages(jobs)
     planned = [(job, own, run_fingerprint(job.recipe, own)) for job in jobs for own in [tasks_of(job, names, tasks)]]
-    todo = [each for each in planned if not is_finished(each[0], each[2])]
+    todo = [each for each in planned if not is_finished(each[0], each[2], onnx=onnx)]
     prepared = prepare_jobs(todo, teacher, readers, folder, progress=progress)
-    run_jobs(prepared, workers=_workers(recipe), done=len(jobs) - len(todo), progress=progress)
+    run_jobs(prepared, workers=_workers(recipe), done=len(jobs) - len(todo), onnx=onnx, progress=progress)
 
     shutil.rmtree(folder / "cache", ignore_errors=True)
-    latencies = time_students(jobs, teacher, readers)
+    timed = time_students(jobs, teacher, readers)
     results = ComparisonResults(
         folder=folder,
         baseline=comparison_of(recipe).baseline,
@@ -120,7 +127,7 @@ def _compare(
         constant=task.constant("test") if task.labelled else None,
         read=collect_read(jobs),
         teacher=TeacherResult(**describe_teacher(teacher, timed=True)),
-        runs=[read_run(job, folder, latencies[_shape(job)]) for job in jobs],
+        runs=[read_run(job, folder, timed[_build(job)]) for job in jobs],
     )
     write_json(folder / RESULTS, results.to_dict())
     report_comparison(results, recipe)
@@ -180,14 +187,18 @@ def prepare_jobs(
     return prepared
 
 
-def is_finished(job: Job, fingerprint: str) -> bool:
-    """Tell whether a job's folder holds its very run, finished."""
+def is_finished(job: Job, fingerprint: str, *, onnx: bool = False) -> bool:
+    """Tell whether a job's folder holds its very run, finished; with `onnx` also its ONNX file."""
     marker = job.folder / ENVIRONMENT
-    finished = (job.folder / RESULTS).is_file() and marker.is_file()
-    return finished and read_json(marker).get("fingerprint") == fingerprint
+    if not (job.folder / RESULTS).is_file() or not marker.is_file():
+        return False
+    lacks_onnx = onnx and read_json(job.folder / RESULTS).get("onnx_difference") is None
+    return not lacks_onnx and read_json(marker).get("fingerprint") == fingerprint
 
 
-def run_jobs(prepared: Sequence[PreparedJob], *, workers: int, done: int = 0, progress: bool) -> None:
+def run_jobs(
+    prepared: Sequence[PreparedJob], *, workers: int, done: int = 0, onnx: bool = False, progress: bool
+) -> None:
     """Run the jobs in worker processes, each with its share of the cores, under one progress bar with the time left.
 
     done: how many other jobs are finished already
@@ -203,7 +214,7 @@ def run_jobs(prepared: Sequence[PreparedJob], *, workers: int, done: int = 0, pr
         tqdm(total=done + len(jobs), initial=done, desc="runs", disable=not progress, bar_format=BAR) as bar,
     ):
         try:
-            running: dict[Future[None], Job] = {pool.submit(_run_job, each): each.job for each in prepared}
+            running: dict[Future[None], Job] = {pool.submit(_run_job, each, onnx): each.job for each in prepared}
             finished = done
             while running:
                 ended, _ = wait(running, timeout=1.0, return_when=FIRST_COMPLETED)
@@ -318,18 +329,30 @@ def collect_read(jobs: Sequence[Job]) -> dict[str, Any]:
     return found
 
 
-def read_run(job: Job, folder: Path, latency_ms: float) -> ComparedRun:
+class Timed(NamedTuple):
+    """What was measured of one student for all that are built alike: milliseconds for one example in torch, and the
+    forms of a quantised student with their sizes and latencies, by name."""
+
+    latency_ms: float
+    forms: Mapping[str, Form]
+
+
+def read_run(job: Job, folder: Path, timed: Timed) -> ComparedRun:
     """Read what a finished job wrote in the folder of the comparison."""
-    results = read_json(job.folder / RESULTS) | {"latency_ms": latency_ms}
+    results = read_json(job.folder / RESULTS) | {"latency_ms": timed.latency_ms}
     results |= {"metrics": with_nan(results["metrics"]), "geometry": [with_nan(pair) for pair in results["geometry"]]}
     results["folder"] = job.folder.relative_to(folder).as_posix()
+    results["forms"] = [
+        replace(timed.forms[form["name"]], agreement=form["agreement"], difference=form["difference"])
+        for form in results["forms"]
+    ]
     names = {field.name for field in fields(ComparedRun)} & results.keys() - {"seed"}
     return ComparedRun(variant=job.variant, seed=job.seed, sweep=job.sweep, **{name: results[name] for name in names})
 
 
-def _run_job(prepared: PreparedJob) -> None:
+def _run_job(prepared: PreparedJob, onnx: bool) -> None:
     job, fingerprint, run = prepared
-    train_prepared(job.recipe, job.folder, run, fingerprint)
+    train_prepared(job.recipe, job.folder, run, fingerprint, onnx=onnx)
 
 
 def _with_teacher(job: Job, teacher: str) -> Job:
@@ -339,15 +362,28 @@ def _with_teacher(job: Job, teacher: str) -> Job:
 
 def time_students(
     jobs: Sequence[Job], teacher: PreparedTeacher, readers: Mapping[str, Reader | None]
-) -> dict[str, float]:
-    """Return the latency of each shape of student, taken now that nothing runs beside it."""
-    latencies: dict[str, float] = {}
+) -> dict[str, Timed]:
+    """Time one student of each build, now that nothing runs beside it."""
+    timed: dict[str, Timed] = {}
     for job in jobs:
-        if _shape(job) not in latencies:
-            folder = str(job.folder / "student")
-            student = teacher.task.load_model(folder, new_head=False, trust=job.recipe.trusts_student)
-            latencies[_shape(job)] = measure_latency(student, *teacher.as_read_by(student, readers[_shape(job)]))
-    return latencies
+        if _build(job) in timed:
+            continue
+        folder = job.folder / "student"
+        student = teacher.task.load_model(str(folder), new_head=False, trust=job.recipe.trusts_student).eval()
+        reader, encoded = teacher.as_read_by(student, readers[_shape(job)])
+        results = read_json(job.folder / RESULTS)
+        forms = [Form(**form) for form in results["forms"]]
+        if forms:
+            forms = measure_forms(forms, student, reader, encoded[results["split"]], folder)
+        latency = measure_latency(student, reader, encoded)
+        timed[_build(job)] = Timed(latency, {form.name: form for form in forms})
+    return timed
+
+
+def _build(job: Job) -> str:
+    """What decides the size and the speed of a job's student."""
+    quantization = next(iter(job.recipe.quantizations.values()), None)
+    return fingerprint_of(_shape(job), quantization and quantization.model_dump(mode="json"))
 
 
 def _beginning(job: Job) -> tuple[str, int]:

@@ -12,7 +12,14 @@ from geodistill.display import notebook, plain, whole_line
 from geodistill.runs.folder import REPORT
 from geodistill.runs.run_results import TeacherResult
 from geodistill.studies.table import ComparedRun, Row, build_table
-from geodistill.studies.table_text import ComparisonTable, comparison_table, headline, legend, quality_table
+from geodistill.studies.table_text import (
+    ComparisonTable,
+    comparison_table,
+    headline,
+    legend,
+    quality_table,
+    section_tables,
+)
 from geodistill.tasks.metrics import Constant
 
 
@@ -75,6 +82,6 @@ class ComparisonResults:
 
     def _repr_html_(self) -> str:
         rows = self.rows()
-        tables = [comparison_table(rows, sections) for sections in (("quality",), ("geometry", "cost"))]
+        tables = section_tables(rows)
         tables += [comparison_table(self.rows(metric), ("quality",)) for metric in self.metrics[1:]]
         return notebook(headline(rows), tables, legend(rows), {"Report": self.report})

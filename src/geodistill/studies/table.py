@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from geodistill.errors import GeodistillError, suggest
+from geodistill.runs.forms import Form
 from geodistill.runs.run_results import TeacherResult
 from geodistill.studies.statistics import PairedComparison, Summary, compare_paired, holm, summarize
 from geodistill.tasks.metrics import Constant, is_share
@@ -36,6 +37,7 @@ class ComparedRun:
         tokens_per_second, peak_megabytes: of the training, padding not counted, the teacher's memory included.
         notes: what the metrics hide and what was done to the data, one sentence each.
         folder: of the run, within the folder of the comparison.
+        forms: a quantised student in float32, fake-quantised and as integers; empty without ONNX.
     """
 
     variant: str
@@ -52,6 +54,7 @@ class ComparedRun:
     peak_megabytes: float | None = None
     notes: list[str] = field(default_factory=list)
     folder: str = ""
+    forms: list[Form] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -76,6 +79,8 @@ class Row:
         against: the name of the row that this row is compared with; None for a teacher, a constant predictor, a
             baseline, and a candidate whose sweep point has no baseline.
         notes: what was said of the row's runs, each with the number of seeds that it was said of.
+        forms: of quantised students: sizes and latencies of the first, the mean agreement over the seeds, and the
+            largest difference.
         at_constant: whether the score is no better than the constant predictor's, or better by less than 1/√n over n
             examples, which is at least two standard errors of a share.
     """
@@ -100,6 +105,7 @@ class Row:
     comparison: PairedComparison | None = None
     holm_p: float | None = None
     notes: Mapping[str, int] = field(default_factory=dict)
+    forms: Sequence[Form] = ()
     at_constant: bool = False
 
     @property
@@ -197,7 +203,20 @@ def _row(
         against=_point_name(reference[0], short) if reference else None,
         comparison=comparison,
         notes=Counter(note for run in group for note in dict.fromkeys(run.notes)),
+        forms=_forms(group),
     )
+
+
+def _forms(group: Sequence[ComparedRun]) -> list[Form]:
+    seeds = zip(*(run.forms for run in group if run.forms), strict=True)
+    return [
+        replace(
+            forms[0],
+            agreement=_mean(form.agreement for form in forms),
+            difference=max((form.difference for form in forms if form.difference is not None), default=None),
+        )
+        for forms in seeds
+    ]
 
 
 def _mean(values: Iterable[float | None]) -> float | None:

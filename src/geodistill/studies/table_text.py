@@ -27,12 +27,18 @@ from geodistill.display import (
     unit,
     width_of,
 )
+from geodistill.runs.forms import Form
 from geodistill.runs.run_results import MEASURE_NAMES
 from geodistill.studies.statistics import PairedComparison, minimum_wilcoxon_p
 from geodistill.studies.table import MEASURES, Row
 from geodistill.tasks.metrics import is_share
 
-SECTIONS = {"quality": "Quality", "geometry": "Geometry: value (floor, chance)", "cost": "Cost"}
+SECTIONS = {
+    "quality": "Quality",
+    "geometry": "Geometry: value (floor, chance)",
+    "cost": "Cost",
+    "forms": "As ONNX: float32 / fake-quantised / integers",
+}
 SIGNIFICANT = 0.05
 SWEPT = "Every sweep point is shown; to pick the best of them from this table is to choose on the test split."
 
@@ -61,6 +67,9 @@ def columns(rows: Sequence[Row]) -> list[Column]:
     def cost(heading: str, cell: Callable[[Row], str]) -> Column:
         return column("cost", heading, lambda row: "" if row.role == "constant" else cell(row))
 
+    def forms(heading: str, cell: Callable[[Sequence[Form]], str]) -> Column:
+        return column("forms", heading, lambda row: cell(row.forms) if row.forms else "")
+
     confidence = next((f"{100 * row.comparison.confidence:g} %" for row in rows if row.comparison), "95 %")
     every = [
         column("", "", lambda row: one_line(row.name)),
@@ -80,6 +89,10 @@ def columns(rows: Sequence[Row]) -> list[Column]:
         column("cost", "tokens/s", lambda row: unit(row.tokens_per_second, "")),
         column("cost", "peak", lambda row: unit(row.peak_megabytes, " MB")),
         column("cost", "skipped", lambda row: str(row.skipped_steps or "")),
+        forms("file, MB", lambda found: " / ".join(unit(form.megabytes, "") or ABSENT for form in found)),
+        forms("one example, ms", lambda found: " / ".join(unit(form.latency_ms, "") or ABSENT for form in found)),
+        forms("agreement, %", lambda found: " / ".join(_percent(form.agreement) for form in found)),
+        forms("difference", lambda found: " / ".join(_size(form.difference) for form in found)),
     ]
     return [every[0], *(c for c in every[1:] if any(cell not in ("", ABSENT) for cell in c.cells))]
 
@@ -134,6 +147,12 @@ def comparison_table(rows: Sequence[Row], sections: Sequence[str]) -> Table:
     spans = [(SECTIONS[section], sum(c.section == section for c in others)) for section in sections]
     groups = [(title, span) for title, span in spans if span]
     return as_table([names, *others], rows, f"{' and '.join(sections)} of each variant", groups)
+
+
+def section_tables(rows: Sequence[Row]) -> list[Table]:
+    """Return all columns in the tables of a page, as many sections in each as fit."""
+    wanted = [("quality",), ("geometry", "cost"), *([("forms",)] if any(row.forms for row in rows) else [])]
+    return [comparison_table(rows, sections) for sections in wanted]
 
 
 def as_table(
@@ -250,6 +269,13 @@ def legend(rows: Sequence[Row]) -> list[str]:
         lines.append("tokens/s and peak: of the training, padding not counted; the memory is the whole process's.")
     if any(row.skipped_steps for row in rows):
         lines.append("skipped: training steps left out over all seeds, since their loss was not finite.")
+    if any(row.forms for row in rows):
+        lines.append(
+            "As ONNX: float32 has rounded weights and rounds no inputs, as plain transformers loads the student. One "
+            "example: median by ONNX Runtime on one thread, of the first seed. Agreement: the share of the test split "
+            "that is decided as by the fake-quantised student, mean over the seeds; difference: the largest of any "
+            "output."
+        )
     if any(row.role == "constant" for row in rows):
         lines.append(
             "always …: the constant predictor, which gives every example the most frequent answer in training."
@@ -280,6 +306,14 @@ def score(row: Row) -> str:
         return "not finite"
     text = f"{row.scale * row.score.mean:.2f}".replace("-", "−")
     return text if row.score.deviation is None else f"{text} ± {row.scale * row.score.deviation:.2f}"
+
+
+def _percent(share: float | None) -> str:
+    return ABSENT if share is None else f"{100 * share:.2f}"
+
+
+def _size(value: float | None) -> str:
+    return ABSENT if value is None else f"{value:.1e}"
 
 
 def _of_seeds(rows: Sequence[Row], note: str) -> str:

@@ -23,7 +23,7 @@ from geodistill.distillation.students.head_labels import LabelMatch, name_output
 from geodistill.errors import GeodistillError
 from geodistill.recipe import DataRecipe, Recipe, WeightKind
 from geodistill.tasks.heads import PROBLEM_TYPES, Labelled, head_settings, match_head
-from geodistill.tasks.loading import load_model, weight_settings
+from geodistill.tasks.loading import load_model, weight_settings, with_quantizers
 from geodistill.tasks.metrics import Constant, check_metrics, compute_metrics, constant_predictor
 from geodistill.tasks.predictions import decide, never_predicted, prediction
 from geodistill.tasks.task import MOST_EXAMPLES, Encoded, EncodedExamples, Scores, batches, parts_of
@@ -218,13 +218,13 @@ def load_classifier(
         output_loading_info=True,
     )
     if examples.problem == "unlabelled":
-        return model
+        return with_quantizers(model, name)
     if info["missing_keys"]:
         raise GeodistillError(
             f"The model '{name}' has no trained head: {', '.join(sorted(info['missing_keys']))} would be random.",
             "Give a fine-tuned teacher, or add teacher.training to fine-tune it on the data first.",
         )
-    return model
+    return with_quantizers(model, name)
 
 
 def adopt_labels(model: PreTrainedModel, examples: Labelled, name: str) -> list[str]:

@@ -20,7 +20,7 @@ from geodistill.files import fingerprint_of
 from geodistill.recipe import DataRecipe, GenerationRecipe, Recipe, WeightKind
 from geodistill.tasks.generation import Responses, generate
 from geodistill.tasks.instruction_reader import InstructionReader
-from geodistill.tasks.loading import load_model, weight_settings
+from geodistill.tasks.loading import load_model, weight_settings, with_quantizers
 from geodistill.tasks.responses import exact_match, perplexity, rouge_l
 from geodistill.tasks.task import MOST_EXAMPLES, Encoded, EncodedExamples, Scores, parts_of, spread
 from geodistill.tasks.teacher_responses import with_teacher_responses
@@ -237,4 +237,4 @@ def load_language_model(
     settings = {"revision": revision, "trust": trust, **weight_settings(weights)}
     model: PreTrainedModel = load_model(AutoModelForCausalLM.from_pretrained, name, **settings)
     check_causal(model, name)
-    return model
+    return with_quantizers(model, name)

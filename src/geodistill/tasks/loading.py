@@ -7,11 +7,23 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoTokenizer, BitsAndBytesConfig, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForImageClassification,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
+import geodistill.models  # noqa: F401  (classes that plain transformers does not have)
 from geodistill.data.bundled.models import resolve_model
 from geodistill.distillation.students.architecture import refuse_encoder_decoder
 from geodistill.errors import GeodistillError, require_package
+from geodistill.quantization import load_quantized, saved_quantization
 from geodistill.recipe import WeightKind
 
 # The fewest ordinary tokens, those that are neither special nor added, that a vocabulary can have: a class of tokenizer
@@ -19,6 +31,13 @@ from geodistill.recipe import WeightKind
 FEWEST_TOKENS = 5
 # A vocabulary below this share of the model's cannot be the one that the model was trained with.
 SMALLEST_SHARE = 0.01
+# How the names of classes end, and the auto class that loads them.
+HEADS: dict[str, Any] = {
+    "ForSequenceClassification": AutoModelForSequenceClassification,
+    "ForImageClassification": AutoModelForImageClassification,
+    "ForCausalLM": AutoModelForCausalLM,
+    "LMHeadModel": AutoModelForCausalLM,
+}
 
 
 def load_tokenizer(name: str, *, revision: str | None = None, trust: bool = False) -> PreTrainedTokenizerBase:
@@ -104,6 +123,37 @@ def load_model(
     settings: dict[str, Any] = {"revision": revision, "trust_remote_code": trust}
     refuse_encoder_decoder(load(AutoConfig.from_pretrained, name, **settings), name)
     return load(from_pretrained, name, **settings, **more)
+
+
+def with_quantizers(model: PreTrainedModel, name: str) -> PreTrainedModel:
+    """Return a model that was loaded by this name, with the quantisers that lie in its folder, where there are any."""
+    folder = resolve_model(name)
+    if saved_quantization(folder) is not None:
+        load_quantized(folder, model)
+    return model
+
+
+def load_student(folder: str | Path, *, trust: bool = False) -> PreTrainedModel:
+    """Load the student that a run wrote to its folder `student/`, in float32 and evaluation mode.
+
+    A quantised student comes with its quantisers, so it computes as it did when it was scored. Plain transformers loads
+    its rounded weights alone.
+
+    Args:
+        folder: `student/` of a run.
+        trust: run the code that comes with the student.
+
+    Raises:
+        GeodistillError: the folder holds no model, or its quantisers are missing or damaged.
+
+    Example:
+        >>> student = geodistill.load_student("runs/mine/student")
+    """
+    name = str(folder)
+    settings: dict[str, Any] = {"what": "student", "trust_remote_code": trust}
+    kinds = load(AutoConfig.from_pretrained, name, **settings).architectures or [""]
+    auto_class = next((auto for ending, auto in HEADS.items() if kinds[0].endswith(ending)), AutoModel)
+    return with_quantizers(load(auto_class.from_pretrained, name, dtype=torch.float32, **settings), name).eval()
 
 
 def same_vocabulary(student: PreTrainedTokenizerBase, teacher: PreTrainedTokenizerBase) -> bool:

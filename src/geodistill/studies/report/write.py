@@ -25,7 +25,7 @@ from geodistill.studies.report.page import Plot, page, small_plots
 from geodistill.studies.report.plots import Curve, curve_plots, geometry_plot, scatter_plots, score_plot
 from geodistill.studies.report.scores import ScorePicture, score_picture, score_svg, styles, write_score_svg
 from geodistill.studies.table import MEASURES, ComparedRun, Row, point_names, reached, run_names
-from geodistill.studies.table_text import comparison_table, headline, legend
+from geodistill.studies.table_text import comparison_table, headline, legend, section_tables
 
 REFERENCES = (
     "Value beside the floor, the best that a student of this width can reach, and chance, what unpaired rows give. "
@@ -109,7 +109,7 @@ def write_report(
         title=title,
         lead=seen.headline,
         kind="geodistill comparison",
-        results=[comparison_table(rows, sections) for sections in (("quality",), ("geometry", "cost"))],
+        results=section_tables(rows),
         legend=legend(rows),
         further=[(one_line(each[0].metric), comparison_table(each, ("quality",)), headline(each)) for each in others],
         scores=scores,
