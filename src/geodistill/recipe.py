@@ -42,6 +42,13 @@ class Section(BaseModel):
         return self
 
 
+class ColumnsRecipe(Section):
+    """Which column each side reads, where both read different inputs of the same thing; of texts, images or arrays."""
+
+    student: str = Field(description="column that the student reads")
+    teacher: str = Field(description="column that the teacher reads; it may be the same")
+
+
 class DataRecipe(Section):
     """Where the examples come from: a bundled set, a hub name, GLUE, a local file or a folder of files."""
 
@@ -61,6 +68,7 @@ class DataRecipe(Section):
         None,
         description="column with the label, or several of 0 and 1 or of numbers; found by its usual names if absent",
     )
+    columns: ColumnsRecipe | None = Field(None, description="the column that each side reads, of paired inputs")
     image: str | None = Field(None, description="column with the image; found by its usual names when absent")
     augmentation: Augmentation = Field(
         "none", description="how training images are varied; flips are for pictures that mean the same mirrored"
@@ -442,9 +450,10 @@ class Recipe(Section):
         ),
         Rule(
             _of_data("label"),
-            lambda recipe: recipe.task in ("classification", "images"),
-            only_with("task: classification or task: images"),
+            lambda recipe: recipe.task in ("classification", "images", "embeddings"),
+            only_with("task: classification, task: images or task: embeddings"),
         ),
+        Rule(_of_data("columns"), lambda recipe: recipe.task == "embeddings", only_with("task: embeddings")),
         Rule(_of_data(*IMAGE_DATA), lambda recipe: recipe.task == "images", only_with("task: images")),
         Rule(
             _of_data("max_length"),
@@ -503,6 +512,11 @@ class Recipe(Section):
             raise GeodistillError(
                 "A student of the task 'images' is not made from its teacher's layers, from a width or with adapters.",
                 "Give student.model alone: a new image model such as new:resnet8, a folder or a hub name.",
+            )
+        if self.task == "embeddings" and self.teacher.training is not None:
+            raise GeodistillError(
+                "A teacher of embeddings has no labels to be fine-tuned on.",
+                "Leave teacher.training out, and give a teacher that is trained.",
             )
         if self.teacher.model.startswith(NEW_MODEL) and self.teacher.training is None:
             raise GeodistillError(

@@ -14,6 +14,7 @@ from pydantic import BaseModel
 from geodistill.data.examples import load_examples
 from geodistill.data.instructions import load_instructions
 from geodistill.recipe import (
+    ColumnsRecipe,
     DataRecipe,
     FeatureTerm,
     GenerationRecipe,
@@ -54,7 +55,10 @@ FULL = Recipe.model_validate(
         "compare": {},
     }
 ).model_copy(update={"quantization": QuantizationRecipe()})
-"""A recipe with every section there is, though adapters and quantisers do not go together."""
+FULL = FULL.model_copy(
+    update={"data": FULL.data.model_copy(update={"columns": ColumnsRecipe(student="one", teacher="other")})}
+)
+"""A recipe with every section there is, as no single task has them; adapters and quantisers do not go together."""
 
 
 def task(fingerprint: str = "rows", scoring: str = "scoring") -> Task:
@@ -296,7 +300,8 @@ def test_each_key_of_instructions_is_seen(key: str, tmp_path: Path) -> None:
 
 def test_every_key_that_is_seen_in_the_rows_has_a_case() -> None:
     data = {name.split(".")[1] for name in SEEN_OTHERWISE if name.startswith("DataRecipe.")}
-    assert data - {"configuration"} == {*CLASSES, *INSTRUCTIONS}, "configuration is of hub data sets alone"
+    # The configuration is of hub data sets alone; columns have their case in tests/data/test_paired.py.
+    assert data - {"configuration", "columns"} == {*CLASSES, *INSTRUCTIONS}
 
 
 def test_scores_of_instructions_depend_on_how_responses_are_drawn(tmp_path: Path) -> None:

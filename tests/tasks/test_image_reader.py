@@ -21,13 +21,13 @@ from transformers import (
 
 from geodistill.data.decoding import as_array
 from geodistill.data.images import ImageExamples, load_images
+from geodistill.distillation.sides import ExamplePairs
 from geodistill.errors import GeodistillError
 from geodistill.recipe import DataRecipe
 from geodistill.tasks.augmentation import apply_view, draw_view
 from geodistill.tasks.image_reader import (
     AugmentedImages,
     ImageReader,
-    PairedImages,
     ReadImages,
     default_processor,
     image_reader,
@@ -257,7 +257,7 @@ def test_two_sizes_of_one_image_are_seen_alike(digits: ImageExamples) -> None:
     small.resample = Resampling.NEAREST
     split = digits.splits["train"]
     sides = [AugmentedImages(ImageReader(each).encode(split), "crop_flip", seed=0) for each in (small, large)]
-    pairs = PairedImages(*sides)
+    pairs = ExamplePairs(*sides)
     pairs.set_epoch(2)
     assert len(pairs) == 40 and sides[0].epoch == sides[1].epoch == 2
     for pair in pairs[:10]:
@@ -267,5 +267,5 @@ def test_two_sizes_of_one_image_are_seen_alike(digits: ImageExamples) -> None:
         }
         assert pair["example_id"] == pair["teacher_example_id"]
         assert np.array_equal(pair["teacher_pixel_values"][:, ::2, ::2], pair["pixel_values"])
-    with pytest.raises(ValueError, match="40 examples of the student and 3"):
-        PairedImages(sides[0], ImageReader(large).encode(split.select(range(3))))
+    with pytest.raises(GeodistillError, match="40 examples and the teacher 3"):
+        ExamplePairs(sides[0], ImageReader(large).encode(split.select(range(3))))

@@ -18,6 +18,7 @@ from transformers import (
 
 from geodistill.data.images import ImageExamples, load_images
 from geodistill.distillation.config import DistillationConfig
+from geodistill.distillation.sides import ExamplePairs
 from geodistill.distillation.trainer import DistillationTrainer
 from geodistill.errors import GeodistillError
 from geodistill.recipe import DataRecipe, FeatureTerm, LabelTerm, Recipe
@@ -26,7 +27,7 @@ from geodistill.runs.identity import run_fingerprint, teacher_fingerprint
 from geodistill.runs.predict import predict
 from geodistill.runs.recipe_file import check_recipe
 from geodistill.runs.train import train
-from geodistill.tasks.image_reader import AugmentedImages, PairedImages, default_processor
+from geodistill.tasks.image_reader import AugmentedImages, default_processor
 from geodistill.tasks.images import Images
 
 STEPS = {"max_steps": 2, "batch_size": 16, "logging_steps": 1}
@@ -146,7 +147,7 @@ def test_both_sides_see_one_view(digits: ImageExamples, folders: dict[str, str])
     task = Images(digits, "crop", cached=False)
     small, large = (task.load_reader(name) for name in ("new:resnet8", folders["resnet"]))
     model = task.load_model("new:resnet8", new_head=True)
-    pair = PairedImages(task.encode(model, small)["train"], task.encode(model, large)["train"])  # type: ignore[arg-type]
+    pair = ExamplePairs(task.encode(model, small)["train"], task.encode(model, large)["train"])  # type: ignore[arg-type]
     varied = task.varied(pair, seed=3)
     assert isinstance(varied.student, AugmentedImages) and varied.student.seed == varied.teacher.seed == 3
     views = [varied[0]["pixel_values"]]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ from geodistill.runs.recipe_file import check_recipe, merge
 from geodistill.runs.teacher import PreparedTeacher, prepare_teacher
 from geodistill.runs.train import train
 from geodistill.tasks.choose import task_of
-from geodistill.tasks.reading import Reading, pair_examples, read, student_reader
+from geodistill.tasks.reading import Reading, pair_words, read, student_reader
 from geodistill.tasks.text_reader import TextReader, shared_position_limit
 
 MakeRecipe = Callable[..., Recipe]
@@ -54,12 +54,12 @@ def across(content: dict[str, Any], llama: Path, encoder: Path) -> MakeRecipe:
     return make
 
 
-def read_beside(teacher: PreparedTeacher, student: Any, reader: Reader | None, *, words: bool) -> Reading:
+def read_beside(teacher: PreparedTeacher, student: Any, reader: Reader | None, *, kinds: Collection[str]) -> Reading:
     """The data of the task as a student reads it beside its teacher."""
     sides = two_sides(student, reader or teacher.reader, teacher.outline, teacher.reader)
     positions = shared_position_limit(student, teacher.outline)
     known = teacher.encoded_within(positions)
-    return read(teacher.task, *sides, positions=positions, words=words, encoded=known)
+    return read(teacher.task, *sides, positions=positions, kinds=kinds, encoded=known)
 
 
 def reading_of(recipe: Recipe, folder: Path) -> tuple[Reading, PreparedTeacher]:
@@ -67,7 +67,7 @@ def reading_of(recipe: Recipe, folder: Path) -> tuple[Reading, PreparedTeacher]:
     student = teacher.task.load_model(str(recipe.student.model), new_head=True)
     reader = student_reader(recipe, teacher.task)
     assert reader is not None
-    return read_beside(teacher, student, reader, words=True), teacher
+    return read_beside(teacher, student, reader, kinds={"words"}), teacher
 
 
 def test_a_wordpiece_student_of_a_bpe_teacher(
@@ -228,7 +228,7 @@ def test_a_tokenizer_without_offsets_is_refused(across: MakeRecipe, encoder: Pat
     taught = prepare_teacher(recipe.teacher, task_of(recipe), tmp_path / "teacher", progress=False)
     student = taught.task.load_model(str(encoder), new_head=True)
     with pytest.raises(GeodistillError, match=r"Slow does not tell which characters .*\. Use a model with a fast"):
-        read_beside(taught, student, TextReader(Slow(pad_token="a")), words=True)
+        read_beside(taught, student, TextReader(Slow(pad_token="a")), kinds={"words"})
 
 
 def test_every_text_has_the_same_words_on_both_sides(across: MakeRecipe, tmp_path: Path) -> None:
@@ -288,7 +288,7 @@ def test_texts_that_one_side_dropped_are_left_out() -> None:
             {"input_ids": [7, row], "words": words, "row": row, "example_id": place} for place, row in enumerate(rows)
         ]
 
-    examples = pair_examples(side([0, 2, 3, 5]), side([1, 2, 5]))
+    examples = pair_words(side([0, 2, 3, 5]), side([1, 2, 5]))
     assert [(each["row"], each["example_id"], each["teacher_example_id"]) for each in examples] == [
         (2, 0, 0),
         (5, 1, 1),
@@ -296,7 +296,7 @@ def test_texts_that_one_side_dropped_are_left_out() -> None:
     assert [each["teacher_input_ids"] for each in examples] == [[7, 2], [7, 5]]
     assert all(each["word_ids"] == each["teacher_word_ids"] == [-1, 0] for each in examples)
     with pytest.raises(GeodistillError, match="short enough for both tokenizers"):
-        pair_examples(side([0]), side([1]))
+        pair_words(side([0]), side([1]))
 
 
 def test_texts_are_cut_where_the_shorter_model_ends(make_recipe: MakeRecipe, tmp_path: Path) -> None:
@@ -305,14 +305,14 @@ def test_texts_are_cut_where_the_shorter_model_ends(make_recipe: MakeRecipe, tmp
     longest = max(len(example["input_ids"]) for rows in taught.encoded.values() for example in rows)
     short = BertForSequenceClassification(BertConfig(**{**taught.model.config.to_dict(), "max_position_embeddings": 9}))
     assert longest > 9
-    for words in (False, True):
-        reading = read_beside(taught, short, None, words=words)
+    for kinds in ((), {"words"}):
+        reading = read_beside(taught, short, None, kinds=kinds)
         for examples in (*reading.examples.values(), *reading.encoded.values()):
             assert max(len(example["input_ids"]) for example in examples) == 9
     reader, encoded = taught.as_read_by(short, None)
     assert reader is taught.reader
     assert max(len(example["input_ids"]) for example in encoded["train"]) == 9
-    same = read_beside(taught, taught.model, None, words=False)
+    same = read_beside(taught, taught.model, None, kinds=())
     assert same.encoded is taught.encoded, "not read again where all fits"
 
 
@@ -321,6 +321,6 @@ def test_both_sides_of_two_tokenizers_are_cut_at_the_shorter_one(across: MakeRec
     taught = prepare_teacher(recipe.teacher, task_of(recipe), tmp_path, progress=False)
     student = taught.task.load_model(str(recipe.student.model), new_head=True)
     short = BertForSequenceClassification(BertConfig(**{**student.config.to_dict(), "max_position_embeddings": 9}))
-    reading = read_beside(taught, short, student_reader(recipe, taught.task), words=True)
+    reading = read_beside(taught, short, student_reader(recipe, taught.task), kinds={"words"})
     for side in ("input_ids", "teacher_input_ids"):
         assert max(len(example[side]) for example in reading.examples["train"]) == 9

@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from datasets import Dataset, DatasetDict, Features, Image, Value
 
 from geodistill.data.columns import check_split, find_image_columns
+from geodistill.data.decoding import Facts
 from geodistill.data.examples import DEFAULT_METRICS
 from geodistill.data.image_folders import open_images
 from geodistill.data.image_rows import ImageRows, channels_of, clean_images, count_modes, modes_note
@@ -23,6 +25,16 @@ from geodistill.data.tables import Table
 from geodistill.data.texts import has_labels
 from geodistill.errors import GeodistillError
 from geodistill.recipe import DataRecipe
+
+
+@dataclass(frozen=True)
+class ImageStatistics:
+    """What a reader has to know of images; the attributes of the same names of `ImageExamples` say what they are."""
+
+    channels: int
+    size: tuple[int, int] | None
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -113,15 +125,15 @@ def load_images(recipe: DataRecipe, task: HeldOut | None = None) -> ImageExample
         height=(min(each.height for each in facts), max(each.height for each in facts)),
         modes=modes,
     )
-    mean, std = _statistics(separated["train"], channels_of(modes))
+    statistics = image_statistics(separated["train"].facts, facts)
     return ImageExamples(
         splits=DatasetDict({name: image_dataset(part) for name, part in used.items()}),
         label_names=labels.names,
         metrics=list(metrics),
-        channels=channels_of(modes),
-        size=(images.height[0], images.width[0]) if images.one_size else None,
-        mean=mean,
-        std=std,
+        channels=statistics.channels,
+        size=statistics.size,
+        mean=statistics.mean,
+        std=statistics.std,
         fingerprint=_fingerprint(used, [labels.names, list(metrics)]),
         notes=notes,
         held_out=held_out,
@@ -176,13 +188,20 @@ def _encoded(rows: ImageRows, labels: Labels, part: str) -> ImageRows:
     return ImageRows(rows.ids, rows.images, rows.facts, list(numbers))
 
 
-def _statistics(train: ImageRows, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of each channel, to four digits as they are published."""
-    count = len(train)
-    mean = [math.fsum(facts.mean[each] for facts in train.facts) / count for each in range(channels)]
-    square = [math.fsum(facts.square[each] for facts in train.facts) / count for each in range(channels)]
+def image_statistics(train: Sequence[Facts], every: Sequence[Facts]) -> ImageStatistics:
+    """Channels and size of every image; mean and standard deviation of each channel of the training images, to four
+    digits as they are published."""
+    channels = channels_of(each.mode for each in every)
+    sizes = {(each.height, each.width) for each in every}
+    mean = [math.fsum(facts.mean[each] for facts in train) / len(train) for each in range(channels)]
+    square = [math.fsum(facts.square[each] for facts in train) / len(train) for each in range(channels)]
     std = [math.sqrt(max(two - one**2, 0)) for one, two in zip(mean, square, strict=True)]
-    return tuple(round(value, 4) for value in mean), tuple(round(value, 4) or 1.0 for value in std)
+    return ImageStatistics(
+        channels=channels,
+        size=next(iter(sizes)) if len(sizes) == 1 else None,
+        mean=tuple(round(value, 4) for value in mean),
+        std=tuple(round(value, 4) or 1.0 for value in std),
+    )
 
 
 def image_dataset(rows: ImageRows) -> Dataset:

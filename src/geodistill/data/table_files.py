@@ -1,9 +1,10 @@
-"""Files of rows, read into tables: CSV, TSV, JSONL, JSON and Parquet."""
+"""Files of rows, read into tables: CSV, TSV, JSONL, JSON, Parquet and NPZ."""
 
 from __future__ import annotations
 
 import json
 import re
+import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from io import BytesIO
@@ -11,6 +12,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow
 import pyarrow.csv
 import pyarrow.parquet
@@ -20,7 +22,7 @@ from geodistill.errors import GeodistillError
 
 
 def read_table(path: Path) -> Table:
-    """Read a .csv, .tsv, .jsonl, .json or .parquet file.
+    """Read a .csv, .tsv, .jsonl, .json, .parquet or .npz file; of the last each array is a column of rows.
 
     Raises GeodistillError for another suffix and for a file that is empty, damaged, compressed or not UTF-8, or whose
     fields are separated by something else than its suffix says.
@@ -56,7 +58,7 @@ def _check_format(path: Path) -> None:
         raise GeodistillError(f"The format of {path} is not known by its suffix '{path.suffix}'.", remedy)
     if path.stat().st_size == 0:
         raise GeodistillError(f"{path} is empty.", "Give a file that holds examples.")
-    if path.suffix.lower() != ".parquet":
+    if path.suffix.lower() not in (".parquet", ".npz"):
         _check_text(path)
 
 
@@ -272,6 +274,29 @@ def _read_parquet(path: Path, size: int | None) -> Iterator[Table]:
             yield Table(ColumnsOnDemand(schema.names, batch.column), class_names)
 
 
+def _read_npz(path: Path, size: int | None) -> Iterator[Table]:
+    """Read named arrays, whose first axis is the rows. One of a single axis, such as labels, holds plain values."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+    except (ValueError, zipfile.BadZipFile, EOFError, TypeError, AttributeError) as error:
+        raise _damaged(path, f"{error}; arrays of Python objects are not read") from error
+    if scalars := [name for name, array in arrays.items() if not array.ndim]:
+        raise _damaged(path, f"'{scalars[0]}' is a single number, and has no rows")
+    lengths = {name: len(array) for name, array in arrays.items()}
+    if len(set(lengths.values())) > 1:
+        (first, one), (second, other) = list({count: name for name, count in lengths.items()}.items())[:2]
+        raise GeodistillError(
+            f"{path} has arrays that are not paired: '{one}' has {first:,} rows, and '{other}' {second:,}.",
+            "Give each array one entry for each row along its first axis.",
+        )
+    count = next(iter(lengths.values()), 0)
+    _check_rows(path, count)
+    columns = {name: array.tolist() if array.ndim == 1 else array for name, array in arrays.items()}
+    for start in range(0, count, size or count):
+        yield Table({name: column[start : start + (size or count)] for name, column in columns.items()})
+
+
 def _is_class_label(kind: Any) -> bool:
     return isinstance(kind, dict) and kind.get("_type") == "ClassLabel" and bool(kind.get("names"))
 
@@ -293,4 +318,5 @@ READERS: dict[str, Callable[[Path, int | None], Iterator[Table]]] = {
     ".jsonl": _read_jsonl,
     ".json": _read_json,
     ".parquet": _read_parquet,
+    ".npz": _read_npz,
 }

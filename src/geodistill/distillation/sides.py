@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol, overload
 
 from torch import Tensor, nn
 
 from geodistill.distillation.signals import TEACHER_PREFIX, teacher_view
+from geodistill.errors import GeodistillError
 
 Example = Mapping[str, Any]
+Whose = Literal["student", "teacher"]
 
 
 class Reader(Protocol):
@@ -19,10 +22,14 @@ class Reader(Protocol):
 
     fingerprint: identifies all that decides what it makes of a row
     names: the columns that it makes
+    column: the column of a split that it reads, the first where it reads several
     """
 
     @property
     def fingerprint(self) -> str: ...
+
+    @property
+    def column(self) -> str: ...
 
     @property
     def names(self) -> tuple[str, ...]: ...
@@ -40,7 +47,8 @@ class Reader(Protocol):
         """Make the smallest batch that a model of this side reads, to measure the widths of its features."""
 
     def pairs_with(self, other: Any) -> bool:
-        """Tell whether another reader makes the same of every row, so that one batch serves both sides."""
+        """Tell whether another reader reads the same column and makes the same of every row, so that one batch serves
+        both sides."""
 
     def within(self, positions: int) -> Any:
         """Return the same reader for models that have so many positions for tokens."""
@@ -88,6 +96,51 @@ class SideCollator:
         """Make the smallest batch that both sides read."""
         own = self.student.probe()
         return {**own, **prefixed(self.teacher.probe(), self.prefix)} if self.prefix else own
+
+
+class LazyExamples(Sequence[Any]):
+    """Examples that are made when they are asked for, by `at`."""
+
+    @abstractmethod
+    def at(self, place: int) -> dict[str, Any]:
+        """The example at a place from 0 to the last."""
+
+    @overload
+    def __getitem__(self, index: int) -> dict[str, Any]: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[dict[str, Any]]: ...
+    def __getitem__(self, index: int | slice) -> dict[str, Any] | list[dict[str, Any]]:
+        places = range(len(self))[index]  # which raises IndexError, as a sequence must
+        return self.at(places) if isinstance(places, int) else [self.at(place) for place in places]
+
+
+class ExamplePairs(LazyExamples):
+    """The examples of a split as the readers of both sides read them, the teacher's columns under its prefix.
+
+    Where examples vary from epoch to epoch (`set_epoch`), both sides are told which epoch it is.
+
+    Raises GeodistillError where the sides have not as many examples.
+    """
+
+    def __init__(self, student: Sequence[Any], teacher: Sequence[Any]) -> None:
+        if len(student) != len(teacher):
+            raise GeodistillError(
+                f"The student has {len(student):,} examples and the teacher {len(teacher):,}, so they are not paired.",
+                "Give both sides an input in every row.",
+            )
+        self.student, self.teacher = student, teacher
+
+    def set_epoch(self, epoch: int) -> None:
+        """Show the examples of this epoch from now on."""
+        for side in (self.student, self.teacher):
+            if hasattr(side, "set_epoch"):
+                side.set_epoch(epoch)
+
+    def __len__(self) -> int:
+        return len(self.student)
+
+    def at(self, place: int) -> dict[str, Any]:
+        return {**self.student[place], **prefixed(self.teacher[place])}
 
 
 def prefixed(columns: Mapping[str, Any], prefix: str = TEACHER_PREFIX) -> dict[str, Any]:

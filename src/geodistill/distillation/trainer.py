@@ -458,9 +458,9 @@ class DistillationTrainer(LengthGroupedTrainer):
         if columns is None:
             needed = {"labels", "label", "label_ids", "example_id", "special_tokens_mask", "word_ids"}
             needed |= input_names(self.inner) or set()
-            if isinstance(self.teacher, Teacher | LearningTeacher):
+            if self.teacher.model is not None:
                 needed |= input_names(self.teacher.model) or set()
-            # Tokenizers make it, and what a cache's teacher read or a module of any inputs reads is not known here.
+            # Tokenizers make it, and what a cache without its model or a module of any inputs reads is not known here.
             needed.add("token_type_ids")
             self._signature_columns: Any = sorted(needed | {TEACHER_PREFIX + name for name in needed})
 

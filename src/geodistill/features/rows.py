@@ -72,7 +72,9 @@ def select_rows(features: Tensor, batch: Batch, *, kind: str, special_tokens: bo
     - `"cls"`: the first attended token of each sentence, (b, d), no mask.
     - `"last"`: the last attended token of each sentence, (b, d), no mask.
     - `"mean"`: the mean over the attended tokens of each sentence, (b, d), no mask; in float32 at least.
-      Without special tokens, a sentence of nothing else keeps them, so that an empty text still has a row.
+      Without special tokens, a sentence of nothing else keeps them, so that an empty text still has a row. Of feature
+      maps it is the mean over all positions, and features (b, d) are taken as they are: one row for each example,
+      whatever the model reads.
     - `"tokens"`: every token, (b, t, d), with a boolean mask (b, t) of those that count; the others are zero.
     - `"response"`: the attended tokens with a label, which are those of the response and none of the prompt; (b, t, d)
       and a mask as above.
@@ -153,7 +155,7 @@ def row_width(features: Tensor, kind: str) -> int:
     """
     if kind == "samples":
         return features[0].numel()
-    if kind in KINDS and KINDS[kind].of_maps and features.ndim != 2:
+    if kind in KINDS and features.ndim != 2 and (KINDS[kind].of_maps or (kind == "mean" and features.ndim == 4)):
         return _as_map(features, kind).shape[1]
     return features.shape[-1]
 
@@ -210,6 +212,8 @@ def _tokens(hidden: Tensor, batch: Batch, special_tokens: bool) -> Rows:
 
 
 def _mean(hidden: Tensor, batch: Batch, special_tokens: bool) -> Rows:
+    if hidden.ndim != 3:
+        return _pooled(hidden, batch, special_tokens)
     kept = _content(hidden, batch, special_tokens)
     kept = torch.where(kept.any(dim=1, keepdim=True), kept, _attended(hidden, batch))
     dtype = torch.promote_types(hidden.dtype, torch.float32)

@@ -8,6 +8,7 @@ from typing import Any
 
 from geodistill.data.scoring import COLUMN_FIELDS, instructions_to_score, is_file, rows_to_score
 from geodistill.distillation.devices import telling_of_memory
+from geodistill.distillation.sides import Side
 from geodistill.errors import GeodistillError, suggest
 from geodistill.files import json_text, write_text
 from geodistill.recipe import GenerationRecipe
@@ -15,6 +16,7 @@ from geodistill.runs.arguments import run_device, send
 from geodistill.runs.finished import FinishedRun, open_run, refuse_others, student_head
 from geodistill.runs.folder import RECIPE
 from geodistill.runs.recipe_file import load_recipe
+from geodistill.runs.teacher import load_teacher, load_teacher_reader
 from geodistill.tasks.choose import task_of
 from geodistill.tasks.classification import Classification
 from geodistill.tasks.instructions import InstructionFollowing
@@ -27,6 +29,7 @@ TEXTS = ("data.text", "data.text_pair", "data.label")
 INSTRUCTIONS = ("data.instruction", "data.input", "data.output", "data.messages")
 PROMPTS = ("data.prompt", "data.max_prompt_length", "generation.*")
 NEED_A_DIFFERENCE = ("pearson", "spearman", "matthews_correlation")
+OWN_DATA_ALONE = ("images", "embeddings")
 SPLIT_KEYS = ("seed", "validation_share", "test_share")
 SPLIT_NAMES = ("train_split", "validation_split", "test_split")
 
@@ -56,9 +59,9 @@ def evaluate(
     """
     run = open_run(folder, overrides)
     other = "data.source" in run.given
-    if other and run.recipe.task == "images":
+    if other and run.recipe.task in OWN_DATA_ALONE:
         raise GeodistillError(
-            "A student of the task 'images' is scored on the data of its run alone.",
+            f"A student of the task '{run.recipe.task}' is scored on the data of its run alone.",
             "Leave data.source out, and choose a split with --split.",
         )
     refuse_others(run, *_useful(run, other))
@@ -66,6 +69,10 @@ def evaluate(
     student = send(task.load_model(run.student, new_head=False, trust=run.trusts_student), run_device())
     reader = task.load_reader(run.student, trust=run.trusts_student)
     encoded = task.encode(student, reader, positions=run.positions)
+    if task.asks_teacher:
+        teacher_reader = load_teacher_reader(run.recipe.teacher, task)
+        teacher = send(load_teacher(run.recipe.teacher, task, teacher_reader), run_device())
+        task.ask(Side(teacher, teacher_reader), task.encode(teacher, teacher_reader, positions=run.positions))
     if other:
         split = next(iter(encoded)) if len(encoded) == 1 else ALL
     split = split or "test"
@@ -97,7 +104,7 @@ def evaluate(
 def _useful(run: FinishedRun, other: bool) -> tuple[list[str], dict[str, str]]:
     """Return the overrides that have an effect on the scores, and for some others why they are refused."""
     instructions = run.recipe.task == "instructions"
-    if not other and run.recipe.task == "images":
+    if not other and run.recipe.task in OWN_DATA_ALONE:
         return ["data.limit", "data.metrics"], {}
     if not other:
         useful = ["data.limit", "data.max_length", *(PROMPTS if instructions else ["data.metrics"])]

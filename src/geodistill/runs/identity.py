@@ -32,6 +32,7 @@ SEEN_OTHERWISE = {
     "DataRecipe.text": ROWS,
     "DataRecipe.text_pair": ROWS,
     "DataRecipe.label": ROWS,
+    "DataRecipe.columns": ROWS,
     "DataRecipe.instruction": ROWS,
     "DataRecipe.input": ROWS,
     "DataRecipe.output": ROWS,

@@ -100,6 +100,12 @@ def predict(
             'Load the student with transformers: import geodistill.models, then pipeline("image-classification", '
             f'"{run.student}").',
         )
+    if run.recipe.task == "embeddings":
+        raise GeodistillError(
+            "Embeddings are not predicted from the command line.",
+            f'Load the student with transformers: AutoModel.from_pretrained("{run.student}"); an embedding is the mean '
+            "of its last hidden state.",
+        )
     instructions = run.recipe.task == "instructions"
     _check_overrides(run, instructions)
     stream = open_stream(source, min(chunk, 8 * run.recipe.generation.batch_size) if instructions else chunk)

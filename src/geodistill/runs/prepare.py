@@ -288,7 +288,8 @@ class Preparation:
     ) -> PreparedStage:
         words = words or any(key is not None and key.rows == "words" for key in wanted)
         known = self.teacher.encoded_within(positions) if task is self.teacher.task else None
-        reading = read(task, student, teacher, positions=positions, words=words, encoded=known)
+        kinds = {key.rows for key in wanted if key is not None} | ({"words"} if words else set())
+        reading = read(task, student, teacher, positions=positions, kinds=kinds, encoded=known)
         vocabulary = task.vocabulary(student.model, teacher) if reading.shared else None
         model = send(self.teacher.model, run_device())
         with processes().main_process_first():
@@ -342,7 +343,7 @@ def geometry_pairs(student: PreTrainedModel, prepared: PreparedTeacher, reader: 
 
 def held_out_examples(reading: Reading) -> EncodedExamples:
     """Return the examples that the held-out geometry is measured on, the longest first, numbered anew."""
-    split = "test" if reading.task.labelled else "validation"
+    split = "test" if reading.task.metrics else "validation"
     examples = spread(reading.examples[split], reading.task.measured)
     order = by_length(examples, reading.reader)
     return [{**examples[place], "example_id": number} for number, place in enumerate(order)]

@@ -105,7 +105,6 @@ def _check_objectives(
 
 
 def _check_objective(task: str, objective: ObjectiveRecipe, source: str, at: list[str | int]) -> ObjectiveRecipe:
-    compares = TASKS[task].compares
     terms = [
         term.model_copy(update={"rows": default_rows(task, term.loss)}) if term.rows is None else term
         for term in objective.features
@@ -120,14 +119,8 @@ def _check_objective(task: str, objective: ObjectiveRecipe, source: str, at: lis
         keys = [*at, "features", place, "rows"]
         if term.rows not in (None, *KINDS):
             raise no_valid_value(term.rows, keys, KINDS, source)
-        # "samples" are of any features, also of texts that are padded to one length.
-        if term.rows is not None and term.rows != "samples" and KINDS[term.rows].of_maps != KINDS[compares].of_maps:
-            raise no_valid_value(
-                term.rows,
-                keys,
-                [name for name, kind in KINDS.items() if kind.of_maps == KINDS[compares].of_maps],
-                source,
-            )
+        if term.rows is not None and term.rows not in TASKS[task].kinds:
+            raise no_valid_value(term.rows, keys, TASKS[task].kinds, source)
     return resolve_objective(objective.model_copy(update={"features": terms}), source=source, at=at)
 
 

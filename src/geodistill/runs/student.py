@@ -18,6 +18,7 @@ from geodistill.runs.fine_tune import fine_tune
 from geodistill.runs.folder import read_json
 from geodistill.runs.identity import student_fingerprint
 from geodistill.runs.teacher import PreparedTeacher
+from geodistill.tasks.reading import check_reads
 from geodistill.tasks.task import batches, spread
 
 STUDENT_FILE = "student.json"
@@ -105,6 +106,7 @@ def build_start(start: StudentRecipe, teacher: PreparedTeacher, own_reader: Read
     student = build_student(start, source, seed=seed, sample=embedding_sample(teacher), probe=reader.probe())
     if own_reader is not None:
         own_reader.configure(adapted_model(student), always=True)
+    check_reads(adapted_model(student), reader)
     return student
 
 

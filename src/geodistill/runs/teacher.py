@@ -12,7 +12,7 @@ import torch
 from transformers import PretrainedConfig, PreTrainedModel, set_seed
 
 from geodistill.data.bundled.models import resolve_model
-from geodistill.distillation.sides import Reader
+from geodistill.distillation.sides import Reader, Side
 from geodistill.distillation.students.build import count_parameters, size_in_megabytes
 from geodistill.files import fingerprint_of, with_nan, write_json
 from geodistill.recipe import TeacherRecipe
@@ -20,6 +20,7 @@ from geodistill.runs.arguments import placed, processes, run_device
 from geodistill.runs.fine_tune import fine_tune
 from geodistill.runs.folder import read_json
 from geodistill.runs.identity import teacher_fingerprint, teacher_side
+from geodistill.tasks.reading import check_reads
 from geodistill.tasks.task import Encoded, Scores, Task
 from geodistill.tasks.text_reader import shared_position_limit
 
@@ -99,6 +100,11 @@ def outline_of(kind: type[PreTrainedModel], config: PretrainedConfig) -> PreTrai
         return kind(config).eval()
 
 
+def load_teacher_reader(given: TeacherRecipe, task: Task) -> Reader:
+    """Load what reads for a teacher."""
+    return task.load_reader(given.model, revision=given.revision, trust=given.trust_remote_code, whose="teacher")
+
+
 def load_teacher(given: TeacherRecipe, task: Task, reader: Reader) -> PreTrainedModel:
     """Load a teacher that needs no fine-tuning."""
     model = task.load_model(
@@ -107,8 +113,10 @@ def load_teacher(given: TeacherRecipe, task: Task, reader: Reader) -> PreTrained
         revision=given.revision,
         trust=given.trust_remote_code,
         weights=given.weights,
+        whose="teacher",
     )
     reader.configure(model)
+    check_reads(model, reader)
     return model
 
 
@@ -126,9 +134,12 @@ def prepare_teacher(recipe: TeacherRecipe, task: Task, folder: Path, *, progress
         if not found:
             fine_tune_teacher(recipe, task, folder, fingerprint, progress=progress)
         given = as_given(recipe, str(folder))
-    reader = task.load_reader(given.model, revision=given.revision, trust=given.trust_remote_code)
+    reader = load_teacher_reader(given, task)
     model = load_teacher(given, task, reader)
     encoded = task.encode(model, reader)
+    if task.asks_teacher and processes().is_main_process:  # which alone scores
+        with placed(model, run_device()):
+            task.ask(Side(model, reader), encoded)
     side = teacher_side(given, resolve_model(given.model))
     record = read_record(Path(resolve_model(given.model)))
     with processes().main_process_first():
@@ -168,8 +179,8 @@ def fine_tune_teacher(recipe: TeacherRecipe, task: Task, folder: Path, fingerpri
     assert recipe.training is not None
     trust = recipe.trust_remote_code
     set_seed(recipe.training.seed)  # the new head is drawn next
-    model = task.load_model(recipe.model, new_head=True, revision=recipe.revision, trust=trust)
-    reader = task.load_reader(recipe.model, revision=recipe.revision, trust=trust)
+    model = task.load_model(recipe.model, new_head=True, revision=recipe.revision, trust=trust, whose="teacher")
+    reader = load_teacher_reader(recipe, task)
     reader.configure(model)
     encoded = task.encode(model, reader)
     _, seconds = fine_tune(

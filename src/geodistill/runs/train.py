@@ -205,7 +205,7 @@ def distil(
             "positions": prepared.positions,
             "epoch": "last",
             "precision": describe_precision(recipe, run_device()),
-            "split": "test" if reading.task.labelled else "validation",
+            "split": "test" if reading.task.metrics else "validation",
             **measured,
             "read": {name: record.to_dict() for name, record in records_of(tasks).items()},
             "notes": [*data_notes(tasks), *slow_settings(recipe, run_device()), *measured["notes"]],
@@ -318,8 +318,8 @@ def measure_student(student: PreTrainedModel, prepared: PreparedRun, progress: b
     """Return the student's metrics and geometry on the test split, its size and, if it is timed, its speed."""
     reading, reader = prepared.reading, prepared.reader
     task = reading.task
-    split = "test" if task.labelled else "validation"
-    found = task.score(student, reader, reading.encoded, split, progress=progress) if task.labelled else Scores()
+    split = "test" if task.metrics else "validation"
+    found = task.score(student, reader, reading.encoded, split, progress=progress) if task.metrics else Scores()
     validation = task.validate(student, reader, reading.encoded)
     constant = task.constant(split)
     pairs = geometry_pairs(student, prepared.teacher, reader)

@@ -6,6 +6,7 @@ from geodistill.data.overlap import HeldOut
 from geodistill.errors import GeodistillError
 from geodistill.recipe import TASK_STAGE, DataRecipe, Recipe
 from geodistill.tasks.classification import Classification
+from geodistill.tasks.embeddings import Embeddings
 from geodistill.tasks.images import Images
 from geodistill.tasks.instructions import InstructionFollowing
 from geodistill.tasks.task import Task
@@ -14,6 +15,7 @@ TASKS: dict[str, type[Task]] = {
     "classification": Classification,
     "instructions": InstructionFollowing,
     "images": Images,
+    "embeddings": Embeddings,
 }
 """Every task by the name that a recipe has for it: a new one is a class like these and a row here."""
 

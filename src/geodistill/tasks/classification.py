@@ -17,7 +17,7 @@ from geodistill.data.examples import Examples, load_examples
 from geodistill.data.labels import Problem
 from geodistill.data.overlap import HeldOut
 from geodistill.data.record import Record
-from geodistill.distillation.sides import Reader, Side
+from geodistill.distillation.sides import Reader, Side, Whose
 from geodistill.distillation.signals import model_inputs
 from geodistill.distillation.students.head_labels import LabelMatch, name_outputs, output_names
 from geodistill.errors import GeodistillError
@@ -26,7 +26,7 @@ from geodistill.tasks.heads import PROBLEM_TYPES, Labelled, head_settings, match
 from geodistill.tasks.loading import load_model, weight_settings, with_quantizers
 from geodistill.tasks.metrics import Constant, check_metrics, compute_metrics, constant_predictor
 from geodistill.tasks.predictions import decide, never_predicted, prediction
-from geodistill.tasks.task import MOST_EXAMPLES, Encoded, EncodedExamples, Scores, batches, parts_of
+from geodistill.tasks.task import MOST_EXAMPLES, OF_TEXTS, Encoded, EncodedExamples, Scores, batches, parts_of
 from geodistill.tasks.text_reader import TextReader, position_limit
 
 
@@ -71,7 +71,9 @@ class Classification(LabelledTask):
 
     rows = compares = "tokens"
     measured = MOST_EXAMPLES
+    kinds = OF_TEXTS
     scores_tokens = False
+    asks_teacher = False
 
     def __init__(self, examples: Examples) -> None:
         check_metrics(examples.metrics, examples.problem)
@@ -106,13 +108,19 @@ class Classification(LabelledTask):
         revision: str | None = None,
         trust: bool = False,
         weights: WeightKind = "float32",
+        whose: Whose = "student",
     ) -> PreTrainedModel:
         model = load_classifier(name, self.examples, new_head=new_head, revision=revision, trust=trust, weights=weights)
         return model if new_head else self._adopted(model, name)
 
     @staticmethod
     def load_reader(
-        name: str, *, revision: str | None = None, trust: bool = False, like: Reader | None = None
+        name: str,
+        *,
+        revision: str | None = None,
+        trust: bool = False,
+        like: Reader | None = None,
+        whose: Whose = "student",
     ) -> TextReader:
         return TextReader.load(name, revision=revision, trust=trust)
 
@@ -136,6 +144,9 @@ class Classification(LabelledTask):
 
     def varied(self, encoded: Any, seed: int) -> Any:
         return encoded
+
+    def ask(self, teacher: Side, encoded: Encoded) -> None:
+        return None  # scores go by labels
 
     def vocabulary(self, student: PreTrainedModel, teacher: Side) -> None:
         return None  # logits are of classes

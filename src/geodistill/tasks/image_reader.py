@@ -8,10 +8,9 @@ Augmentation stands between the two steps.
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -24,8 +23,7 @@ from transformers.utils import cached_file
 
 from geodistill.data.bundled.models import resolve_model
 from geodistill.data.decoding import Unreadable, as_array, decode
-from geodistill.data.images import ImageExamples
-from geodistill.distillation.sides import prefixed
+from geodistill.distillation.sides import LazyExamples
 from geodistill.errors import GeodistillError
 from geodistill.files import fingerprint_of
 from geodistill.recipe import Augmentation
@@ -40,6 +38,19 @@ Example = dict[str, Any]
 Pixels = NDArray[np.uint8]
 
 
+class KnownImages(Protocol):
+    """What a reader has to know of the images of a data set: `ImageExamples`, or the `ImageStatistics` of a column."""
+
+    @property
+    def channels(self) -> int: ...
+    @property
+    def size(self) -> tuple[int, int] | None: ...
+    @property
+    def mean(self) -> tuple[float, ...]: ...
+    @property
+    def std(self) -> tuple[float, ...]: ...
+
+
 class ImageReader:
     """Reads images for one model, by an image processor of transformers with its pillow backend.
 
@@ -48,6 +59,7 @@ class ImageReader:
         channels: 3 for RGB, 1 for grey; images are converted.
         size: height and width of the images, where all have one; needed where the processor does not fix the size.
         notes: what the owner of the data should know of the conversion.
+        column: that is read of a split.
 
     Attributes:
         fingerprint: of all that decides what an image becomes.
@@ -61,7 +73,13 @@ class ImageReader:
     names: tuple[str, ...] = ("pixel_values",)
 
     def __init__(
-        self, processor: Any, *, channels: int = 3, size: tuple[int, int] | None = None, notes: Sequence[str] = ()
+        self,
+        processor: Any,
+        *,
+        channels: int = 3,
+        size: tuple[int, int] | None = None,
+        notes: Sequence[str] = (),
+        column: str = "image",
     ) -> None:
         if channels not in (1, 3):
             raise GeodistillError(
@@ -69,13 +87,13 @@ class ImageReader:
             )
         self.processor = processor
         self.channels = channels
-        self.notes = list(notes)
+        self.notes, self.column = list(notes), column
         self._levels = self._read_levels()
         self.size = self._find_size(size)
         self.fingerprint = fingerprint_of(type(processor).__name__, processor.to_dict(), channels, self.size)
 
-    def encode(self, split: Dataset, labels: Sequence[int] | None = None) -> ReadImages:
-        """Return the examples of a split with the column `image`, decoded when they are asked for.
+    def encode(self, split: Any, labels: Sequence[int] | None = None) -> ReadImages:
+        """Return the examples of a split, whose images are decoded when they are asked for.
 
         `labels` are class numbers as the model numbers them; by default those of the column `label`, if there is one.
         """
@@ -98,7 +116,7 @@ class ImageReader:
 
     def pairs_with(self, other: object) -> bool:
         """Tell whether another reader makes the same of every image, so that one batch serves both models."""
-        return isinstance(other, ImageReader) and other.fingerprint == self.fingerprint
+        return isinstance(other, ImageReader) and (other.fingerprint, other.column) == (self.fingerprint, self.column)
 
     def within(self, positions: int) -> ImageReader:
         """Return the same reader: an image takes no positions for tokens."""
@@ -174,22 +192,6 @@ class ImageReader:
         return found["pixel_values"][0]
 
 
-class LazyExamples(Sequence[Example]):
-    """Examples that are made when they are asked for, by `at`."""
-
-    @abstractmethod
-    def at(self, place: int) -> Example:
-        """The example at a place from 0 to the last."""
-
-    @overload
-    def __getitem__(self, index: int) -> Example: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Example]: ...
-    def __getitem__(self, index: int | slice) -> Example | list[Example]:
-        places = range(len(self))[index]  # which raises IndexError, as a sequence must
-        return self.at(places) if isinstance(places, int) else [self.at(place) for place in places]
-
-
 class ReadImages(LazyExamples):
     """The examples of a split as one reader reads them.
 
@@ -197,9 +199,11 @@ class ReadImages(LazyExamples):
     labels, and `example_id`, its place in the split. Its pixels stay in memory as bytes, so an image is decoded once.
     """
 
-    def __init__(self, reader: ImageReader, split: Dataset, labels: Sequence[int] | None = None) -> None:
+    def __init__(self, reader: ImageReader, split: Any, labels: Sequence[int] | None = None) -> None:
         self.reader = reader
-        self._rows = split.cast_column("image", Image(decode=False))
+        if isinstance(split, Dataset):
+            split = split.cast_column(reader.column, Image(decode=False))
+        self._images = split[reader.column]
         self.labels = labels
         if labels is None and "label" in split.column_names:
             self.labels = list(split["label"])
@@ -209,7 +213,7 @@ class ReadImages(LazyExamples):
         self._known = np.zeros(len(split), dtype=bool)
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return len(self._images)
 
     def at(self, place: int) -> Example:
         return self.example(place, self.pixels(place))
@@ -223,7 +227,7 @@ class ReadImages(LazyExamples):
         """The pixels of an image, resized. Raises GeodistillError for one that can no longer be read."""
         if self._kept is not None and self._known[place]:
             return self._kept[place]
-        image = self._rows[place]["image"]
+        image = self._images[place]
         try:
             found = self.reader.pixels(decode(image))
         except Unreadable as error:
@@ -257,30 +261,6 @@ class AugmentedImages(LazyExamples):
         return self.images.example(place, apply_view(self.images.pixels(place), view))
 
 
-class PairedImages(LazyExamples):
-    """The examples of a split as two readers read them, the teacher's `pixel_values` under its prefix.
-
-    Where both are `AugmentedImages` of one seed, both sides see the same view of an image, each in its own size.
-    """
-
-    def __init__(self, student: ReadImages | AugmentedImages, teacher: ReadImages | AugmentedImages) -> None:
-        if len(student) != len(teacher):
-            raise ValueError(f"{len(student)} examples of the student and {len(teacher)} of the teacher")
-        self.student, self.teacher = student, teacher
-
-    def set_epoch(self, epoch: int) -> None:
-        """Show the views of this epoch from now on."""
-        for side in (self.student, self.teacher):
-            if isinstance(side, AugmentedImages):
-                side.set_epoch(epoch)
-
-    def __len__(self) -> int:
-        return len(self.student)
-
-    def at(self, place: int) -> Example:
-        return {**self.student[place], **prefixed(self.teacher[place])}
-
-
 def default_processor(size: tuple[int, int], mean: Sequence[float], std: Sequence[float]) -> Any:
     """Return an image processor for a model that brings none: resize to (height, width), scale to 0 … 1, normalise."""
     return ViTImageProcessorPil(
@@ -294,11 +274,12 @@ def default_processor(size: tuple[int, int], mean: Sequence[float], std: Sequenc
 def image_reader(
     name: str | None,
     config: PretrainedConfig | None,
-    examples: ImageExamples,
+    examples: KnownImages,
     *,
     like: ImageReader | None = None,
     revision: str | None = None,
     trust: bool = False,
+    column: str = "image",
 ) -> ImageReader:
     """Return the reader of a model: with the image processor that lies beside it, or one that is made for it.
 
@@ -313,17 +294,19 @@ def image_reader(
         like: the reader of the teacher, for a student.
         revision: of a hub model.
         trust: whether to run code that comes with the processor.
+        column: that is read of a split.
 
     Raises GeodistillError for a damaged processor, and where nothing says to which size images are brought.
     """
     own = None if name is None else _own_processor(name, revision, trust)
     channels = getattr(config, "num_channels", None) or (examples.channels if like is None else like.channels)
-    notes = _notes(channels, examples)
+    known: dict[str, Any] = {"channels": channels, "size": examples.size, "column": column}
+    known["notes"] = _notes(channels, examples)
     if own is not None:
-        return ImageReader(own, channels=channels, size=examples.size, notes=notes)
+        return ImageReader(own, **known)
     size = _image_size(config)
     if like is not None and like.channels == channels and size in (None, like.size):
-        return ImageReader(like.processor, channels=channels, size=examples.size, notes=notes)
+        return ImageReader(like.processor, **known)
     size = size or (like.size if like is not None else examples.size)
     if size is None:
         raise GeodistillError(
@@ -332,7 +315,7 @@ def image_reader(
             "Put a preprocessor_config.json beside the model, set image_size in its config.json, or resize the images.",
         )
     mean, std = (_in_channels(each, channels) for each in (examples.mean, examples.std))
-    return ImageReader(default_processor(size, mean, std), channels=channels, size=examples.size, notes=notes)
+    return ImageReader(default_processor(size, mean, std), **known)
 
 
 def _own_processor(name: str, revision: str | None, trust: bool) -> Any:
@@ -363,7 +346,7 @@ def _in_channels(values: Sequence[float], channels: int) -> list[float]:
     return list(values) * channels if len(values) == 1 else [round(sum(values) / len(values), 4)]
 
 
-def _notes(channels: int, examples: ImageExamples) -> list[str]:
+def _notes(channels: int, examples: KnownImages) -> list[str]:
     if channels == examples.channels:
         return []
     if channels == 1:

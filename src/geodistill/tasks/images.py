@@ -12,18 +12,18 @@ from transformers import AutoConfig, PreTrainedModel
 from geodistill.data.images import ImageExamples, load_images
 from geodistill.data.overlap import HeldOut
 from geodistill.data.record import Record
-from geodistill.distillation.sides import Reader, Side
+from geodistill.distillation.sides import ExamplePairs, Reader, Side, Whose
 from geodistill.distillation.students.head_labels import output_names
 from geodistill.files import fingerprint_of
 from geodistill.models import ImageClassifiers, made, made_config
 from geodistill.recipe import MADE, Augmentation, DataRecipe, Recipe, WeightKind
 from geodistill.tasks.classification import LabelledTask, load_classifier, predict
 from geodistill.tasks.heads import head_settings
-from geodistill.tasks.image_reader import AugmentedImages, ImageReader, PairedImages, ReadImages, image_reader
+from geodistill.tasks.image_reader import AugmentedImages, ImageReader, ReadImages, image_reader
 from geodistill.tasks.loading import load
 from geodistill.tasks.metrics import Constant, check_metrics, compute_metrics, constant_predictor
 from geodistill.tasks.predictions import decide, never_predicted, prediction
-from geodistill.tasks.task import MOST_EXAMPLES, Encoded, EncodedExamples, Scores, parts_of
+from geodistill.tasks.task import MOST_EXAMPLES, OF_IMAGES, Encoded, EncodedExamples, Scores, parts_of
 
 DEFAULT_SIZE = 32  # pixels; of a new model where the images are not all square and of one size
 
@@ -38,7 +38,9 @@ class Images(LabelledTask):
     rows = "pooled"
     compares = "positions"
     measured = MOST_EXAMPLES
+    kinds = OF_IMAGES
     scores_tokens = False
+    asks_teacher = False
     labelled = True
 
     def __init__(self, examples: ImageExamples, augmentation: Augmentation = "none", *, cached: bool = True) -> None:
@@ -71,6 +73,7 @@ class Images(LabelledTask):
         revision: str | None = None,
         trust: bool = False,
         weights: WeightKind = "float32",
+        whose: Whose = "student",
     ) -> PreTrainedModel:
         """Load a model, or make a new one, `new:NAME` or `python:…`, whose weights are drawn from torch's generator."""
         if name.startswith(MADE):
@@ -87,7 +90,13 @@ class Images(LabelledTask):
         return model if new_head else self._adopted(model, name)
 
     def load_reader(
-        self, name: str, *, revision: str | None = None, trust: bool = False, like: Reader | None = None
+        self,
+        name: str,
+        *,
+        revision: str | None = None,
+        trust: bool = False,
+        like: Reader | None = None,
+        whose: Whose = "student",
     ) -> ImageReader:
         """Load the reader of a model; see `image_reader`."""
         theirs = like if isinstance(like, ImageReader) else None
@@ -118,10 +127,13 @@ class Images(LabelledTask):
         sides."""
         if self.augmentation == "none":
             return encoded
-        if isinstance(encoded, PairedImages):
-            return PairedImages(self.varied(encoded.student, seed), self.varied(encoded.teacher, seed))
+        if isinstance(encoded, ExamplePairs):
+            return ExamplePairs(self.varied(encoded.student, seed), self.varied(encoded.teacher, seed))
         assert isinstance(encoded, ReadImages)
         return AugmentedImages(encoded, self.augmentation, seed)
+
+    def ask(self, teacher: Side, encoded: Encoded) -> None:
+        return None  # scores go by labels
 
     def vocabulary(self, student: PreTrainedModel, teacher: Side) -> None:
         return None  # logits are of classes
@@ -176,5 +188,5 @@ class Images(LabelledTask):
 
 def labels_of(encoded: Any) -> list[int]:
     """Return the labels of a split as its model numbers them, without decoding an image."""
-    images: Any = encoded.student if isinstance(encoded, PairedImages) else encoded
+    images: Any = encoded.student if isinstance(encoded, ExamplePairs) else encoded
     return list(images.labels)

@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from geodistill.data.instructions import UNSEEN, Instructions, load_instructions
 from geodistill.data.overlap import HeldOut
 from geodistill.data.record import Record
-from geodistill.distillation.sides import Reader, Side
+from geodistill.distillation.sides import Reader, Side, Whose
 from geodistill.distillation.students.architecture import check_causal, check_logits_of_tokens, tokenizer_length
 from geodistill.errors import GeodistillError, suggest
 from geodistill.files import fingerprint_of
@@ -22,7 +22,7 @@ from geodistill.tasks.generation import Responses, generate
 from geodistill.tasks.instruction_reader import InstructionReader
 from geodistill.tasks.loading import load_model, weight_settings, with_quantizers
 from geodistill.tasks.responses import exact_match, perplexity, rouge_l
-from geodistill.tasks.task import MOST_EXAMPLES, Encoded, EncodedExamples, Scores, parts_of, spread
+from geodistill.tasks.task import MOST_EXAMPLES, OF_TEXTS, Encoded, EncodedExamples, Scores, parts_of, spread
 from geodistill.tasks.teacher_responses import with_teacher_responses
 from geodistill.tasks.text_reader import position_limit
 
@@ -35,7 +35,9 @@ class InstructionFollowing:
     rows = "response"
     compares = "tokens"
     labelled = True
+    kinds = OF_TEXTS
     scores_tokens = True
+    asks_teacher = False
 
     def __init__(self, instructions: Instructions, data: DataRecipe, generation: GenerationRecipe) -> None:
         self.instructions, self.data, self.generation = instructions, data, generation
@@ -71,13 +73,19 @@ class InstructionFollowing:
         revision: str | None = None,
         trust: bool = False,
         weights: WeightKind = "float32",
+        whose: Whose = "student",
     ) -> PreTrainedModel:
         """Load a causal language model; its head is the vocabulary's, so there is never a new one."""
         return load_language_model(name, revision=revision, trust=trust, weights=weights)
 
     @staticmethod
     def load_reader(
-        name: str, *, revision: str | None = None, trust: bool = False, like: Reader | None = None
+        name: str,
+        *,
+        revision: str | None = None,
+        trust: bool = False,
+        like: Reader | None = None,
+        whose: Whose = "student",
     ) -> InstructionReader:
         return InstructionReader.load(name, revision=revision, trust=trust)  # type: ignore[return-value]  # of this class
 
@@ -98,6 +106,9 @@ class InstructionFollowing:
 
     def varied(self, encoded: Any, seed: int) -> Any:
         return encoded
+
+    def ask(self, teacher: Side, encoded: Encoded) -> None:
+        return None  # scores go by labels
 
     def vocabulary(self, student: PreTrainedModel, teacher: Side) -> int:
         tokenizer = teacher.reader.tokenizer  # type: ignore[attr-defined]  # a reader of instructions has one

@@ -13,10 +13,14 @@ from transformers import PreTrainedModel
 from geodistill.data.overlap import HeldOut
 from geodistill.data.parts import ALL
 from geodistill.data.record import Record
-from geodistill.distillation.sides import Reader, Side
+from geodistill.distillation.sides import Reader, Side, Whose
+from geodistill.features import KINDS
 from geodistill.recipe import DataRecipe, Recipe, WeightKind
 from geodistill.tasks.metrics import Constant
 
+OF_TEXTS = tuple(name for name, kind in KINDS.items() if not kind.of_maps or name == "samples")
+OF_IMAGES = tuple(name for name, kind in KINDS.items() if kind.of_maps)
+"""The kinds of rows that texts and images have."""
 EncodedExamples = list[dict[str, Any]]
 Encoded = dict[str, EncodedExamples]
 Collator = Callable[[list[Any]], dict[str, Any]]
@@ -47,11 +51,13 @@ class Task(Protocol):
     notes: what was done to the data that its owner should know, one sentence each
     record: what was read, as far as it is known by now
     held_out: the texts that are measured on, which no stage of the task is trained on
-    labelled: whether there is something to learn from the examples themselves
+    labelled: whether there is something to learn from the examples themselves, by which a teacher is scored too
     rows: the kind of rows that the held-out geometry is measured on
     compares: the kind of rows that a feature term compares where neither the recipe nor its loss names one
+    kinds: all kinds of rows that a feature term may compare
     measured: of how many examples at most
     scores_tokens: whether logits are those of tokens, so that both sides have to split texts alike
+    asks_teacher: whether scores compare a student with its teacher, which is asked first (`ask`)
     """
 
     fingerprint: str
@@ -61,8 +67,10 @@ class Task(Protocol):
     labelled: bool
     rows: str
     compares: str
+    kinds: tuple[str, ...]
     measured: int
     scores_tokens: bool
+    asks_teacher: bool
 
     @classmethod
     def load(cls, data: DataRecipe, recipe: Recipe, held_out: HeldOut | None = None) -> Any:
@@ -82,15 +90,22 @@ class Task(Protocol):
         revision: str | None = None,
         trust: bool = False,
         weights: WeightKind = "float32",
+        whose: Whose = "student",
     ) -> PreTrainedModel:
         """Load a model of this task, by a bundled name, a folder or a hub name; `new_head` for one to be trained;
-        `weights` is how it is held in memory."""
+        `weights` is how it is held in memory; `whose` is its side, where the sides differ."""
 
     def load_reader(
-        self, name: str, *, revision: str | None = None, trust: bool = False, like: Reader | None = None
+        self,
+        name: str,
+        *,
+        revision: str | None = None,
+        trust: bool = False,
+        like: Reader | None = None,
+        whose: Whose = "student",
     ) -> Reader:
         """Load the reader of a model, by a bundled name, a folder or a hub name. `like` is the teacher's, for a student
-        that may bring none."""
+        that may bring none; `whose` is the side of the model, where the sides differ."""
 
     def encode(
         self,
@@ -102,6 +117,9 @@ class Task(Protocol):
     ) -> Encoded:
         """Read every split once, up to what the model has positions for, or up to `positions`, where given; with
         `words`, which a fast tokenizer can find, each example says under this name what it has as `TokenWords`."""
+
+    def ask(self, teacher: Side, encoded: Encoded) -> None:
+        """Let the teacher answer the examples, as it reads them, that a student is later scored against."""
 
     def vocabulary(self, student: PreTrainedModel, teacher: Side) -> int | None:
         """How many logits of both models stand for a token of their common tokenizer; None where logits are no tokens'.

@@ -27,10 +27,19 @@ class TextReader:
     Args:
         tokenizer: of the model that reads.
         max_length: tokens of a text or a pair, special ones included.
+        column: that is read of a split.
+        pair: the column of second texts, where a split has one; None to read none.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, max_length: int = UNLIMITED) -> None:
-        self.tokenizer, self.max_length = tokenizer, max_length
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        max_length: int = UNLIMITED,
+        *,
+        column: str = "text",
+        pair: str | None = "text_pair",
+    ) -> None:
+        self.tokenizer, self.max_length, self.column, self.pair = tokenizer, max_length, column, pair
 
     @classmethod
     def load(cls, name: str, *, revision: str | None = None, trust: bool = False) -> TextReader:
@@ -48,15 +57,16 @@ class TextReader:
     def encode(
         self, split: Any, *, words: bool = False, cut: MutableMapping[str, int] | None = None, part: str = ""
     ) -> list[dict[str, Any]]:
-        """Tokenise a split with the columns `text` and, for pairs, `text_pair`.
+        """Tokenise the texts, or pairs of texts, of a split.
 
         With `words`, which a fast tokenizer can find, each example says under this name what it has as `TokenWords`.
         `cut` receives under the name `part` how many examples are longer and were cut, if the tokenizer tells.
         """
         self._check_padding()
-        pairs = list(split["text_pair"]) if "text_pair" in split.column_names else None
+        texts = list(split[self.column])
+        pairs = list(split[self.pair]) if self.pair in split.column_names else None
         tokens = self.tokenizer(
-            list(split["text"]),
+            texts,
             pairs,
             truncation=True,
             max_length=self.max_length,
@@ -67,10 +77,10 @@ class TextReader:
             cut[part] = sum(bool(encoding.overflowing) for encoding in tokens.encodings)
         columns = {key: tokens[key] for key in tokens}
         if words:
-            texts = zip(split["text"], *([pairs] if pairs else []), strict=True)
+            whole = zip(texts, *([pairs] if pairs else []), strict=True)
             columns["words"] = [
                 token_words(given, offsets, tokens.sequence_ids(row))
-                for row, (given, offsets) in enumerate(zip(texts, columns.pop("offset_mapping"), strict=True))
+                for row, (given, offsets) in enumerate(zip(whole, columns.pop("offset_mapping"), strict=True))
             ]
         columns["example_id"] = list(range(len(split)))
         return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
@@ -99,13 +109,17 @@ class TextReader:
         return {"input_ids": tokens, "attention_mask": torch.ones_like(tokens)}
 
     def pairs_with(self, other: Any) -> bool:
-        """Whether both split and number words alike."""
+        """Whether both read one column, and split and number words alike."""
         if other is self:
             return True
-        return isinstance(other, TextReader) and same_vocabulary(self.tokenizer, other.tokenizer)
+        if not isinstance(other, TextReader) or other.column != self.column:
+            return False
+        return same_vocabulary(self.tokenizer, other.tokenizer)
 
     def within(self, positions: int) -> TextReader:
-        return self if positions >= self.max_length else type(self)(self.tokenizer, positions)
+        if positions >= self.max_length:
+            return self
+        return TextReader(self.tokenizer, positions, column=self.column, pair=self.pair)
 
     def configure(self, model: Any, *, always: bool = False) -> None:
         """Tell a model how its tokenizer pads: a decoder's classifier reads the last token before the padding."""

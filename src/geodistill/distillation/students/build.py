@@ -231,8 +231,9 @@ def _load(name: str, revision: str | None, teacher: PreTrainedModel, trust_remot
     if auto_class is AutoModelForCausalLM:
         check_causal(student, name)
     student.config.problem_type = teacher.config.problem_type
-    if auto_class is not ImageClassifiers and student.config.pad_token_id is None:
-        student.config.pad_token_id = teacher.config.pad_token_id
+    padding = getattr(teacher.config, "pad_token_id", None)  # what reads no tokens has none
+    if padding is not None and getattr(student.config, "pad_token_id", padding) is None:
+        student.config.pad_token_id = padding
     return student
 
 

@@ -1,0 +1,226 @@
+"""Embeddings of paired inputs: a student reads one column, its teacher another, and both are to say the same."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import MODEL_MAPPING, AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
+
+from geodistill.data.cells import IN_WORDS, Kind
+from geodistill.data.overlap import HeldOut
+from geodistill.data.paired import PairedExamples, load_pairs
+from geodistill.data.record import Record
+from geodistill.distillation.sides import Reader, Side, Whose
+from geodistill.distillation.signals import model_inputs
+from geodistill.errors import GeodistillError, suggest
+from geodistill.features import Capture, evaluation_mode, select_rows
+from geodistill.files import fingerprint_of
+from geodistill.recipe import DataRecipe, Recipe, WeightKind
+from geodistill.tasks.array_reader import ArrayReader
+from geodistill.tasks.image_reader import ImageReader, image_reader
+from geodistill.tasks.loading import load, load_model, weight_settings
+from geodistill.tasks.metrics import Constant
+from geodistill.tasks.retrieval import Alignment, ranks, similarity_structure
+from geodistill.tasks.task import Encoded, EncodedExamples, Scores, batches, parts_of, spread
+from geodistill.tasks.text_reader import TextReader, position_limit
+
+METRICS = ("retrieval@1", "retrieval@10", "similarity_structure")
+MOST_FITTED = 2048  # training rows that the alignment is fitted on
+EMBEDDING = "mean"
+INPUTS: dict[str, Kind] = {"input_ids": "text", "pixel_values": "image"}  # all other inputs are arrays
+BATCH_SIZE = 128
+
+
+class Embeddings:
+    """Paired inputs without a head: an embedding is the mean of the last hidden state; see `Task` for the members.
+
+    A student is scored against its teacher on rows that neither was trained on: retrieval@k is the share of the
+    student's rows whose own teacher row is among the k most similar ones, and `similarity_structure` is Spearman's ρ of
+    the similarities within both sides. Both are taken after the rotation that fits training rows best (`Alignment`).
+    """
+
+    rows = compares = EMBEDDING
+    kinds: tuple[str, ...] = ("mean", "cls", "last", "tokens", "pooled", "samples")
+    measured = 2048
+    scores_tokens = False
+    labelled = False
+    asks_teacher = True
+
+    def __init__(self, examples: PairedExamples, metrics: Sequence[str] | None = None) -> None:
+        for name in metrics or ():
+            if name not in METRICS:
+                raise GeodistillError(f"There is no metric '{name}' of embeddings.", suggest(name, METRICS))
+        self.examples, self.metrics = examples, list(metrics or METRICS)
+        self.fingerprint, self.held_out = examples.fingerprint, examples.held_out
+        self.scoring = fingerprint_of(examples.fingerprint, self.metrics)
+        self.notes = list(examples.notes)
+        self._asked: dict[str, np.ndarray] = {}
+
+    @classmethod
+    def load(cls, data: DataRecipe, recipe: Recipe, held_out: HeldOut | None = None) -> Embeddings:
+        return cls(load_pairs(data, held_out), data.metrics)
+
+    @property
+    def record(self) -> Record:
+        return replace(self.examples.record, notes=list(self.notes))
+
+    def load_model(
+        self,
+        name: str,
+        *,
+        new_head: bool,
+        revision: str | None = None,
+        trust: bool = False,
+        weights: WeightKind = "float32",
+        whose: Whose = "student",
+    ) -> PreTrainedModel:
+        return load_model(
+            AutoModel.from_pretrained, name, revision=revision, trust=trust, **weight_settings(weights)
+        ).eval()
+
+    def load_reader(
+        self,
+        name: str,
+        *,
+        revision: str | None = None,
+        trust: bool = False,
+        like: Reader | None = None,
+        whose: Whose = "student",
+    ) -> Reader:
+        """Load the reader of a model for the column of its side.
+
+        Raises GeodistillError for a model that reads something else than the column holds.
+        """
+        column = getattr(self.examples.sides, whose)
+        cells = self.examples.cells(column)
+        config = load(AutoConfig.from_pretrained, name, revision=revision, trust_remote_code=trust)
+        input_name = main_input(config)
+        reads = cells.kind if input_name is None else INPUTS.get(input_name, "array")
+        if reads != cells.kind:
+            raise GeodistillError(
+                f"The {whose} '{name}' reads {IN_WORDS[reads]}, and its column '{column}' holds "
+                f"{IN_WORDS[cells.kind]}.",
+                f"Name a column of {IN_WORDS[reads]} with data.columns.{whose}, or choose another model.",
+            )
+        if cells.kind == "text":
+            reader = TextReader.load(name, revision=revision, trust=trust)
+            return TextReader(reader.tokenizer, column=column, pair=None)
+        if cells.kind == "array":
+            return ArrayReader(input_name or "input_values", cells.width, column=column, series=cells.axes == 2)
+        theirs = like if isinstance(like, ImageReader) else None
+        images = self.examples.images[column]
+        found = image_reader(name, config, images, like=theirs, revision=revision, trust=trust, column=column)
+        self.notes += [note for note in found.notes if note not in self.notes]
+        return found
+
+    def encode(
+        self, model: PreTrainedModel, reader: Any, *, words: bool = False, positions: int | None = None
+    ) -> Encoded:
+        if isinstance(reader, TextReader):
+            return self._encode_texts(
+                reader.within(min(self.examples.max_length, positions or position_limit(model))), words
+            )
+        return {name: reader.encode(split) for name, split in self.examples.splits.items()}
+
+    def _encode_texts(self, reader: TextReader, words: bool) -> Encoded:
+        cut: dict[str, int] = {}
+        splits = self.examples.splits.items()
+        encoded = {name: reader.encode(split, words=words, cut=cut, part=name) for name, split in splits}
+        notes = [
+            f"{count:,} of the {len(encoded[name]):,} {name} texts of the column '{reader.column}' are longer than "
+            f"{reader.max_length} tokens and were cut."
+            for name, count in cut.items()
+            if count
+        ]
+        self.notes += [note for note in notes if note not in self.notes]
+        return encoded
+
+    def learnt(self, encoded: EncodedExamples, *teacher: Any, **where: Any) -> EncodedExamples:
+        return encoded
+
+    def varied(self, encoded: Any, seed: int) -> Any:
+        return encoded
+
+    def vocabulary(self, student: PreTrainedModel, teacher: Side) -> None:
+        return None  # there are no logits
+
+    def ask(self, teacher: Side, encoded: Encoded) -> None:
+        self._asked = {
+            name: embed(teacher.model, teacher.reader, chosen(name, examples)) for name, examples in encoded.items()
+        }
+
+    def validate(self, model: PreTrainedModel, reader: Reader, encoded: Encoded) -> Scores:
+        return self.score(model, reader, encoded, "validation")
+
+    def score(
+        self,
+        model: PreTrainedModel,
+        reader: Reader,
+        encoded: Encoded,
+        split: str,
+        *,
+        progress: bool = False,
+    ) -> Scores:
+        """Score the student against what its teacher said (`ask`); a line holds the split, the row, and the rank of the
+        teacher's own row."""
+        fitted = embed(model, reader, chosen("train", encoded["train"]))
+        alignment = Alignment.fit(fitted, self._asked["train"])
+        places, sides = [], []
+        for part in parts_of(encoded, split):
+            examples = chosen(part, encoded[part])
+            ours = fitted if part == "train" else embed(model, reader, examples)
+            sides.append((ours, self._asked[part]))
+            ids = self.examples.splits[part].ids
+            places += [(part, ids[int(example["example_id"])]) for example in examples]
+        student, teacher = alignment.apply(*(np.concatenate(side) for side in zip(*sides, strict=True)))
+        found = ranks(student, teacher)
+        values = {
+            "retrieval@1": float((found <= 1).mean()),
+            "retrieval@10": float((found <= 10).mean()),
+            "similarity_structure": similarity_structure(student, teacher),
+        }
+        lines = [
+            {"split": part, "row": row, "rank": int(rank)} for (part, row), rank in zip(places, found, strict=True)
+        ]
+        details = {split: {"rows": len(found), "median_rank": float(np.median(found))}}
+        return Scores({name: values[name] for name in self.metrics}, details, lines)
+
+    def constant(self, split: str) -> Constant | None:
+        return None
+
+    def compute_metrics(self, encoded: EncodedExamples) -> Callable[[Any], dict[str, float]] | None:
+        return None
+
+
+def chosen(split: str, examples: EncodedExamples) -> EncodedExamples:
+    """Return the examples of a split that are embedded for scores: all, but of the train split some."""
+    return spread(examples, MOST_FITTED if split == "train" else None)
+
+
+@torch.no_grad()
+def embed(model: PreTrainedModel, reader: Reader, examples: Sequence[Mapping[str, Any]]) -> np.ndarray:
+    """Return the embeddings (n, d) of examples, in their order: the mean of the last hidden state, in float64."""
+    numbered = [{**example, "example_id": place} for place, example in enumerate(examples)]
+    capture, device = Capture(model, [-1]), next(model.parameters()).device
+    rows: np.ndarray | None = None
+    with evaluation_mode(model):
+        for batch in batches(numbered, reader, BATCH_SIZE):
+            inputs = {name: value.to(device) for name, value in batch.items()}
+            _, features = capture(**model_inputs(model, inputs))
+            values = select_rows(features[-1], inputs, kind=EMBEDDING).values.double().cpu().numpy()
+            rows = np.empty((len(numbered), values.shape[1])) if rows is None else rows
+            rows[batch["example_id"].numpy()] = values
+    assert rows is not None, "a split is never empty"
+    return rows
+
+
+def main_input(config: PretrainedConfig) -> str | None:
+    """Return the name of the input that models of a config read; None where transformers does not know the family."""
+    if type(config) not in MODEL_MAPPING:
+        return None
+    kind: Any = MODEL_MAPPING[type(config)]
+    return str((kind[0] if isinstance(kind, tuple) else kind).main_input_name)

@@ -1,0 +1,176 @@
+"""Two sides that read different columns: arrays, texts and images, through a whole run."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from sensors import SensorModel, sensor
+from transformers import AutoModel, ViTConfig, ViTModel
+
+from geodistill.api import train
+from geodistill.errors import GeodistillError
+from geodistill.recipe import Recipe
+from geodistill.runs.evaluate import evaluate
+from geodistill.runs.predict import predict
+from geodistill.runs.recipe_file import check_recipe, merge
+from geodistill.tasks.choose import task_of
+from geodistill.tasks.reading import student_reader
+
+MakeRecipe = Callable[..., Recipe]
+
+
+@pytest.fixture(scope="module")
+def sensors(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Eighty walks of twelve time bins: two latent dimensions seen by an ankle and a trunk; and a model of each."""
+    folder = tmp_path_factory.mktemp("sensors")
+    draw = np.random.default_rng(0)
+    latent = draw.normal(size=(80, 12, 2)).cumsum(axis=1)
+    ankle, trunk = latent @ draw.normal(size=(2, 3)), latent @ draw.normal(size=(2, 5))
+    np.savez(folder / "rows.npz", ankle=ankle, trunk=trunk, mean=trunk.mean(axis=1), shorter=trunk[:, 1:])
+    sensor(5, 16, 2, seed=1).save_pretrained(folder / "teacher")
+    sensor(3, 8, 1).save_pretrained(folder / "student")
+    return folder
+
+
+@pytest.fixture
+def make(sensors: Path) -> MakeRecipe:
+    content: dict[str, Any] = {
+        "task": "embeddings",
+        "data": {"source": str(sensors / "rows.npz"), "columns": {"student": "ankle", "teacher": "trunk"}},
+        "teacher": {"model": str(sensors / "teacher")},
+        "student": {"model": str(sensors / "student")},
+        "objective": {"features": [{"loss": "procrustes"}, {"loss": "cka", "rows": "tokens"}]},
+        "training": {"epochs": 6, "batch_size": 16, "learning_rate": 1e-2, "logging_steps": 2},
+    }
+    return lambda **changes: check_recipe(merge(content, changes))
+
+
+def test_two_sensors_from_a_recipe_to_a_student(make: MakeRecipe, tmp_path: Path) -> None:
+    results = train(make(), tmp_path / "run", progress=False)
+    assert results is not None
+    assert results.split == "test" and set(results.metrics) == {"retrieval@1", "retrieval@10", "similarity_structure"}
+    assert results.metrics["retrieval@10"] == 1 and results.metrics["similarity_structure"] > 0.8
+    assert results.geometry[0]["procrustes"]["value"] < results.geometry[0]["procrustes"]["chance"]
+    student = AutoModel.from_pretrained(tmp_path / "run" / "student")
+    assert isinstance(student, SensorModel) and not (tmp_path / "run" / "cache").exists()
+    scores = evaluate(tmp_path / "run", progress=False)
+    assert scores["metrics"] == pytest.approx(results.metrics)
+    line = json.loads((tmp_path / "run" / "predictions.jsonl").read_text().splitlines()[0])
+    assert line["split"] == "test" and 1 <= line["rank"] <= 16
+    with pytest.raises(GeodistillError, match="not predicted from the command line"):
+        predict(tmp_path / "run", "rows.npz")
+    with pytest.raises(GeodistillError, match="scored on the data of its run alone"):
+        evaluate(tmp_path / "run", ["data.source=other.npz"])
+
+
+def test_the_cache_changes_nothing(make: MakeRecipe, tmp_path: Path) -> None:
+    cached = train(make(teacher={"cache_dtype": "float32"}), tmp_path / "cached", progress=False)
+    asked = train(make(teacher={"cache": False}), tmp_path / "asked", progress=False)
+    assert cached is not None and asked is not None
+    assert cached.metrics == pytest.approx(asked.metrics)
+
+
+def test_a_run_that_was_interrupted_ends_as_one_that_was_not(make: MakeRecipe, tmp_path: Path) -> None:
+    steps = {"save_steps": 8}
+    whole = train(make(training=steps), tmp_path / "whole", progress=False)
+    shutil.copytree(tmp_path / "whole", tmp_path / "again")
+    (tmp_path / "again" / "results.json").unlink()
+    shutil.rmtree(tmp_path / "again" / "student")
+    checkpoints = sorted(
+        (tmp_path / "again" / "checkpoints" / "task").glob("checkpoint-*"), key=lambda p: int(p.name[11:])
+    )
+    for later in checkpoints[1:]:
+        shutil.rmtree(later)
+    again = train(make(training=steps), tmp_path / "again", progress=False)
+    assert whole is not None and again is not None and again.metrics == whole.metrics
+    states = [AutoModel.from_pretrained(tmp_path / name / "student").state_dict() for name in ("whole", "again")]
+    assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
+
+
+def test_a_sentence_beside_an_image(encoder: Path, tmp_path: Path) -> None:
+    """A text student of an image teacher: columns of two kinds, rows of whole inputs."""
+    rows = []
+    for place in range(60):
+        level, side = 40 * (place % 6), ("left", "right")[place % 2]
+        pixels = np.zeros((16, 16, 3), dtype=np.uint8)
+        pixels[:, slice(0, 8) if side == "left" else slice(8, 16)] = level + place // 12
+        Image.fromarray(pixels).save(tmp_path / f"{place}.png")
+        rows.append({"caption": f"level {place % 6} on the {side}, number {place}", "picture": f"{place}.png"})
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    torch.manual_seed(0)
+    shape = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    ViTModel(ViTConfig(image_size=16, patch_size=8, **shape)).save_pretrained(tmp_path / "vit")
+    recipe = check_recipe(
+        {
+            "task": "embeddings",
+            "data": {"source": str(tmp_path / "rows.jsonl"), "columns": {"student": "caption", "teacher": "picture"}},
+            "teacher": {"model": str(tmp_path / "vit")},
+            "student": {"model": str(encoder)},
+            "objective": {"features": [{"loss": "gram", "layers": "last"}, {"loss": "cka", "rows": "cls"}]},
+            "training": {"max_steps": 3, "batch_size": 16},
+        }
+    )
+    results = train(recipe, tmp_path / "run", progress=False)
+    assert results is not None and results.geometry[0]["rows"] == "mean"
+    assert (tmp_path / "run" / "student" / "tokenizer.json").is_file()
+
+
+def test_one_column_on_both_sides_is_one_batch(make: MakeRecipe, sensors: Path) -> None:
+    both = make(data={"columns": {"student": "ankle", "teacher": "ankle"}}, teacher={"model": str(sensors / "student")})
+    assert student_reader(both, task_of(both)) is None
+    assert student_reader(make(), task_of(make())) is not None
+
+
+def columns(student: str, teacher: str) -> dict[str, Any]:
+    return {"data": {"columns": {"student": student, "teacher": teacher}}}
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        (
+            {"data": {"columns": {"student": "ankle", "teacher": "shorter"}}},
+            r"time bins do not correspond: .* has 12 .* 11",
+        ),
+        (
+            {"data": {"columns": {"student": "ankle", "teacher": "mean"}}},
+            "'mean' has no time bins, so it has no rows 'tokens'",
+        ),
+        (
+            {"data": {"columns": {"student": "trunk", "teacher": "trunk"}}},
+            r"SensorModel does not read the column 'trunk' \(input_values \(2, 5\)",
+        ),
+        ({"student": {"model": "bundled:minilm-l6"}}, "reads texts, and its column 'ankle' holds arrays"),
+        ({"teacher": {"training": {"epochs": 1}}}, "no labels to be fine-tuned on"),
+        ({"data": {"metrics": ["retrieval"]}}, "no metric 'retrieval' of embeddings"),
+        ({"objective": {"features": [{"loss": "cka", "rows": "words"}]}}, "'words'"),
+        ({"task": "classification"}, "'data.columns' in the recipe would change nothing"),
+    ],
+)
+def test_what_does_not_go_together(make: MakeRecipe, tmp_path: Path, changes: dict[str, Any], problem: str) -> None:
+    with pytest.raises(GeodistillError, match=problem):
+        train(make(**changes), tmp_path / "run", progress=False)
+
+
+def test_tokens_of_texts_do_not_correspond(encoder: Path, tmp_path: Path) -> None:
+    rows = [{"fr": f"un texte {place}", "en": f"a text {place}"} for place in range(20)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    recipe = check_recipe(
+        {
+            "task": "embeddings",
+            "data": {"source": str(tmp_path / "rows.jsonl"), "columns": {"student": "fr", "teacher": "en"}},
+            "teacher": {"model": str(encoder)},
+            "student": {"teacher_layers": 1},
+            "objective": {"features": [{"loss": "procrustes", "rows": "tokens"}]},
+        }
+    )
+    with pytest.raises(GeodistillError, match="reads the column 'fr' and the teacher 'en', and the rows 'tokens'"):
+        train(recipe, tmp_path / "run", progress=False)
