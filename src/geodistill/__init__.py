@@ -26,7 +26,16 @@ if TYPE_CHECKING:
         gram_distance,
         procrustes_distance,
     )
-    from geodistill.losses import CKALoss, GramLoss, PCKALoss, ProcrustesLoss, ProjectionLoss, RCKALoss
+    from geodistill.losses import (
+        CKALoss,
+        CosineLoss,
+        GramLoss,
+        MSELoss,
+        PCKALoss,
+        ProcrustesLoss,
+        ProjectionLoss,
+        RCKALoss,
+    )
     from geodistill.losses.logits import LogitLoss
     from geodistill.losses.top_k import TopKLogits
     from geodistill.recipe import FeatureTerm, LabelTerm, LogitTerm
@@ -46,6 +55,8 @@ _HOMES = {
     "GramLoss": "losses",
     "CKALoss": "losses",
     "ProjectionLoss": "losses",
+    "CosineLoss": "losses",
+    "MSELoss": "losses",
     "RCKALoss": "losses",
     "PCKALoss": "losses",
     "LogitLoss": "losses.logits",
@@ -65,6 +76,7 @@ _HOMES = {
 
 __all__ = [
     "CKALoss",
+    "CosineLoss",
     "DistillationConfig",
     "DistillationTrainer",
     "FeatureTerm",
@@ -73,6 +85,7 @@ __all__ = [
     "LabelTerm",
     "LogitLoss",
     "LogitTerm",
+    "MSELoss",
     "Moments",
     "Objective",
     "PCKALoss",

@@ -14,7 +14,9 @@ from geodistill.applies import Rule
 from geodistill.losses.accumulation import AccumulatedLoss
 from geodistill.losses.base import FeatureLoss, MapLoss
 from geodistill.losses.cka import CKALoss
+from geodistill.losses.cosine import CosineLoss
 from geodistill.losses.gram import GramLoss
+from geodistill.losses.mse import MSELoss
 from geodistill.losses.pcka import PCKALoss
 from geodistill.losses.procrustes import ProcrustesLoss
 from geodistill.losses.projection import ProjectionLoss
@@ -71,6 +73,10 @@ LOSSES: dict[str, LossKind] = {
             ),
         ),
     ),
+    "mse": LossKind(MSELoss, "‖S − T‖_F² / (n d_t)", never=("map", "samples"), reads_widths=True),
+    "cosine": LossKind(
+        CosineLoss, "1 − (1/n) Σ_i ⟨s_i, t_i⟩ / (‖s_i‖ ‖t_i‖)", never=("map", "samples"), reads_widths=True
+    ),
     # A learned map of flattened maps has channels × height × width columns and rows.
     "projection": LossKind(ProjectionLoss, "‖SW + b − T‖_F²", never=("map", "samples"), reads_widths=True),
     "rcka": LossKind(
@@ -94,9 +100,11 @@ __all__ = [
     "LOSSES",
     "AccumulatedLoss",
     "CKALoss",
+    "CosineLoss",
     "FeatureLoss",
     "GramLoss",
     "LossKind",
+    "MSELoss",
     "MapLoss",
     "PCKALoss",
     "ProcrustesLoss",

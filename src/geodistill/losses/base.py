@@ -95,6 +95,53 @@ class FeatureLoss(nn.Module):
         return ", ".join(f"{name}={getattr(self, name)!r}" for name in options)
 
 
+class RowLoss(FeatureLoss):
+    """A scalar loss between each student row (…, d_s) and its own teacher row (…, d_t), in the teacher's coordinates.
+
+    Rows are neither centred nor scaled as a whole. A loss writes its formula, `square`, of moments about the origin.
+
+    Args:
+        student_width, teacher_width: d_s and d_t. Where they differ, a learned matrix without bias brings student rows
+            to d_t numbers. It is a parameter of the loss, not of the student. Where they agree, or are not given,
+            nothing is learned.
+        global_batch: as of `FeatureLoss`. By keyword.
+
+    Raises GeodistillError for rows of different widths where nothing is learned.
+    """
+
+    student_gram = teacher_gram = False
+
+    def __init__(
+        self, student_width: int | None = None, teacher_width: int | None = None, *, global_batch: bool = False
+    ) -> None:
+        super().__init__(center=False, normalize=False, global_batch=global_batch)
+        self.weight: nn.Parameter | None = None
+        if student_width is not None and teacher_width is not None and student_width != teacher_width:
+            self.weight = nn.Parameter(torch.empty(student_width, teacher_width))
+            nn.init.normal_(self.weight, std=1 / math.sqrt(student_width))
+
+    def local_moments(self, rows: PairedRows) -> Moments:
+        return super().local_moments(self.mapped(rows))
+
+    def cheaper_moments(self, rows: PairedRows) -> Moments:
+        return self.local_moments(rows)
+
+    def mapped(self, rows: PairedRows) -> PairedRows:
+        """The rows as they are compared: the student's with the teacher's width."""
+        _, student_width, teacher_width = rows.shape
+        if self.weight is None:
+            if student_width != teacher_width:
+                raise GeodistillError(
+                    f"The student's rows have {student_width} numbers, and the teacher's {teacher_width}.",
+                    f"Give {type(self).__name__}({student_width}, {teacher_width}), which learns a map between them.",
+                )
+            return rows
+        student = rows.student.to(rows.dtype)
+        if rows.weights is not None:  # rows that do not count may hold anything
+            student = torch.where(rows.weights.unsqueeze(1) == 0, 0, student)
+        return PairedRows(student @ self.weight.to(rows.dtype), rows.teacher)
+
+
 class MapLoss(nn.Module):
     """A scalar loss between a student's feature maps (b, c_s, h_s, w_s) and a teacher's (b, c_t, h_t, w_t).
 
