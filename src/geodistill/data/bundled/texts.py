@@ -14,6 +14,7 @@ from pathlib import Path
 from geodistill.data.bundled.images import BUNDLED_IMAGES
 from geodistill.data.bundled.natural_instructions import instruction_splits
 from geodistill.data.bundled.packages import TEXTS, package_files
+from geodistill.data.bundled.verses import verse_splits
 from geodistill.data.parts import cut, text_key
 from geodistill.data.tables import Table
 from geodistill.errors import GeodistillError, suggest
@@ -25,17 +26,20 @@ NEUTRAL = 0.5  # mean ratings run from −4 to +4; nearer to zero than this a re
 
 
 def bundled_splits(recipe: DataRecipe) -> dict[str, Callable[[], Table]]:
-    """The splits of `bundled:NAME`: all rows as `train`, but for instructions, whose splits are their own.
+    """The splits of `bundled:NAME`: all rows as `train`, but for instructions and pairs, whose splits are their own.
 
     Raises GeodistillError for an unknown name.
     """
     if recipe.source == INSTRUCTIONS:
         tables = instruction_splits(recipe)
         return {part: partial(tables.__getitem__, part) for part in tables}
+    if recipe.source in BUNDLED_PAIRS:
+        tables = BUNDLED_PAIRS[recipe.source]()
+        return {part: partial(tables.__getitem__, part) for part in tables}
     if recipe.source not in BUNDLED:
         if recipe.source in BUNDLED_IMAGES:
             raise GeodistillError(f"'{recipe.source}' holds images, and the task reads texts.", "Set task: images.")
-        names = [*BUNDLED, INSTRUCTIONS]
+        names = [*BUNDLED, INSTRUCTIONS, *BUNDLED_PAIRS]
         raise GeodistillError(f"There is no bundled data set '{recipe.source}'.", suggest(recipe.source, names))
     return {"train": partial(BUNDLED[recipe.source], recipe)}
 
@@ -78,6 +82,8 @@ def sentences(recipe: DataRecipe) -> Table:
     return Table({"text": [text for key, text in texts.items() if key not in held_out]})
 
 
+BUNDLED_PAIRS: dict[str, Callable[[], dict[str, Table]]] = {"bundled:verses": verse_splits}
+"""Sets with several columns of the same thing, of which a recipe chooses one for each side (data.columns)."""
 BUNDLED: dict[str, Callable[[DataRecipe], Table]] = {
     "bundled:trec": trec,
     "bundled:trec-fine": trec_fine,
