@@ -125,6 +125,14 @@ def test_each_key_makes_another_run_or_is_listed(path: tuple[Any, ...]) -> None:
         assert run_fingerprint(other, TASKS) != run_fingerprint(FULL, TASKS)
 
 
+def test_the_order_of_rates_makes_another_run() -> None:
+    rates = {"*.bias": 1e-3, "head.*": 1e-4}
+    one, two = (TrainingRecipe(rates=dict(pairs)) for pairs in (rates.items(), reversed(rates.items())))
+    assert one == two and settings_of(one) != settings_of(two)
+    full = [FULL.model_copy(update={"training": training}) for training in (one, two)]
+    assert run_fingerprint(full[0], TASKS) != run_fingerprint(full[1], TASKS)
+
+
 def test_every_section_is_walked() -> None:
     """A section that `FULL` leaves out would be one whose keys nobody looks at."""
     walked = {name.split(".")[0] for path in keys_of(FULL) for name in listed_names(FULL, path)}

@@ -9,7 +9,7 @@ from pydantic import BaseModel
 
 from geodistill.data.bundled.models import resolve_model
 from geodistill.files import fingerprint_of, fingerprint_of_side
-from geodistill.recipe import TASK_STAGE, Recipe, StudentRecipe, TeacherRecipe
+from geodistill.recipe import TASK_STAGE, Recipe, StudentRecipe, TeacherRecipe, TrainingRecipe
 from geodistill.tasks.task import Task
 
 ROWS = "the rows that it leads to are in the fingerprint of the data, wherever they come from"
@@ -62,7 +62,7 @@ def settings_of(section: Any) -> Any:
         kind = type(section).__name__
         names = [name for name in type(section).model_fields if not _left_out(f"{kind}.{name}")]
         options = section.model_extra or {}  # of a loss, which has no fields in the recipe
-        return {name: settings_of(getattr(section, name)) for name in names} | options
+        return {name: settings_of(getattr(section, name)) for name in names} | options | _in_order(section)
     return [settings_of(each) for each in section] if isinstance(section, list) else section
 
 
@@ -121,6 +121,11 @@ def student_fingerprint(recipe: Recipe, task: Task) -> str:
     settings = settings_of(recipe.student.model_copy(update={"lora": None}))
     teacher = teacher_fingerprint(recipe.teacher, task)
     return fingerprint_of(settings, student_side(recipe.student), teacher, task.fingerprint)
+
+
+def _in_order(section: BaseModel) -> dict[str, Any]:
+    """The order of a section's rates, of which the first that matches counts: JSON of a fingerprint forgets it."""
+    return {"order of rates": list(section.rates)} if isinstance(section, TrainingRecipe) and section.rates else {}
 
 
 def _left_out(key: str) -> bool:
