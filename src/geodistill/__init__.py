@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from geodistill.losses.logits import LogitLoss
     from geodistill.losses.top_k import TopKLogits
     from geodistill.recipe import FeatureTerm, LabelTerm, LogitTerm
+    from geodistill.studies.theory.check import theory
     from geodistill.tasks.loading import load_student
 
 # Where each public name lives. They are imported when first asked for, so that `geodistill --help` does not wait for
@@ -72,6 +73,7 @@ _HOMES = {
     "train": "api",
     "compare": "api",
     "load_student": "tasks.loading",
+    "theory": "studies.theory.check",
 }
 
 __all__ = [
@@ -102,6 +104,7 @@ __all__ = [
     "gram_distance",
     "load_student",
     "procrustes_distance",
+    "theory",
     "train",
 ]
 

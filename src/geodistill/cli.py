@@ -140,6 +140,20 @@ def predict(
         typer.echo(f"note: {note}", err=True)
 
 
+@app.command()
+def theory(
+    quick: Annotated[bool, typer.Option("--quick", help="Smaller sizes and one seed: seconds.")] = False,
+    output: Annotated[
+        Path | None, typer.Option(help="Folder for theory.html and theory.json. [default: nothing is written]")
+    ] = None,
+) -> None:
+    """Check the paper's theory on synthetic vectors: each claim held or not, with its numbers. Under three minutes."""
+    from geodistill.display import show
+    from geodistill.studies.theory.check import theory as check
+
+    show(check(output, quick=quick))
+
+
 def _compare(recipe: Path, overrides: list[str], folder: Path | None, fresh: bool, onnx: bool) -> None:
     from geodistill.api import compare as run
     from geodistill.display import show

@@ -48,22 +48,28 @@ def claimed(
     Raises GeodistillError when the folder holds another run or other files, cannot be written, or is held by
     another process.
     """
-    if folder.exists() and not folder.is_dir():
-        raise GeodistillError(f"'{folder}' is a file, not a folder.", "Choose another --output.")
     if (
         folder.is_dir()
         and not (folder / ENVIRONMENT).is_file()
         and any(path.name[0] != "." for path in folder.iterdir())
     ):
         raise GeodistillError(f"The folder '{folder}' is not empty and not a run.", "Choose another --output.")
+    make_folder(folder)
+    with locked(folder):
+        yield _claim(folder, recipe, fingerprint, fresh=fresh, replace=replace, precision=dict(precision or {}))
+
+
+def make_folder(folder: Path) -> Path:
+    """Make a folder, and return it. Raises GeodistillError where that is not possible."""
+    if folder.exists() and not folder.is_dir():
+        raise GeodistillError(f"'{folder}' is a file, not a folder.", "Choose another --output.")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise GeodistillError(
             f"The folder '{folder}' cannot be made: {error.strerror}.", "Choose another --output."
         ) from error
-    with locked(folder):
-        yield _claim(folder, recipe, fingerprint, fresh=fresh, replace=replace, precision=dict(precision or {}))
+    return folder
 
 
 def _claim(

@@ -15,6 +15,7 @@ from geodistill.display import one_line
 from geodistill.runs.run_results import MEASURE_NAMES
 from geodistill.studies.report.scores import GREY, SYMBOLS, Reference, ScorePicture, Style, styles
 from geodistill.studies.table import MEASURES, ComparedRun, Row, point_names, run_names
+from geodistill.studies.theory.findings import Chart
 
 Figure = dict[str, Any]
 Curve = Sequence[Mapping[str, Any]]
@@ -121,6 +122,30 @@ def curve_plots(curves: Mapping[str, Curve], drawn: Mapping[str, Style]) -> dict
                 empty: Figure = {"data": [], "layout": _layout("step", "", height=260)}
                 figures.setdefault(title, empty)["data"] += _clean([trace])
     return figures
+
+
+def chart_plot(chart: Chart) -> Figure:
+    """Curves with their names above them; a reference is dotted and grey."""
+    drawn = styles([line.name for line in chart.lines if not line.dotted])
+    data = []
+    for line in chart.lines:
+        colour = GREY if line.dotted else drawn[line.name].colour
+        data.append(
+            {
+                "type": "scatter",
+                "mode": "lines" if len(line.x) > 12 or line.dotted else "lines+markers",
+                "x": line.x,
+                "y": line.y,
+                "line": {"color": colour, "width": 1.8, "dash": "dot" if line.dotted else "solid"},
+                "name": _safe(line.name),
+                "hovertemplate": "%{y:.4g} at %{x}<extra>%{fullData.name}</extra>",
+            }
+        )
+    layout = _layout(_safe(chart.x), _safe(chart.y), height=340)
+    layout["xaxis"]["type"] = "log" if chart.log_x else "linear"
+    layout |= {"legend": {"orientation": "h", "x": 0, "y": 1, "yanchor": "bottom"}}
+    layout["margin"] |= {"t": 56}
+    return {"data": _clean(data), "layout": layout}
 
 
 def _terms(entries: Any) -> list[str]:
