@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from sybil import Document, Example
 from sybil.parsers.markdown import CodeBlockParser, PythonCodeBlockParser
 from transformers import AutoTokenizer
 
+import geodistill
 from geodistill.cli import app
 from geodistill.geometry.features import or_one
 from geodistill.losses import LossKind, base
@@ -114,28 +116,37 @@ def check_geodistill(arguments: list[str], recipes: dict[str, dict[str, Any]]) -
             load_recipe(recipe, {path: value})
 
 
+@pytest.fixture(scope="session")
+def finished(content: dict[str, Any], classifier: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with recipe.yaml, a recipe of seconds, and its run; pages that train by the recipe read the run."""
+    folder = tmp_path_factory.mktemp("finished")
+    small = {
+        **content,
+        "teacher": {"model": str(classifier)},
+        "training": {**content["training"], "max_steps": 2},
+        "compare": {"seeds": [1], "jobs": 1, "variants": {"KD": {}}},
+    }
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(small), encoding="utf-8")
+    geodistill.train(folder / "recipe.yaml", folder / "runs" / "recipe", progress=False)
+    return folder
+
+
 @pytest.fixture
 def names(
     page: Path,
     tokenizer: Any,
     language_model: Callable[..., Any],
-    content: dict[str, Any],
-    classifier: Path,
+    finished: Path,
     encoder: Path,
     without_workers: None,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> dict[str, Any]:
-    """What the pages call by name; the working directory has a recipe.yaml of seconds."""
+    """What the pages call by name; the working directory has a small recipe.yaml and its run."""
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
-    small = {
-        **content,
-        "teacher": {"model": str(classifier)},
-        "compare": {"seeds": [1], "jobs": 1, "variants": {"KD": {}}},
-    }
-    small["training"] = {**content["training"], "max_steps": 2}
-    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(small), encoding="utf-8")
+    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "new.csv").write_text("text\nWhich is it?\n", encoding="utf-8")
     texts = [f"Line {number} of a few." for number in range(16)]
     batches = []
     for start in range(0, len(texts), 4):
