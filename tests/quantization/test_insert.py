@@ -178,6 +178,9 @@ def test_layers_that_others_read_past_are_left(caplog: pytest.LogCaptureFixture)
         assert quantize(model, W4A4) == ["0", "2"]
     assert "'1.self_attn.out_proj' stays float: MultiheadAttention reads the weights of its layers" in caplog.text
     assert "'1.linear1' stays float: TransformerEncoderLayer reads" in caplog.text
+    caplog.clear()
+    quantize(remove_quantizers(model), QuantizationRecipe(exclude=["1.*"]))
+    assert not caplog.text
     with pytest.raises(GeodistillError, match=r"matches '1.linear1', which cannot be quantised: TransformerEnc"):
         quantize(remove_quantizers(model), QuantizationRecipe(include=["*.linear1"]))
 

@@ -49,6 +49,9 @@ def quantize(model: nn.Module, recipe: QuantizationRecipe) -> list[str]:
     Reference: the quantisers are those of `Quantizer`; which layers get 8 bits by default is common practice.
     """
     bits = layer_bits(model, recipe)
+    for name, reason in _layers(model)[1].items():
+        if _chosen(name, recipe):
+            logger.warning("'%s' stays float: %s", name, reason)
     insert_quantizers(model, bits, recipe)
     return list(bits)
 
@@ -135,15 +138,11 @@ def layer_bits(model: nn.Module, recipe: QuantizationRecipe) -> dict[str, LayerB
     """Return what each layer that the recipe names would get, in the order of the model; for errors see `quantize`."""
     _refuse_other_quantization(model)
     layers, left = _layers(model)
-    for name in left:
-        logger.warning("'%s' stays float: %s", name, left[name])
     _check_patterns([*(recipe.include or []), *recipe.exclude], layers, left, recipe)
     ends = [next(iter(layers)), next(reversed(layers))] if layers else []
     found = {}
     for name, layer in layers.items():
-        if recipe.include is not None and not _matches(name, recipe.include):
-            continue
-        if _matches(name, recipe.exclude):
+        if not _chosen(name, recipe):
             continue
         if isinstance(layer, nn.Embedding):
             weights, activations = recipe.embeddings, None
@@ -206,8 +205,13 @@ def _refuse_other_quantization(model: nn.Module) -> None:
         )
 
 
-def _matches(name: str, patterns: Iterable[str]) -> bool:
-    return any(fnmatchcase(name, pattern) for pattern in patterns)
+def _chosen(name: str, recipe: QuantizationRecipe) -> bool:
+    """Whether the patterns of the recipe choose a layer."""
+
+    def matches(patterns: Iterable[str]) -> bool:
+        return any(fnmatchcase(name, pattern) for pattern in patterns)
+
+    return (recipe.include is None or matches(recipe.include)) and not matches(recipe.exclude)
 
 
 def _check_patterns(
