@@ -8,15 +8,15 @@ from geodistill.errors import GeodistillError, require_package, suggest
 
 
 def test_an_error_is_two_sentences() -> None:
-    error = GeodistillError("It is broken.", "Mend it.")
-    assert str(error) == "It is broken. Mend it."
-    assert (error.problem, error.remedy) == ("It is broken.", "Mend it.")
+    error = GeodistillError("It is broken.", "Fix it.")
+    assert str(error) == "It is broken. Fix it."
+    assert (error.problem, error.remedy) == ("It is broken.", "Fix it.")
     assert isinstance(error, ValueError)
 
 
 def test_an_error_survives_the_way_out_of_a_worker_process() -> None:
-    error = pickle.loads(pickle.dumps(GeodistillError("It is broken.", "Mend it.")))
-    assert (error.problem, error.remedy, str(error)) == ("It is broken.", "Mend it.", "It is broken. Mend it.")
+    error = pickle.loads(pickle.dumps(GeodistillError("It is broken.", "Fix it.")))
+    assert (error.problem, error.remedy, str(error)) == ("It is broken.", "Fix it.", "It is broken. Fix it.")
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The one exception for mistakes that a user can mend.
+"""The one exception for mistakes that a user can fix.
 
 The command line prints it as two sentences and leaves with exit code 2; a traceback is for our own defects.
 """
@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 
 class GeodistillError(ValueError):
-    """What is wrong, in one sentence, and how to mend it, in another."""
+    """What is wrong, in one sentence, and how to fix it, in another."""
 
     def __init__(self, problem: str, remedy: str) -> None:
         super().__init__(f"{problem} {remedy}")

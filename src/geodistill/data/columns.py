@@ -140,7 +140,7 @@ def find_instruction_columns(
 ) -> InstructionColumns:
     """Find the columns of instructions and responses, or of conversations, as `find_columns` does.
 
-    A conversation is looked for where the recipe names one, or where no instruction with a response is found. Without
+    A conversation is looked for if the recipe names one, or if no instruction with a response is found. Without
     `responses` the column of the responses is not looked for.
     Raises GeodistillError, listing the columns present, for one that is missing.
     """

@@ -62,7 +62,7 @@ class Facts:
 
 
 def encoded(value: Any, folder: Path | None = None) -> EncodedImage | None:
-    """A cell of a table as an encoded image; None where it is missing.
+    """A cell of a table as an encoded image; None if it is missing.
 
     A cell is bytes, a path (a relative one begins at `folder`), a data URI, or a mapping of `bytes`, in base64 where
     they are a string as JSON has it, and `path`.

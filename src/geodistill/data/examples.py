@@ -132,7 +132,7 @@ def load_examples(recipe: DataRecipe, task: HeldOut | None = None) -> Examples:
 def _read(
     source: Source, names: dict[str, str], recipe: DataRecipe, notes: list[str]
 ) -> tuple[dict[str, Rows], Columns, list[str] | None]:
-    """The splits of these names, cleaned, their columns, and the class names of their labels where a split has them.
+    """The splits of these names, cleaned, their columns, and the class names of their labels if a split has them.
 
     Labels are still as they came, or the names of their classes. A test split without labels is left out.
     """

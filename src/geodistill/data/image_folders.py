@@ -78,7 +78,7 @@ def _folders(folder: Path) -> list[Path]:
 
 
 def _files(folder: Path, *, deep: bool = False) -> list[Path]:
-    """Its files, in an order that is the same on every machine, but for hidden ones and what file managers leave."""
+    """Its files, in an order that is the same on every machine, except for hidden ones and what file managers leave."""
     found = (path for path in (folder.rglob("*") if deep else folder.iterdir()) if path.is_file())
     kept = [
         path

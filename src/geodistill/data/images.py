@@ -47,7 +47,7 @@ class ImageExamples:
     label_names: the name of each class number
     metrics: names of the metrics to report, the main one first
     channels: 1 where all images are grey, else 3
-    size: height and width in pixels; None where images differ
+    size: height and width in pixels; None if images differ
     mean, std: of each channel over the training images, of values from 0 to 1: what a model that brings no
         preprocessing is normalised by; an image counts the same whatever its size
     fingerprint: SHA-256 over the pixels and labels of all rows, label names and metrics
@@ -153,7 +153,7 @@ def load_images(recipe: DataRecipe, task: HeldOut | None = None) -> ImageExample
 
 
 def _rows(tables: dict[str, Table], columns: Any, notes: list[str]) -> tuple[dict[str, ImageRows], list[str] | None]:
-    """The rows of these splits, cleaned, and the class names of their labels where a split has them.
+    """The rows of these splits, cleaned, and the class names of their labels if a split has them.
 
     A test split without labels is left out.
     """
@@ -170,7 +170,7 @@ def _rows(tables: dict[str, Table], columns: Any, notes: list[str]) -> tuple[dic
 
 
 def _labels(rows: dict[str, ImageRows], class_names: list[str] | None) -> Labels:
-    """The classes of the training images. Raises GeodistillError where they are one."""
+    """The classes of the training images. Raises GeodistillError if they are one."""
     given = {part: {label_name(label) for label in each.labels} for part, each in rows.items()}
     if len(given["train"]) < 2:
         raise GeodistillError(

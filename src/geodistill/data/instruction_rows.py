@@ -64,7 +64,7 @@ class InstructionRows:
 def clean_instructions(table: Table, columns: InstructionColumns, part: str, notes: list[str]) -> InstructionRows:
     """The rows of a split that have an instruction and a response; those that do not are counted in `notes`.
 
-    A text is taken as it is, and is empty where it has white space only.
+    A text is kept unchanged, and is empty if it has white space only.
     Raises GeodistillError for a column that is missing or of another form, and when no row is left.
     """
     rows = _conversations(table, columns, part) if columns.messages else _instructions(table, columns, part)
@@ -111,7 +111,7 @@ def _conversations(table: Table, columns: InstructionColumns, part: str) -> list
 def prompts_of(table: Table, columns: InstructionColumns, part: str) -> list[Instruction]:
     """Every row of a part as it waits for a response, without references; a missing instruction is empty.
 
-    The prompt of a conversation is all its turns, but for an answer at its end, which training takes for the response.
+    The prompt of a conversation is all its turns except an answer at its end, which training takes for the response.
     Raises GeodistillError for a column that is of another form.
     """
     if columns.messages is None:

@@ -27,8 +27,8 @@ class Instructions:
 
     splits: `train`, `validation`, `test`, and `unseen` where the source has a split of that name: instructions of tasks
         that are not trained on. Columns: `instruction` (str), `input` (str, may be empty), `references` (a list of at
-        least one str; the first is learnt), `task` (str, may be empty), `example_id` (int, the row's place in its split
-        before rows were dropped or limited), and of conversations `messages` (a list of role and content: the turns
+        least one str; the first is learned), `task` (str, may be empty), `example_id` (int, the row's place in its
+        split before rows were dropped or limited), and of conversations `messages` (a list of role and content: turns
         before the response)
     max_length: of the tokens of prompt and response together
     fingerprint: SHA-256 over all rows and how they become tokens: what a run on these instructions depends on

@@ -22,7 +22,7 @@ class LabelLists(Labels):
     """How labels of which a row has several are encoded.
 
     multi_label: a row's label is the list of the numbers of its labels, in order; a label's number is its place in
-        `names`. It is empty where the row has none.
+        `names`. It is empty if the row has none.
     regression: a row's label is the list of its `width` values, or one number where the width is 1; `names` are the
         columns' names, and empty for values that came as lists
     """
@@ -70,7 +70,7 @@ def train_label_lists(values: Sequence[Any], class_names: Sequence[str] | None, 
     """The encoding that the labels of the training split ask for, where a row has several.
 
     `wanted` is `multi_label`, `regression` or `auto`: lists are labels, unless they hold numbers that are not all
-    whole; columns are labels where they hold 0 and 1 alone, and else numbers of a regression. The names of labels are
+    whole; columns are labels if they hold 0 and 1 alone, and else numbers of a regression. The names of labels are
     those of the columns, those of the data set when it has them, or else what the lists hold, sorted.
 
     Raises GeodistillError for labels that cannot be read so.
@@ -168,7 +168,7 @@ def by_outputs(value: Gathered, names: Sequence[str]) -> list[Any]:
 def gather_labels(table: Table, label: Sequence[str]) -> Table:
     """Add a column that holds, for each row, the values of several label columns by their names.
 
-    A table that lacks all of them stays as it is, as a test split without labels does.
+    A table that lacks all of them stays unchanged, as a test split without labels does.
     Raises GeodistillError for a table that lacks some of them.
     """
     lacking = [name for name in label if name not in table.columns]
@@ -185,7 +185,7 @@ def gather_labels(table: Table, label: Sequence[str]) -> Table:
 
 
 def with_one_label(recipe: DataRecipe) -> DataRecipe:
-    """Return the recipe with the name of the gathered column, where it names several label columns."""
+    """Return the recipe with the name of the gathered column, if it names several label columns."""
     if not isinstance(recipe.label, list):
         return recipe
     return recipe.model_copy(update={"label": joined_name(recipe.label)})

@@ -133,7 +133,7 @@ def is_missing(value: Any) -> bool:
 
 
 def label_name(value: Any) -> str:
-    """One name for 1, 1.0, "1" and "1.0", so that files of different formats agree; any other text as it is."""
+    """One name for 1, 1.0, "1" and "1.0", so that files of different formats agree; any other text unchanged."""
     if isinstance(value, float | Decimal) and math.isfinite(value) and value == int(value):
         value = int(value)
     name = str(value).encode(errors="replace").decode().strip()
@@ -145,7 +145,7 @@ def label_name(value: Any) -> str:
 def with_names(values: Sequence[Any], names: Sequence[str]) -> list[Any]:
     """Labels by the names of their classes: a number that is not itself a name is a class number, and −1 means none.
 
-    A label that is neither stays as it is.
+    A label that is neither stays unchanged.
     """
     if not names:
         return list(values)

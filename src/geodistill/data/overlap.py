@@ -28,11 +28,11 @@ class HeldOut:
     sentences: Mapping[str, frozenset[str]] = field(default_factory=dict)
 
     def find(self, rows: Iterable[Sequence[str]]) -> list[str | None]:
-        """For each row the part that holds its text, None where no part does.
+        """For each row the part that holds its text, None if no part does.
 
-        A row is one text, or the two texts of a pair. A pair is found where the part holds the same pair, in either
+        A row is one text, or the two texts of a pair. A pair is found if the part holds the same pair, in either
         order; two pairs with one text in common are not the same. A single text is found in either place of a pair,
-        and a pair is found where one of its texts is a text of the part.
+        and a pair is found if one of its texts is a text of the part.
         """
         return [next((part for part in self.texts if self._holds(part, row)), None) for row in rows]
 
@@ -99,7 +99,7 @@ def separate(parts: Mapping[str, P], task: HeldOut | None = None) -> tuple[dict[
     the held-out texts of the task that this data is a stage of: `train` loses their rows as well.
 
     Returns the parts, the texts that they are measured on, and what was left out.
-    Raises GeodistillError where no row of a part is left.
+    Raises GeodistillError if no row of a part is left.
     """
     parts, left_out = dict(parts), []
     reported = held_out({name: part for name, part in parts.items() if name != "validation"})

@@ -29,7 +29,7 @@ LABEL = "label"
 
 @dataclass(frozen=True)
 class PairedRows:
-    """The rows of one split: the cells of each column that a side reads, and the labels where there are any.
+    """The rows of one split: the cells of each column that a side reads, and the labels if there are any.
 
     `ids` are the rows' places in their split; labels are as they came, class numbers, or values. A row is known by what
     the student reads: rows with the same student input are in one part.
@@ -118,7 +118,7 @@ def load_pairs(recipe: DataRecipe, task: HeldOut | None = None) -> PairedExample
     """Read, check and split what `recipe.source` names, with one column for each side (`recipe.columns`).
 
     Any source with columns: bundled sets, a file, a folder of files, a folder of images by class, the hub. A column
-    holds texts, images or arrays (`read_cells`); both sides may read the same one. Labels are read where `recipe.label`
+    holds texts, images or arrays (`read_cells`); both sides may read the same one. Labels are read if `recipe.label`
     names their column, and never found by a usual name.
 
     Splits that are missing are cut from train, by the hash of what the student reads; a validation split without a test

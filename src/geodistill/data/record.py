@@ -20,7 +20,7 @@ class PartRecord:
 
     rows: that are used
     found: that were there before `data.limit`
-    split: the split of the source that they are; None where they were cut from train
+    split: the split of the source that they are; None if they were cut from train
     """
 
     rows: int
@@ -69,12 +69,12 @@ class Record:
     values: part → minimum, mean and maximum of the labels; empty unless a regression
     left_out: rows that were left out, since they are measured on
     notes: what was done to the data that its owner should know, one sentence each
-    cut: part → rows that are longer than `max_length` tokens and were cut; None until they are tokenised, and where the
+    cut: part → rows that are longer than `max_length` tokens and were cut; None until they are tokenised, and if the
         tokenizer does not tell
     max_length: of the tokens of a text or pair
     outputs: label → name of the output of the teacher's head that stands for it; empty until the teacher is loaded
     by_place: whether the names could not be compared, so that the order decided which output it is
-    images: sizes and modes; None where the rows are no images
+    images: sizes and modes; None if the rows are no images
     """
 
     source: str = ""
@@ -179,7 +179,7 @@ def count_labels(labels: Mapping[str, Sequence[Any] | None], names: Sequence[str
 
 
 def summarize_values(labels: Mapping[str, Sequence[Any] | None], names: Sequence[str]) -> dict[str, dict[str, float]]:
-    """The minimum, mean and maximum of the labels of each part; empty where labels are classes, with names."""
+    """The minimum, mean and maximum of the labels of each part; empty if labels are classes, with names."""
     numbers = {
         part: [number for value in values for number in (value if isinstance(value, list) else [value])]
         for part, values in labels.items()

@@ -1,4 +1,4 @@
-"""Rows that are scored as they are: nothing is cut from them, their order stays, and no label is learnt from them."""
+"""Rows that are scored as they are: nothing is cut from them, their order stays, and no label is learned from them."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def rows_to_score(
 
     named: the column fields of `recipe` that were chosen for this data. Any other is the run's own: it is taken where
         the data has such a column, else the column is found by its usual name
-    pairs: whether the student reads pairs of texts; None where that is not known
+    pairs: whether the student reads pairs of texts; None if that is not known
     metrics: the names of the metrics where neither `recipe` nor the source has any
 
     Raises GeodistillError for a source, split or column that is missing, and for a label that the student does not
@@ -135,7 +135,7 @@ def text_columns(
 ) -> Columns:
     """Find the column of the text, of the second text for a student that reads pairs, and of the label with `labels`.
 
-    Raises GeodistillError for one that is not found, or where the texts do not fit the student.
+    Raises GeodistillError for one that is not found, or if the texts do not fit the student.
     """
     problem = "auto" if labels else "unlabelled"
     recipe = recipe if labels else recipe.model_copy(update={"label": None})

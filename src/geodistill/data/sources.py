@@ -36,7 +36,7 @@ VALIDATION_NAMES = ("validation", "dev", "val", "valid")
 class Source:
     """The splits of a source by name, each read on demand, and the metrics it is reported with, when it has its own.
 
-    found: how its columns came about, in sentences, where they are no columns of a table
+    found: how its columns came about, in sentences, if they are no columns of a table
     notes: what whoever uses it should know, one sentence each
     """
 
@@ -77,7 +77,7 @@ def choose_splits(source: Source, recipe: DataRecipe) -> dict[str, str]:
 def open_source(recipe: DataRecipe) -> Source:
     """Find what `recipe.source` names. `glue/TASK` is the hub's; a folder of that name is reached as `./glue/TASK`.
 
-    Where the recipe names several label columns, every table has one more that holds their values (`gather_labels`).
+    If the recipe names several label columns, every table has one more that holds their values (`gather_labels`).
     """
     source = _open(recipe)
     if not isinstance(recipe.label, list):

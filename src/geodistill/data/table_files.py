@@ -150,7 +150,7 @@ def _of_arrow(names: Sequence[str], data: Any) -> Table:
 
 
 def _is_unquoted(path: Path) -> bool:
-    """Tab-separated text is written with and without quoting. Where every line has the tabs of the header, a quotation
+    """Tab-separated text is written with and without quoting. If every line has the tabs of the header, a quotation
     mark is a character of the text; a reader that takes it for quoting would swallow the lines up to the next one."""
     with path.open(encoding="utf-8-sig") as file:
         return len({line.count("\t") for line in file if line.strip()}) == 1
@@ -159,7 +159,7 @@ def _is_unquoted(path: Path) -> bool:
 def _header(path: Path, delimiter: str, quoted: bool) -> list[str]:
     """The names of the columns, as they are written.
 
-    Raises GeodistillError where two are equal, and where the first lines have one field, and several of equal number by
+    Raises GeodistillError if two are equal, and if the first lines have one field, and several of equal number by
     another separator.
     """
     with path.open("rb") as file:

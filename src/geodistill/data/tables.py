@@ -80,7 +80,7 @@ def element(kind: Any) -> Any:
 
 
 def _decoded(values: list[Any], name: str) -> list[Any]:
-    """Bytes, or lists of bytes, as text. Raises GeodistillError where they are not UTF-8."""
+    """Bytes, or lists of bytes, as text. Raises GeodistillError if they are not UTF-8."""
     decoded: list[Any] = []
     for number, value in enumerate(values, start=1):
         try:

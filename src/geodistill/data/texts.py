@@ -67,7 +67,7 @@ def clean(
 ) -> Rows:
     """The rows of a split that have all that they need; those that do not are counted in `notes`.
 
-    A text is taken as it is, and is empty where it has white space only. `class_names` are the names of the classes
+    A text is kept unchanged, and is empty if it has white space only. `class_names` are the names of the classes
     that labels may be numbers of; by default those that the table knows.
     Raises GeodistillError for a column that is missing or holds lists or objects, and when no row is left.
     """
@@ -128,7 +128,7 @@ def as_text(value: Any) -> str:
 
 
 def is_blank(text: str) -> bool:
-    """Whether a text is empty but for white space."""
+    """Whether a text is empty except for white space."""
     return not text.strip()
 
 

@@ -48,7 +48,7 @@ class StepCounts(TrainerCallback, ExportableState):
 def reading_checkpoint(folder: Path | str | None) -> Iterator[None]:
     """Turn whatever a damaged file, or one of another model, raises into one clear error.
 
-    Memory that ran out says nothing of the files, so that error passes as it is.
+    Memory that ran out says nothing of the files, so that error passes unchanged.
     """
     try:
         yield

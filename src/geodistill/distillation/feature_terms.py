@@ -27,7 +27,7 @@ from geodistill.losses.terms import make_loss
 from geodistill.recipe import FeatureTerm, ObjectiveRecipe
 
 Probe = Mapping[str, Tensor] | None
-"""A tiny batch that a model reads; None where the model tells how to make one up."""
+"""A tiny batch that a model reads; None if the model tells how to make one up."""
 
 
 class FeaturePair(NamedTuple):
@@ -153,7 +153,7 @@ def resolve_pairs(
     student_probe: Probe = None,
     teacher_probe: Probe = None,
 ) -> list[tuple[Point, Point]]:
-    """Return the term's (student point, teacher point) pairs: layers of a map, or module paths as they are."""
+    """Return the term's (student point, teacher point) pairs: layers of a map, or module paths unchanged."""
     if not isinstance(term.layers, str) and term.layers and isinstance(term.layers[0][0], str):
         return list(term.layers)
     counts = last_layer(student, student_probe), last_layer(teacher, teacher_probe)

@@ -219,10 +219,10 @@ class Objective(nn.Module):
 
 
 def problem_type(student: nn.Module, teacher: nn.Module | None) -> ProblemType | None:
-    """Return what the outputs of both models mean, by the `problem_type` of their configs; None where neither says it.
+    """Return what the outputs of both models mean, by the `problem_type` of their configs; None if neither says it.
 
     A config that does not say it agrees with one that does.
-    Raises GeodistillError where the two say different things: their logits are not comparable then.
+    Raises GeodistillError if the two say different things: their logits are not comparable then.
     """
     sides = {"student": student, "teacher": teacher}
     said = {side: getattr(getattr(model, "config", None), "problem_type", None) for side, model in sides.items()}

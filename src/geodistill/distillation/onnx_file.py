@@ -52,7 +52,7 @@ class Agreement:
 
 
 def require_onnx() -> None:
-    """Raise GeodistillError where a package of the `onnx` extra is missing."""
+    """Raise GeodistillError if a package of the `onnx` extra is missing."""
     missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
         raise GeodistillError(
@@ -78,7 +78,7 @@ def write_onnx(model: PreTrainedModel, reader: Reader, file: Path, *, integers: 
     """Write a model as ONNX, for any number of examples and tokens, with the names of the reader's columns.
 
     With `integers` the quantised layers of the model are written with integer weights, else they are written with float
-    weights and round as they do in training. The model itself is left as it is.
+    weights and round as they do in training. The model itself is left unchanged.
     """
     if getattr(model.config, "use_cache", False):
         model.config.use_cache = False
@@ -170,7 +170,7 @@ def compare_outputs(
 ) -> Agreement:
     """Compare the first output of a model on the CPU with that of another form of it, over batches.
 
-    Raises GeodistillError where there are none.
+    Raises GeodistillError if there are none.
     """
     pairs = [(first_output(model, batch), other(batch)) for batch in batches]
     if not pairs:

@@ -1,4 +1,4 @@
-"""What a model returned: its logits and its loss, where it has any.
+"""What a model returned: its logits and its loss, if it has any.
 
 A head need not have logits (a bare model, question answering), and a model may return a tuple, a dictionary or a
 tensor.
@@ -15,7 +15,7 @@ from geodistill.errors import GeodistillError
 
 
 def logits_of(outputs: Any) -> Tensor | None:
-    """Return the logits that outputs have under this name; None where they have none, as a tuple never does."""
+    """Return the logits that outputs have under this name; None if they have none, as a tuple never does."""
     return _entry(outputs, "logits")
 
 

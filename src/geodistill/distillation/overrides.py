@@ -22,7 +22,7 @@ Method = TypeVar("Method", bound=Callable[..., Any])
 def overrides(base: type) -> Callable[[Method], Method]:
     """Mark a method that replaces the one of the same name in `base`, and check that it can, when the class is made.
 
-    Raises GeodistillError where `base` has no such method, or passes it parameters that ours does not take.
+    Raises GeodistillError if `base` has no such method, or passes it parameters that ours does not take.
 
         class Mine(Trainer):
             @overrides(Trainer)

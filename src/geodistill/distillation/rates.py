@@ -12,7 +12,7 @@ from geodistill.errors import GeodistillError, nearest_names
 
 
 def match_rates(names: Iterable[str], rates: Mapping[str, float]) -> dict[str, str]:
-    """Return for each name of a parameter the first of the patterns that matches it, where there is one.
+    """Return for each name of a parameter the first of the patterns that matches it, if there is one.
 
     Raises GeodistillError for a pattern that matches no name, and for one whose names are all taken by earlier ones.
     """

@@ -41,7 +41,7 @@ class Reader(Protocol):
         """Make a batch of examples, padded where they differ in length."""
 
     def length(self, example: Example) -> int | None:
-        """How long an example is, so that batches hold examples of like length; None where all have one size."""
+        """How long an example is, so that batches hold examples of like length; None if all have one size."""
 
     def probe(self) -> dict[str, Tensor]:
         """Make the smallest batch that a model of this side reads, to measure the widths of its features."""
@@ -54,7 +54,7 @@ class Reader(Protocol):
         """Return the same reader for models that have so many positions for tokens."""
 
     def configure(self, model: Any, *, always: bool = False) -> None:
-        """Write into a model's config what it has to know of the reader, such as the padding token: where it says
+        """Write into a model's config what it has to know of the reader, such as the padding token: if it says
         nothing yet or, with `always`, in any case."""
 
     def save(self, folder: Path) -> None:
@@ -117,9 +117,9 @@ class LazyExamples(Sequence[Any]):
 class ExamplePairs(LazyExamples):
     """The examples of a split as the readers of both sides read them, the teacher's columns under its prefix.
 
-    Where examples vary from epoch to epoch (`set_epoch`), both sides are told which epoch it is.
+    If examples vary from epoch to epoch (`set_epoch`), both sides are told which epoch it is.
 
-    Raises GeodistillError where the sides have not as many examples.
+    Raises GeodistillError if the sides have not as many examples.
     """
 
     def __init__(self, student: Sequence[Any], teacher: Sequence[Any]) -> None:

@@ -35,7 +35,7 @@ class FeatureRequest(NamedTuple):
 
 @dataclass(frozen=True)
 class TeacherSignals:
-    """What the teacher says of one batch: logits, where it has any, and the rows of each request with their mask.
+    """What the teacher says of one batch: logits, if it has any, and the rows of each request with their mask.
 
     Logits are (b, …); of a causal language model (r, V), a row for each of `scored_tokens`, or the largest of each.
     """
@@ -45,7 +45,7 @@ class TeacherSignals:
 
 
 TEACHER_PREFIX = "teacher_"
-"""What the names of a batch's inputs begin with that are the teacher's alone, where it has a tokenizer of its own."""
+"""What the names of a batch's inputs begin with that are the teacher's alone, if it has a tokenizer of its own."""
 
 
 NO_INPUTS = ("example_id", "special_tokens_mask", "word_ids")
@@ -58,7 +58,7 @@ class SignalSource(Protocol):
     """Where teacher signals come from: the model itself (`Teacher`) or what it wrote to disk (`TeacherCache`).
 
     requests: the rows that it gives
-    model: the teacher, whose layers are paired with the student's; its weights are not asked. None where there is none
+    model: the teacher, whose layers are paired with the student's; its weights are not asked. None if there is none
     widths: of rows that are narrower than the teacher's are
     vocabulary: how many of a language model's logits stand for a token; None for all
     """
@@ -148,7 +148,7 @@ def teacher_rows(
 def teacher_view(inputs: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return what the teacher reads of a batch or an example: its own inputs where it has any, else the student's.
 
-    Raises GeodistillError where it has some but none to answer from, such as a mask alone: nothing is filled in from
+    Raises GeodistillError if it has some but none to answer from, such as a mask alone: nothing is filled in from
     the student's, which are others.
     """
     own = {name.removeprefix(TEACHER_PREFIX): inputs[name] for name in inputs if name.startswith(TEACHER_PREFIX)}

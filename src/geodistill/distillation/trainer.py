@@ -83,7 +83,7 @@ class DistillationTrainer(LengthGroupedTrainer):
             There the roles are swapped: the teacher learns, and the student's answers are what it is compared with.
             The teacher is then a transformers model in float32. Terms are logged under `teacher/`, the gradients of
             both models are clipped each by its own norm, and checkpoints hold the teacher in the folder `teacher`.
-        probe: a tiny batch of what both models read, to measure the widths of features. It is needed where no batch can
+        probe: a tiny batch of what both models read, to measure the widths of features. It is needed if no batch can
             be made up from a model's config, as of a module of the user's own.
         model_init: makes a student. Each `train()` begins with a new one, and new projections.
         processing_class: a tokenizer or an image processor. It is saved with the student, and pads the batches unless
@@ -247,7 +247,7 @@ class DistillationTrainer(LengthGroupedTrainer):
         return self.distillation
 
     def _vocabulary(self, student: Student, teacher: nn.Module) -> int | None:
-        """How many logits of two language models stand for a token of their tokenizer; None where that is not known."""
+        """How many logits of two language models stand for a token of their tokenizer; None if that is not known."""
         models = adapted_model(student), adapted_model(teacher)
         known = self._tokenizer is not None and all(is_causal(model) for model in models)
         return tokenizer_length(self._tokenizer) if known else None  # type: ignore[arg-type]  # there is one
@@ -267,7 +267,7 @@ class DistillationTrainer(LengthGroupedTrainer):
 
     @property
     def accumulates_exactly(self) -> bool:
-        """Whether feature terms are of all micro-batches of a step together, where there are several."""
+        """Whether feature terms are of all micro-batches of a step together, if there are several."""
         return self.args.exact_accumulation and self.args.gradient_accumulation_steps > 1
 
     @property
@@ -362,7 +362,7 @@ class DistillationTrainer(LengthGroupedTrainer):
     def _average_scored(self, batches: list[Any]) -> list[Tensor]:
         """How many tokens or examples a micro-batch of this rank would score if all of the step were alike, for each
         objective. From it the gradient of the mean over ranks, and over each rank's micro-batches, is that of the mean
-        over the step. Empty where the one batch is the step."""
+        over the step. Empty if the one batch is the step."""
         alone = len(batches) == 1 and self.args.world_size == 1
         objectives = self.distillation.objectives
         if not batches or alone or not any(objective.reads_logits for objective in objectives):

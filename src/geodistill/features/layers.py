@@ -18,7 +18,7 @@ def map_layers(spec: LayerSpec | str, student_layers: int, teacher_layers: int) 
     """Return (student layer, teacher layer) pairs, all non-negative, for models of L_s and L_t blocks.
 
     - `"last"`: the last layers, L_s ↔ L_t.
-    - `"uniform"`: m ↔ m · L_t / L_s for m = 1 … L_s (TinyBERT, Jiao et al. 2020, section 3.1). Where L_t / L_s is no
+    - `"uniform"`: m ↔ m · L_t / L_s for m = 1 … L_s (TinyBERT, Jiao et al. 2020, section 3.1). If L_t / L_s is no
       whole number the teacher layer is rounded to the nearest, halves upwards, and is never below 1, so no block is
       ever paired with the embedding layer; a student deeper than its teacher meets some teacher layers twice.
     - `"skip"`: `"uniform"` without the last pair (PKD-skip, Sun et al. 2019), so a student needs two blocks or more.

@@ -20,7 +20,7 @@ PROBED_SIDE = 64  # pixels, for a model whose config does not name its image siz
 
 
 def points(model: nn.Module, probe: Mapping[str, Tensor] | None = None) -> list[Point]:
-    """Return all points of a model: the numbers of its hidden states, where it has any, then the paths of its modules.
+    """Return all points of a model: the numbers of its hidden states, if it has any, then the paths of its modules.
 
     Args:
         model: any module.
@@ -57,7 +57,7 @@ def last_layer(model: nn.Module, probe: Mapping[str, Tensor] | None = None) -> i
 
 
 def known_last_layer(model: nn.Module) -> int | None:
-    """Return the number of a model's last hidden state where its config tells it; None where it has to be run."""
+    """Return the number of a model's last hidden state where its config tells it; None if it has to be run."""
     config = model_config(model)
     layers = getattr(config.get_text_config(), "num_hidden_layers", None)
     # The config of a CNN that counts its blocks may have fewer hidden states, one for each stage.
@@ -118,7 +118,7 @@ def model_config(model: nn.Module) -> PretrainedConfig:
 
 
 def input_names(model: nn.Module) -> set[str] | None:
-    """Return the names of the inputs that a model's forward takes; None where it names none and takes any."""
+    """Return the names of the inputs that a model's forward takes; None if it names none and takes any."""
     parameters = inspect.signature(model.forward).parameters.values()
     named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     return {parameter.name for parameter in parameters if parameter.kind in named} or None

@@ -28,7 +28,7 @@ class Rows(NamedTuple):
     """The feature rows of a batch.
 
     values: (b, …, d), a vector for each row; of the kind `map` the maps (b, c, h, w) themselves
-    mask: (b, k) boolean, which of k places of each example hold a row; None where all do, the same number in each
+    mask: (b, k) boolean, which of k places of each example hold a row; None if all do, the same number in each
     """
 
     values: Tensor
@@ -73,7 +73,7 @@ def select_rows(features: Tensor, batch: Batch, *, kind: str, special_tokens: bo
     - `"last"`: the last attended token of each sentence, (b, d), no mask.
     - `"mean"`: the mean over the attended tokens of each sentence, (b, d), no mask; in float32 at least.
       Without special tokens, a sentence of nothing else keeps them, so that an empty text still has a row. Of feature
-      maps it is the mean over all positions, and features (b, d) are taken as they are: one row for each example,
+      maps it is the mean over all positions, and features (b, d) are taken unchanged: one row for each example,
       whatever the model reads.
     - `"tokens"`: every token, (b, t, d), with a boolean mask (b, t) of those that count; the others are zero.
     - `"response"`: the attended tokens with a label, which are those of the response and none of the prompt; (b, t, d)
@@ -91,7 +91,7 @@ def select_rows(features: Tensor, batch: Batch, *, kind: str, special_tokens: bo
 
     Args:
         features: one point of a model, with the examples first.
-        batch: what the model read, by name. `attention_mask` (b, t) is non-zero where a token is attended; without it
+        batch: what the model read, by name. `attention_mask` (b, t) is non-zero if a token is attended; without it
             every token is. `special_tokens_mask` (b, t) is non-zero at special tokens. `labels` (b, t) are those of a
             language model, −100 where there is none. `word_ids` (b, t) number the words of each sentence from 0, as
             `align_words` does, −1 where a token is of none. Other entries are not read.
@@ -131,7 +131,7 @@ def match_rows(student: Rows, teacher: Rows) -> tuple[Tensor, Tensor, Tensor | N
         return student.values, teacher.values, None
     student, teacher = (_with_mask(side) for side in (student, teacher))
     assert student.mask is not None and teacher.mask is not None
-    # An accelerator would have to be waited for, to learn that the masks are equal.
+    # To learn that the masks are equal would block until the accelerator has finished.
     alike = student.mask.device.type == "cpu" and torch.equal(student.mask, teacher.mask)
     if not alike:
         student, teacher = student.packed(), teacher.packed()
@@ -163,7 +163,7 @@ def row_width(features: Tensor, kind: str) -> int:
 def count_word_tokens(word_ids: Tensor) -> Tensor:
     """Return how many tokens (b, w) each word has, of the words (b, t) of tokens; w is the most of any row, at least 1.
 
-    Where a token is of no word, as padding is, its entry is −1.
+    If a token is of no word, as padding is, its entry is −1.
     """
     # Waits for the device: the number of words is the one size that the shapes of a batch do not tell.
     words = int(word_ids.max().clamp(min=0)) + 1

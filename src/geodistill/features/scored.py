@@ -30,7 +30,7 @@ def is_causal(model: nn.Module) -> bool:
 def scored_tokens(model: nn.Module, inputs: Mapping[str, Tensor], *, wanted: bool = True) -> Tensor | None:
     """Return at which tokens (b, t) the logits of a causal language model are scored; None for any other model.
 
-    Where logits are not `wanted`, they are scored nowhere.
+    If logits are not `wanted`, they are scored nowhere.
     """
     if not is_causal(model):
         return None
@@ -80,13 +80,13 @@ def only_scored(model: nn.Module, scored: Tensor | None) -> Iterator[None]:
 
 
 def scored_logits(logits: Tensor, scored: Tensor | None) -> Tensor:
-    """Return the logits (r, V) of the scored tokens; with None, all logits as they are."""
+    """Return the logits (r, V) of the scored tokens; with None, all logits unchanged."""
     return logits if scored is None or logits.ndim == 2 else logits[scored]
 
 
 def next_token_loss(logits: Tensor, labels: Tensor, scored: Tensor) -> Tensor:
     """The mean cross-entropy of the tokens that follow the scored ones, in nats: what transformers computes of all
-    logits and labels (b, t), from the logits (r, V) of the `scored` (b, t) alone. Where there is none, a zero that can
+    logits and labels (b, t), from the logits (r, V) of the `scored` (b, t) alone. If there is none, a zero that can
     be differentiated.
 
     A token that follows no attended one, such as the first of a text that was padded on the left, is not scored.

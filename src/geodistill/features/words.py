@@ -1,7 +1,7 @@
 """The words that the tokens of different tokenizers have in common, so that rows of models without one can be paired.
 
 Words are what white space separates. A token belongs to the words whose characters it covers, by the character offsets
-of a fast tokenizer; the space that a BPE token begins with counts for nothing. Where a token covers several words, on
+of a fast tokenizer; the space that a BPE token begins with counts for nothing. If a token covers several words, on
 any side, those words are one. Words that a side lacks, or has not from end to end, are left out on all sides.
 """
 
@@ -27,7 +27,7 @@ def token_words(texts: Sequence[str], offsets: Sequence[Span], owners: Sequence[
     """Return the words that each token covers, from the characters that it covers; the words are numbered through.
 
     `offsets` are a fast tokenizer's `offset_mapping` of one example, a text or a pair of `texts`, and `owners` its
-    `sequence_ids()`, which say what text a token is of, None where it was added to it.
+    `sequence_ids()`, which say what text a token is of, None if it was added to it.
 
     A word is whole when it has a token and lies between the first and the last character of its text that have one:
     tokenizers truncate at the ends, and what they drop within a word, such as an accent, does not cut it.

@@ -166,11 +166,11 @@ class PairedRows:
 def prepare_features(teacher: Tensor, mask: Tensor | None = None) -> FeatureRows:
     """Prepare teacher features (…, d_t) and their mask (…) for being compared with many students, or many times.
 
-    Every distance and loss takes the result in place of the teacher's tensor (and then no mask). What depends on the
+    Every distance and loss takes the result instead of the teacher's tensor (and then no mask). What depends on the
     teacher alone, such as TᵀT, is computed when first needed and kept; so is a reference to the features themselves.
 
-    Raises GeodistillError for a mask of another shape, and for a negative weight on the CPU. An accelerator would have
-    to be waited for; there a negative weight makes the result NaN.
+    Raises GeodistillError for a mask of another shape, and for a negative weight on the CPU. On an accelerator a
+    negative weight makes the result NaN, because a check would block until the device has finished.
     """
     _check_features("teacher", teacher)
     if mask is not None and mask.shape != teacher.shape[:-1]:
@@ -219,10 +219,10 @@ def pair_rows(student: Tensor, teacher: Tensor | FeatureRows, mask: Tensor | Non
 def counting_rows(
     student: Tensor, teacher: Tensor | FeatureRows, mask: Tensor | None
 ) -> tuple[Tensor, Tensor | FeatureRows, Tensor | None]:
-    """Leave out the rows that do not count, on a CPU and where they are so many that a copy of the others pays.
+    """Leave out the rows that do not count, on a CPU and if they are so many that a copy of the others pays.
 
-    A response is a fifth of its text, and fewer rows than dimensions make a cheaper problem. An accelerator would have
-    to be waited for, to learn how many there are.
+    A response is a fifth of its text, and fewer rows than dimensions make a cheaper problem. To count them on an
+    accelerator would block until it has finished.
     """
     if mask is None or isinstance(teacher, FeatureRows) or student.device.type != "cpu":
         return student, teacher, mask
@@ -251,7 +251,7 @@ def unit_rows(rows: PairedRows) -> PairedRows:
 
 
 def weigh(block: Tensor, weights: Tensor | None) -> Tensor:
-    """Each row times its weight; exactly zero where the weight is, even if the row holds NaN or infinity."""
+    """Each row times its weight; exactly zero if the weight is, even if the row holds NaN or infinity."""
     if weights is None:
         return block
     weights = weights.unsqueeze(1)
@@ -277,7 +277,7 @@ def largest_entry(matrix: Tensor) -> Tensor:
 
 
 def or_one(value: Tensor) -> Tensor:
-    """A divisor: one in place of zero. NaN stays NaN."""
+    """A divisor: one instead of zero. NaN stays NaN."""
     return value + (value == 0)
 
 

@@ -136,7 +136,7 @@ class Moments:
         )
 
     def normalized(self) -> Moments:
-        """The moments of S / ‖S‖_F and T / ‖T‖_F: both squares are one. A cloud of a single point stays as it is."""
+        """The moments of S / ‖S‖_F and T / ‖T‖_F: both squares are one. A cloud of a single point stays unchanged."""
         student = or_one(self.student_square).sqrt().to(self.product_dtype)
         teacher = or_one(self.teacher_square).sqrt().to(self.product_dtype)
         return replace(
@@ -172,7 +172,7 @@ class Kernels:
 
     @classmethod
     def of(cls, rows: PairedRows, *, center: bool = True) -> Kernels:
-        """The kernels of centred rows, or of rows as they are."""
+        """The kernels of centred or of unchanged rows."""
         with full_precision(rows.student.device):
             student = _StudentKernel.apply(rows.student, rows.teacher, center)
             teacher = rows.teacher.kernel(center)

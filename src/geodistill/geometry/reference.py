@@ -55,7 +55,7 @@ def floor(teacher: Tensor, width: int, *, mask: Tensor | None = None, center: bo
         D_P² ≥ 2 − 2√ρ        D_FG² ≥ τ²/k + Σ_{i>k} λ_i²        CKA ≤ (Σ_{i≤k} λ_i² / Σ λ_i²)^½
 
     Different students reach the three: the leading principal components of T with their spectrum scaled, shifted, and
-    left as it is. Raises GeodistillError for a width below one.
+    left unchanged. Raises GeodistillError for a width below one.
     """
     if width < 1:
         raise GeodistillError(f"A student of width {width} has no features.", "Give a width of at least 1.")

@@ -123,7 +123,7 @@ def with_terms(
 
 
 def others_of(args: Sequence[Any], inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """What a training step's batch, where it is a mapping, says of the tokens (b, t) that the student was given."""
+    """What a training step's batch, if it is a mapping, says of the tokens (b, t) that the student was given."""
     batch, tokens = args[0] if args else None, inputs.get("input_ids")
     if not isinstance(batch, Mapping) or tokens is None:
         return {}

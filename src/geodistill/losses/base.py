@@ -21,7 +21,7 @@ class FeatureLoss(nn.Module):
 
     A loss writes one formula, `square`: D² as a function of second moments.
 
-    Args, all by keyword:
+    Args:
         center: subtract the mean row of each side.
         normalize: True divides each side by its Frobenius norm, after centring. "rows" scales each row to unit length,
             before centring, and divides the whole by the root of the number of rows. False leaves the scale alone.
@@ -33,10 +33,16 @@ class FeatureLoss(nn.Module):
     result of `prepare_features`, receives no gradient. The mask says which rows count, boolean, or how often each does:
     a row of weight 2 counts as two rows. An attention mask of other numbers than 0 and 1 is given as `mask != 0`.
 
-    Returns a scalar in float32 (float64 for float64 features), whatever autocast says; a zero that can be
-    differentiated when fewer than two rows count; NaN when a row that counts is not finite.
-    Raises GeodistillError when shapes do not fit, and for a negative weight on the CPU; an accelerator would have to be
-    waited for, and gives NaN.
+    Returns:
+        A scalar in float32 (float64 for float64 features), whatever autocast says. It is a zero that can be
+        differentiated if fewer than two rows count, and NaN if a row that counts is not finite.
+
+    Raises:
+        GeodistillError: shapes do not fit, or a weight is negative on the CPU. On an accelerator the result is then
+            NaN, because a check would block until the device has finished.
+
+    Example:
+        loss = ProcrustesLoss(center=False)(student_hidden, teacher_hidden, mask=attention_mask)
     """
 
     student_gram = True  # whether SᵀS and TᵀT are needed beside SᵀT
@@ -101,8 +107,8 @@ class RowLoss(FeatureLoss):
     Rows are neither centred nor scaled as a whole. A loss writes its formula, `square`, of moments about the origin.
 
     Args:
-        student_width, teacher_width: d_s and d_t. Where they differ, a learned matrix without bias brings student rows
-            to d_t numbers. It is a parameter of the loss, not of the student. Where they agree, or are not given,
+        student_width, teacher_width: d_s and d_t. If they differ, a learned matrix without bias brings student rows
+            to d_t numbers. It is a parameter of the loss, not of the student. If they agree, or are not given,
             nothing is learned.
         global_batch: as of `FeatureLoss`. By keyword.
 

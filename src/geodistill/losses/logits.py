@@ -44,10 +44,10 @@ class LogitLoss(nn.Module):
     which is of first order and is therefore mostly used at T = 1. By keyword: `divergence`; `beta` β in (0, 1) of
     Jensen–Shannon; `skew` w in [0, 1) of the skewed ones; `problem_type`.
     Input: student and teacher logits (…, classes), or the teacher's as `TopKLogits` (…); the teacher's receive no
-    gradient. `mask` (…), non-zero where a row counts: the others may hold anything, NaN included, and get no gradient.
+    gradient. `mask` (…), non-zero if a row counts: the others may hold anything, NaN included, and get no gradient.
     Output: a scalar ≥ 0, in nats, float32 (float64 for float64 logits of the student), whatever autocast says; a zero
-    that can be differentiated when no row counts. A logit of −∞ rules a token out: where only the student's does,
-    forward KL is infinite, and where only the teacher's does, reverse KL is.
+    that can be differentiated when no row counts. A logit of −∞ rules a token out: if only the student's does,
+    forward KL is infinite, and if only the teacher's does, reverse KL is.
 
     Memory beyond the inputs and the student's gradient does not grow with rows × classes.
 
@@ -89,7 +89,7 @@ class LogitLoss(nn.Module):
                 f"outputs of a {self.problem_type} are none.",
                 "Keep all logits (teacher.cache_top_k=null).",
             )
-        # Which rows count is read once, for which an accelerator is waited: the others then cost nothing.
+        # Which rows count is read once, which blocks until the accelerator has finished: the others then cost nothing.
         rows = None if mask is None else mask.to(student.device).flatten().nonzero().squeeze(1)
         logits = student.flatten(0, -2)
         if isinstance(teacher, TopKLogits):

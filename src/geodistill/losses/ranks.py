@@ -46,7 +46,7 @@ def elements_sent(
 
 
 def agree_on_rows(rows: PairedRows) -> tuple[PairedRows, list[int]]:
-    """Every rank's number of rows, for which an accelerator is waited.
+    """Every rank's number of rows. It blocks until the accelerator has finished.
 
     A rank without a mask gets one of ones when another rank has a mask.
     """
@@ -103,7 +103,7 @@ def largest_over_ranks(values: Tensor) -> Tensor:
 
 
 def agree_on_sizes(sizes: list[int], device: torch.device) -> None:
-    """Refuse, on all ranks, what has another size on another rank; an accelerator is waited for.
+    """Refuse, on all ranks, what has another size on another rank. It blocks until the accelerator has finished.
 
     Raises GeodistillError.
     """

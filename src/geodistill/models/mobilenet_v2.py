@@ -68,7 +68,7 @@ class InvertedResidual(nn.Module):
 class CifarMobileNetV2ForImageClassification(CifarClassifier):
     """MobileNetV2 as in the CRD benchmark: width 0.5, expansion 6, and half of the original's halvings.
 
-    It differs from the original in three ways: the stem and later stages halve an image 4 times in place of 5, the
+    It differs from the original in three ways: the stem and later stages halve an image 4 times instead of 5, the
     first block also has its 1 × 1 convolution, and the rectifiers have no upper bound. The hidden states are maps of
     h/2, h/2, h/4, h/8 and h/16; those of the stages are linear, as the blocks end without a rectifier.
 

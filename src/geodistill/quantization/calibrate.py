@@ -23,7 +23,7 @@ def calibrate(model: nn.Module, batches: Iterable[Any], recipe: QuantizationReci
     from the percentile 100 − p to the percentile p, each the mean over the batches.
 
     Args:
-        model: a model with quantisers. Its mode stays as it is; the pass is in evaluation mode and without gradients.
+        model: a model with quantisers. Its mode stays unchanged; the pass is in evaluation mode and without gradients.
         batches: mappings, whose entries the model is called with by name, or tensors. After
             `recipe.calibration_examples` examples no more are read.
         recipe: the section that the model was quantised by.

@@ -33,7 +33,7 @@ def save_quantized(model: PreTrainedModel, folder: str | Path) -> None:
     """Write a quantised model to a folder that plain transformers loads too, as a float model of rounded weights.
 
     Args:
-        model: a model with quantisers; it is left as it is.
+        model: a model with quantisers; it is left unchanged.
         folder: where `save_pretrained` writes.
 
     Raises:
@@ -141,7 +141,7 @@ def save_quantizers(quantizers: Mapping[str, Tensor], folder: Path) -> None:
 
 
 def load_quantizers(folder: Path) -> dict[str, Tensor]:
-    """Return the tensors of the quantisers in a folder; none where there are none."""
+    """Return the tensors of the quantisers in a folder; none if there are none."""
     path = folder / QUANTIZATION_FILE
     try:
         return load_file(path) if path.is_file() else {}

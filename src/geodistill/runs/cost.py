@@ -56,7 +56,7 @@ def reset_peak_memory() -> None:
 def peak_megabytes() -> float | None:
     """Return the peak since the reset, in megabytes of 10⁶ bytes: of the accelerator's memory, else of this process.
 
-    None where the system does not tell, as on Windows.
+    None if the system does not tell, as on Windows.
     """
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 1e6

@@ -54,7 +54,7 @@ def evaluate(
         task's: see its `score`. `row` is the place of the example in its file or split, from 0
 
     Raises GeodistillError when the folder is no finished run of a single student, when there is no such split, for a
-    label that the student does not know, for an override that has no effect on the scores, and where the run's own data
+    label that the student does not know, for an override that has no effect on the scores, and if the run's own data
     has changed since.
     """
     run = open_run(folder, overrides)
@@ -130,7 +130,7 @@ def _is_local(source: str) -> bool:
 def _own_data(run: FinishedRun) -> Task:
     """Return the task on the run's own data.
 
-    Raises GeodistillError where the data is not what it was: its test split may have rows that were trained on.
+    Raises GeodistillError if the data is not what it was: its test split may have rows that were trained on.
     """
     recipe = load_recipe(run.folder / RECIPE)
     task = task_of(recipe)

@@ -40,7 +40,7 @@ class FinishedRun:
 
     @property
     def positions(self) -> int | None:
-        """The number of tokens that student and teacher both have positions for; None where that is not known."""
+        """The number of tokens that student and teacher both have positions for; None if that is not known."""
         return self.results.get("positions")
 
     @property
@@ -55,7 +55,7 @@ class FinishedRun:
 
     @property
     def reads_pairs(self) -> bool | None:
-        """Whether the student reads pairs of texts; None where that is not known."""
+        """Whether the student reads pairs of texts; None if that is not known."""
         read = self.results.get("read", {}).get(TASK_STAGE)
         return None if read is None else "text_pair" in read["columns"]
 

@@ -60,7 +60,7 @@ def claimed(
 
 
 def make_folder(folder: Path) -> Path:
-    """Make a folder, and return it. Raises GeodistillError where that is not possible."""
+    """Make a folder, and return it. Raises GeodistillError if that is not possible."""
     if folder.exists() and not folder.is_dir():
         raise GeodistillError(f"'{folder}' is a file, not a folder.", "Choose another --output.")
     try:

@@ -50,11 +50,11 @@ class CacheAddress:
 class PreparedStage:
     """One stage of a run, ready to be trained.
 
-    learnt: the examples of the train split as the student learns them
-    vocabulary: how many logits of a language model stand for a token; None for other models, and where each side has a
+    learned: the examples of the train split as the student learns them
+    vocabulary: how many logits of a language model stand for a token; None for other models, and if each side has a
         tokenizer of its own
     requests: the teacher rows that the objective of the stage compares
-    cache: the signals on disk; None where the teacher runs beside the student, and where it says nothing
+    cache: the signals on disk; None if the teacher runs beside the student, and if it says nothing
     """
 
     reading: Reading
@@ -94,8 +94,8 @@ class PreparedRun:
     """All that one run needs beside its recipe and its student.
 
     positions: how many tokens both models have positions for
-    held_out: the teacher's rows of the examples that the geometry is measured on; None where the teacher is asked then
-    start: what the student is built from; None where it is built already
+    held_out: the teacher's rows of the examples that the geometry is measured on; None if the teacher is asked then
+    start: what the student is built from; None if it is built already
     """
 
     teacher: PreparedTeacher
@@ -226,7 +226,7 @@ class Preparation:
         Args:
             tasks: of the recipe and each of its stages, by name.
             student: the student or its outline: only its config and its layers are looked at.
-            own_reader: the student's, None where it reads as the teacher does.
+            own_reader: the student's, None if it reads as the teacher does.
             held_out: teacher layers whose rows of the held-out examples are kept on disk; None for none of them.
         """
         if recipe.student.lora is None:

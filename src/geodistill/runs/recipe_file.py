@@ -58,7 +58,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise GeodistillError(f"{path} is not valid YAML: {error}.", "Mend the file.") from error
+        raise GeodistillError(f"{path} is not valid YAML: {error}.", "Fix the file.") from error
     if not isinstance(content, dict):
         raise GeodistillError(f"{path} holds no mapping of keys.", "Start from a recipe in the documentation.")
     return content
@@ -77,7 +77,7 @@ def check_names(recipe: Recipe, source: str = "the recipe") -> Recipe:
     """Return a recipe with the rows and options of its feature terms filled in, after a check of all names in it.
 
     The names of tasks, rows, losses and divergences are those of the dicts, and a loss has the options of its class.
-    A recipe that is checked already stays as it is, so one that was made in Python may be checked again.
+    A recipe that is checked already stays unchanged, so one that was made in Python may be checked again.
     Raises GeodistillError, which names the nearest valid name.
     """
     if recipe.task not in TASKS:

@@ -28,7 +28,7 @@ SAMPLED_TEXTS = 1024  # training texts whose tokens decide the directions that a
 def start_student(
     recipe: Recipe, teacher: PreparedTeacher, own_reader: Reader | None, folder: Path, *, progress: bool = True
 ) -> Student:
-    """Return the student that a run begins with; `own_reader` is its own, None where it reads with the teacher's.
+    """Return the student that a run begins with; `own_reader` is its own, None if it reads with the teacher's.
 
     With `student.training` it is fine-tuned by that section, its seed too, and kept in `folder`, under a name of its
     own, where every run of the same student, teacher and data finds it again. Adapters are put on afterwards.

@@ -24,7 +24,7 @@ def own_data(tasks: Mapping[str, Task]) -> dict[str, Task]:
 class Teller:
     """Tells each line of a record once: those of the data at first, and later what came to be known since.
 
-    Nothing is printed where no progress is wanted, and on any process but the main one.
+    Nothing is printed if no progress is wanted, and on any process but the main one.
     """
 
     def __init__(self, progress: bool) -> None:

@@ -79,7 +79,7 @@ def train(
     its cached signals are kept, the run folder by default.
 
     Returns what it writes to results.json, and None on every rank but the main one. Raises GeodistillError for
-    whatever the user can mend.
+    whatever the user can fix.
     """
     shared = shared or folder
     recipe = check_names(recipe)

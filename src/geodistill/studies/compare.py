@@ -77,7 +77,7 @@ def compare(
     to a finished one. Runs go side by side in processes of their own. The teacher is trained once and its signals are
     kept on disk until the last run is done.
 
-    Raises GeodistillError for whatever the user can mend; a run that fails does not stop the others.
+    Raises GeodistillError for whatever the user can fix; a run that fails does not stop the others.
     """
     recipe = check_names(recipe)
     jobs = plan_jobs(recipe, folder, sweeps)
@@ -156,7 +156,7 @@ def prepare_jobs(
     Args:
         planned: jobs with the tasks of their stages, by name, and the fingerprints of their runs.
         teacher: of all jobs.
-        readers: by the shape of a student, its own reader; None where it reads as the teacher does.
+        readers: by the shape of a student, its own reader; None if it reads as the teacher does.
         folder: of the comparison.
     """
     if not planned:
@@ -240,7 +240,7 @@ def run_jobs(
         raise GeodistillError(
             f"{len(failures)} of {len(jobs)} runs failed; the first, '{job.variant}' with seed {job.seed}: "
             f"{error.problem}",
-            f"{error.remedy} The other runs are kept: mend the recipe and run the same command again.",
+            f"{error.remedy} The other runs are kept: fix the recipe and run the same command again.",
         )
 
 

@@ -31,7 +31,7 @@ class ComparisonResults:
         folder: of the comparison; the folder of each run is in it, as `runs[i].folder` says.
         baseline: the variant that the others are tested against.
         metrics: the reported metrics, the main one first.
-        constant: the constant predictor on the test split; None where there is none.
+        constant: the constant predictor on the test split; None if there is none.
         read: what the runs read, by stage.
         teacher: on the same test split.
         runs: one for each variant, sweep point and seed, in the order in which they were planned.

@@ -54,7 +54,7 @@ def default_comparison(recipe: Recipe) -> CompareRecipe:
 
 
 def comparison_of(recipe: Recipe) -> CompareRecipe:
-    """Return what a recipe compares: its own variants or, where it has none, the default ones with its seeds and jobs.
+    """Return what a recipe compares: its own variants or, if it has none, the default ones with its seeds and jobs.
 
     A baseline that the recipe names is kept, so that one that is no variant is refused.
     """

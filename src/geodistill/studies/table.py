@@ -67,7 +67,7 @@ class Geometry:
 
     @property
     def reached(self) -> float | None:
-        """How far from chance (0) to the floor (1); None where the two meet."""
+        """How far from chance (0) to the floor (1); None if the two meet."""
         return reached(self.value.mean, self.floor, self.chance)
 
 

@@ -48,7 +48,7 @@ def draw_view(augmentation: Augmentation, seed: int, epoch: int, example: int) -
 
 
 def apply_view(pixels: NDArray[np.uint8], view: View) -> NDArray[np.uint8]:
-    """Return an image (channels, height, width) as it is seen in a view. The image itself stays as it is."""
+    """Return an image (channels, height, width) as it is seen in a view. The image itself stays unchanged."""
     _, height, width = pixels.shape
     rows, columns = round(view.down * height / STEPS), round(view.right * width / STEPS)
     seen = pixels

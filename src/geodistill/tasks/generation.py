@@ -44,7 +44,7 @@ def generate(
     """Let the model respond to prompts, given as token ids.
 
     Prompts go in batches of like length, padded on the left, longest first. A response ends at the model's or the
-    tokenizer's end of sequence, or after `recipe.max_new_tokens`, or where the model has no more positions. With
+    tokenizer's end of sequence, or after `recipe.max_new_tokens`, or if the model has no more positions. With
     `recipe.sample` tokens are drawn from the softmax at `temperature`, cut to `top_p` and `top_k` (0: not cut), from
     `seed`; else the likeliest is taken. The global random state is left as it was; which draw meets which prompt
     depends on `recipe.batch_size`.

@@ -57,7 +57,7 @@ class ImageReader:
     Args:
         processor: the image processor.
         channels: 3 for RGB, 1 for grey; images are converted.
-        size: height and width of the images, where all have one; needed where the processor does not fix the size.
+        size: height and width of the images, where all have one; needed if the processor does not fix the size.
         notes: what the owner of the data should know of the conversion.
         column: that is read of a split.
 
@@ -66,7 +66,7 @@ class ImageReader:
         names: the columns of a batch that the model reads.
         size: height and width of what the model reads.
 
-    Raises GeodistillError where images would become arrays of different sizes, and where the processor has another
+    Raises GeodistillError if images would become arrays of different sizes, and if the processor has another
     number of channels.
     """
 
@@ -289,14 +289,14 @@ def image_reader(
 
     Args:
         name: a bundled name, a folder or a hub name; None for a model that is only being made.
-        config: the model's config; `num_channels` and `image_size` are read where it has them.
+        config: the model's config; `num_channels` and `image_size` are read if it has them.
         examples: the data of the task.
         like: the reader of the teacher, for a student.
         revision: of a hub model.
         trust: whether to run code that comes with the processor.
         column: that is read of a split.
 
-    Raises GeodistillError for a damaged processor, and where nothing says to which size images are brought.
+    Raises GeodistillError for a damaged processor, and if nothing says to which size images are brought.
     """
     own = None if name is None else _own_processor(name, revision, trust)
     channels = getattr(config, "num_channels", None) or (examples.channels if like is None else like.channels)

@@ -71,7 +71,7 @@ class InstructionReader(TextReader):
         `words` it has the `TokenWords` of the response, under this name. `notes` receives what was dropped and cut, and
         `part` is the name of the split there.
 
-        Raises GeodistillError where no example is left, or the tokenizer has no end of sequence.
+        Raises GeodistillError if no example is left, or the tokenizer has no end of sequence.
         """
         tokenizer, rows = self.tokenizer, split.to_list()
         if tokenizer.eos_token_id is None:
@@ -118,7 +118,7 @@ class InstructionReader(TextReader):
         return examples
 
     def pad(self, examples: Sequence[Any]) -> dict[str, Any]:
-        """Pad to the longest of a batch, on the right; where there is no padding token, with the end of sequence.
+        """Pad to the longest of a batch, on the right; if there is no padding token, with the end of sequence.
 
         The mask tells padding from an end of sequence that was written.
         """
@@ -166,7 +166,7 @@ def _tokens(texts: list[str], tokenizer: PreTrainedTokenizerBase) -> list[list[i
 
 
 def labelled(ids: list[int], prompt: int, special: Collection[int]) -> dict[str, list[int]]:
-    """Return the columns of an example whose first `prompt` tokens are not learnt."""
+    """Return the columns of an example whose first `prompt` tokens are not learned."""
     return {
         "input_ids": ids,
         "attention_mask": [1] * len(ids),

@@ -44,7 +44,7 @@ def load_tokenizer(name: str, *, revision: str | None = None, trust: bool = Fals
     """Load the tokenizer of a bundled model, a folder or a hub name; without a padding token, it pads with its end of
     sequence, as is usual for decoders.
 
-    Raises GeodistillError where there is none or only a part of one: transformers makes an almost empty tokenizer of
+    Raises GeodistillError if there is none or only a part of one: transformers makes an almost empty tokenizer of
     the model's class then, which reads every word as unknown.
     """
     settings = {"revision": revision, "trust_remote_code": trust}
@@ -70,7 +70,7 @@ def check_vocabulary(tokenizer: PreTrainedTokenizerBase, name: str, model_size: 
 
 
 def _vocabulary_size(name: str, **settings: Any) -> int | None:
-    """How many tokens the config of a model names; None where there is no config, or none that says so."""
+    """How many tokens the config of a model names; None if there is no config, or none that says so."""
     try:
         config = load(AutoConfig.from_pretrained, name, **settings)
     except GeodistillError:
@@ -82,7 +82,7 @@ def _vocabulary_size(name: str, **settings: Any) -> int | None:
 def weight_settings(weights: WeightKind) -> dict[str, Any]:
     """Return the arguments of `from_pretrained` that hold a model's weights so.
 
-    Raises GeodistillError where bitsandbytes is wanted and not installed.
+    Raises GeodistillError if bitsandbytes is wanted and not installed.
     """
     if weights in ("float32", "bfloat16"):
         return {"dtype": getattr(torch, weights)}
@@ -126,7 +126,7 @@ def load_model(
 
 
 def with_quantizers(model: PreTrainedModel, name: str) -> PreTrainedModel:
-    """Return a model that was loaded by this name, with the quantisers that lie in its folder, where there are any."""
+    """Return a model that was loaded by this name, with the quantisers that lie in its folder, if there are any."""
     folder = resolve_model(name)
     if saved_quantization(folder) is not None:
         load_quantized(folder, model)

@@ -119,7 +119,7 @@ def constant_predictor(
 ) -> Constant:
     """Score the constant predictor: of classes the most frequent one in training, of values their mean in training.
 
-    Where an example has several labels, it predicts the most frequent ones in training, as many as give the highest
+    If an example has several labels, it predicts the most frequent ones in training, as many as give the highest
     micro F1 there.
 
     train, references: m and n class numbers of a classification, lists of class numbers of a multi-label one, or floats

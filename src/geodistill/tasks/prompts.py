@@ -59,5 +59,5 @@ def _by_template(messages: list[dict[str, str]], tokenizer: PreTrainedTokenizerB
     except TemplateError as error:
         raise GeodistillError(
             f"The tokenizer's chat template refuses a conversation: {error}.",
-            "Mend the conversations, or set data.prompt=alpaca.",
+            "Fix the conversations, or set data.prompt=alpaca.",
         ) from error

@@ -46,11 +46,11 @@ class Reading:
 
 
 def student_reader(recipe: Recipe, task: Task) -> Reader | None:
-    """Return the reader of a student that does not read as the teacher does; None where they share one.
+    """Return the reader of a student that does not read as the teacher does; None if they share one.
 
     `task` is the recipe's: readers depend on its data.
 
-    Raises GeodistillError where an objective would then compare tokens that are not the same.
+    Raises GeodistillError if an objective would then compare tokens that are not the same.
     """
     student, teacher = recipe.student, recipe.teacher
     if student.model is None and recipe.data.columns is None:
@@ -133,7 +133,7 @@ def read(
     tokens are time bins, which both sides must have as many of. `encoded` is the data as the teacher reads it, where
     that is known.
 
-    Raises GeodistillError where a tokenizer does not tell which characters a token is of, and for time bins that do not
+    Raises GeodistillError if a tokenizer does not tell which characters a token is of, and for time bins that do not
     correspond.
     """
     reader, teacher_reader = student.reader, teacher.reader

@@ -122,9 +122,9 @@ class Task(Protocol):
         """Let the teacher answer the examples, as it reads them, that a student is later scored against."""
 
     def vocabulary(self, student: PreTrainedModel, teacher: Side) -> int | None:
-        """How many logits of both models stand for a token of their common tokenizer; None where logits are no tokens'.
+        """How many logits of both models stand for a token of their common tokenizer; None if logits are no tokens'.
 
-        Raises GeodistillError where a model has fewer.
+        Raises GeodistillError if a model has fewer.
         """
 
     def learnt(
@@ -161,7 +161,7 @@ class Task(Protocol):
         """Score a model on the validation split by what choices are made on; no metrics without labels."""
 
     def constant(self, split: str) -> Constant | None:
-        """Score the predictor that gives every example of a split the same answer; None where there is no such one."""
+        """Score the predictor that gives every example of a split the same answer; None if there is no such one."""
 
     def compute_metrics(self, encoded: EncodedExamples) -> Callable[[Any], dict[str, float]] | None:
         """What transformers.Trainer computes of its predictions on a split while it trains; None for the loss alone."""

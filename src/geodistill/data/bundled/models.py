@@ -27,8 +27,8 @@ def resolve_model(name: str) -> str:
     - `bundled:smollm2-135m`: SmolLM2-135M-Instruct, a LlamaForCausalLM of 30 layers × 576, 134.5 M parameters, with its
       chat template; rebuilt from 4-bit weights, which needs `geodistill[decoders]` once, so fine-tune it first to use
       it as a teacher
-    - a folder: returned as it is, once it is seen to exist
-    - anything else is taken for a hub name and returned as it is
+    - a folder: returned unchanged, once it is seen to exist
+    - anything else is taken for a hub name and returned unchanged
 
     Raises GeodistillError for an unknown bundled name, a path that is not there, or a package that cannot be fetched.
     """

@@ -26,7 +26,7 @@ NEUTRAL = 0.5  # mean ratings run from −4 to +4; nearer to zero than this a re
 
 
 def bundled_splits(recipe: DataRecipe) -> dict[str, Callable[[], Table]]:
-    """The splits of `bundled:NAME`: all rows as `train`, but for instructions and pairs, whose splits are their own.
+    """The splits of `bundled:NAME`: all rows as `train`, except for instructions and pairs, whose splits are their own.
 
     Raises GeodistillError for an unknown name.
     """

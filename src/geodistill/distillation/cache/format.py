@@ -78,7 +78,7 @@ def fingerprint_teacher(
     variance: float | None,
     top_k: TopK | None,
 ) -> str:
-    """SHA-256 over all that decides what a cache holds, but for the requests it answers: the manifest lists these."""
+    """SHA-256 over all that decides what a cache holds, except the requests it answers: the manifest lists these."""
     digest = hashlib.sha256()
     config = _config_of(teacher.model)
     bfloat16 = runs_in_bfloat16(teacher.precision, teacher.device)

@@ -85,7 +85,7 @@ class ExampleIndex:
 class BatchRows:
     """Where the rows of a batch's examples are in the tables. The batch may be padded on either side, to any length.
 
-    Raises GeodistillError where an example of the batch is not the one that the index has at its position.
+    Raises GeodistillError if an example of the batch is not the one that the index has at its position.
     """
 
     def __init__(self, index: ExampleIndex, positions: Tensor, inputs: Mapping[str, Tensor]) -> None:
@@ -126,7 +126,7 @@ class BatchRows:
 
 
 def attended_tokens(inputs: Mapping[str, Tensor]) -> Tensor | None:
-    """Which tokens (b, t) of a batch are no padding, on the CPU; None where the batch has no tokens."""
+    """Which tokens (b, t) of a batch are no padding, on the CPU; None if the batch has no tokens."""
     mask = inputs.get("attention_mask")
     if mask is not None:
         return mask.cpu() != 0
@@ -148,7 +148,7 @@ def scan(dataset: Examples, names: Collection[str] | None = None) -> tuple[Examp
 
     Args:
         dataset: encoded examples, one after the other.
-        names: the columns that the teacher reads; by default all that hold numbers, but for class labels.
+        names: the columns that the teacher reads; by default all that hold numbers, except for class labels.
 
     Raises GeodistillError for no examples, for examples that are not numbered 0, 1, 2, …, and for columns that some of
     them lack.

@@ -54,7 +54,7 @@ class TeacherCache:
     the matrix (d, width) that rotates and cuts the teacher's own rows likewise, and `bounds` what the cut can cost.
 
     `model` is the teacher that the signals are of. A trainer pairs its layers with the student's, and does not run it.
-    `vocabulary` is how many of its logits stand for a token. Both are None where the cache was opened without them.
+    `vocabulary` is how many of its logits stand for a token. Both are None if the cache was opened without them.
     """
 
     def __init__(

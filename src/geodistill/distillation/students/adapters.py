@@ -51,7 +51,7 @@ def add_adapters(student: PreTrainedModel, recipe: LoraRecipe) -> PeftModel:
 
 
 def adapted_model(model: Any) -> Any:
-    """Return the transformers model inside a PeftModel, with its adapters in place; any other model as it is.
+    """Return the transformers model inside a PeftModel, with its adapters in place; any other model unchanged.
 
     Raises GeodistillError for prompt learning, which is no part of that model and gives it other rows.
     """
@@ -72,7 +72,7 @@ def merge_adapters(student: Student) -> PreTrainedModel:
 
 
 def save_student(student: Student, folder: Path, state: Mapping[str, Tensor]) -> None:
-    """Write a student whose inner model has the weights `state`: its adapters alone, where it has any.
+    """Write a student whose inner model has the weights `state`: its adapters alone, if it has any.
 
     Quantisers are written beside the weights, which stay as they are trained.
     """

@@ -150,7 +150,7 @@ def _new(recipe: StudentRecipe, teacher: PreTrainedModel) -> PreTrainedModel:
 
 
 def shrink_config(recipe: StudentRecipe, config: PretrainedConfig, *, every: bool = False) -> PretrainedConfig:
-    """Return the teacher's config with the recipe's width, layers, heads and intermediate width, all else as it is.
+    """Return the teacher's config with the recipe's width, layers, heads and intermediate width, all else unchanged.
 
     Grouped key-value heads keep the size of their groups where it divides the number of heads. A factorised embedding
     keeps its width unless the student is narrower; one as wide as the teacher becomes as wide as the student.

@@ -24,7 +24,7 @@ def keep_layers(teacher: PreTrainedModel, layers: int | Sequence[int]) -> PreTra
     whatever follows the blocks. The numbers that blocks carry within themselves are those of their new places, and of
     what the config lists block by block, such as `layer_types`, the student has the entries of its blocks.
 
-    Raises GeodistillError for a layer that the teacher lacks, and where the student would not compute what the
+    Raises GeodistillError for a layer that the teacher lacks, and if the student would not compute what the
     teacher's blocks do one after the other, as in families where a block's place decides what it is.
     """
     if getattr(teacher, "is_quantized", False):

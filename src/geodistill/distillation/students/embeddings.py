@@ -46,7 +46,7 @@ def rotate_embeddings(
       length before γ and β act, so a plain X V would lose a direction to it, and γ would be forgotten. Hence
       X ← X A V Bᵀ: A centres the coordinates and scales them by γ / rms(γ); V has d_s - 1 directions; the columns of
       B (d_s × d_s - 1) are an orthonormal basis of the vectors whose coordinates sum to zero, which the student's
-      LayerNorm leaves as they are. Its weight becomes √(tr C / d_s), its bias β V Bᵀ. But for what the cut loses,
+      LayerNorm leaves unchanged. Its weight becomes √(tr C / d_s), its bias β V Bᵀ. But for what the cut loses,
       every token then points where it does after the teacher's LayerNorm, rotated, at the teacher's mean length.
     - d_s = d_t: tables and LayerNorm are copied. d_s > d_t: zeros are appended, coordinates centred first and γ scaled
       by √(d_t / d_s), so that the layer is the teacher's with zeros appended.
@@ -58,7 +58,7 @@ def rotate_embeddings(
     MiniLM-L6 cut from 384 to 128, on CoLA's validation part, D_P² of the embedding layer is 0.362 from the
     words alone and 0.218 with 1,024 training sentences, where no layer of that width could fall below 0.185.
 
-    Tables of another width than the words' are left as they are, such as the positions of OPT-350M.
+    Tables of another width than the words' are left unchanged, such as the positions of OPT-350M.
     """
     source, target = find_embeddings(teacher), find_embeddings(student)
     with torch.no_grad():
@@ -80,7 +80,7 @@ def find_embeddings(model: PreTrainedModel) -> EmbeddingLayer:
             for name, child in children.items()
             if isinstance(child, nn.Embedding) and child.embedding_dim == word.embedding_dim
         }
-        # Where the blocks lie beside the tables, as in GPT-2, a LayerNorm beside them is the final one.
+        # If the blocks lie beside the tables, as in GPT-2, a LayerNorm beside them is the final one.
         beside_blocks = any(isinstance(child, nn.ModuleList) for child in children.values())
         norms = [
             child
@@ -114,7 +114,7 @@ def _second_moment(layer: EmbeddingLayer, teacher: PreTrainedModel, sample: Iter
 
 
 def _embed(layer: EmbeddingLayer, teacher: PreTrainedModel, inputs: Mapping[str, Tensor]) -> Tensor:
-    """The teacher's embedding layer (b, t, d) on a batch; the blocks need not run where it is a module of its own."""
+    """The teacher's embedding layer (b, t, d) on a batch; the blocks need not run if it is a module of its own."""
     with evaluation_mode(teacher):
         if layer.norm is not None:
             return teacher.get_submodule(layer.path)(input_ids=inputs["input_ids"])

@@ -22,7 +22,7 @@ GENERIC = re.compile(r"(?:(?:label|class)[ _-]?)?([+-]?\d+)", re.IGNORECASE)
 class LabelMatch:
     """How labels map to the outputs of a head.
 
-    numbers: for each label, the number of its output; empty where there are no labels
+    numbers: for each label, the number of its output; empty if there are no labels
     by_place: whether the names could not be compared, so that the order decided
     notes: what the owner of the labels should know of the mapping, one sentence each
     """
@@ -83,7 +83,7 @@ def reorder_outputs(model: PreTrainedModel, current: Sequence[str], wanted: Sequ
     """Bring a trained head from the order of its labels, `current`, to the order `wanted`.
 
     A head of equally many labels that are others is drawn anew, as one of another number of labels is. A head whose
-    labels have no names but numbers stays as it is, as does a model in which the last linear layer is not found.
+    labels have no names but numbers stays unchanged, as does a model in which the last linear layer is not found.
     """
     layers = [module for module in _head(model) if module.out_features == len(wanted)]
     if list(current) == list(wanted) or len(current) != len(wanted) or len(layers) != 1:
@@ -112,7 +112,7 @@ def quoted(names: Sequence[str]) -> str:
 
 
 def _numbers(names: Sequence[str]) -> list[int] | None:
-    """The numbers that names consist of; None where a name says more than a number."""
+    """The numbers that names consist of; None if a name says more than a number."""
     found = [GENERIC.fullmatch(name) for name in names]
     return None if None in found else [int(match[1]) for match in found if match]
 

@@ -25,7 +25,7 @@ Simple = bool | int | float | str | None | list | tuple
 def difference(
     student: PreTrainedModel, teacher: PreTrainedModel, path: str, kept: Sequence[int], lists: Sequence[str] = ()
 ) -> str:
-    """Say in a few words how the student differs from the teacher's blocks `kept`; nothing where it does not. `lists`
+    """Say in a few words how the student differs from the teacher's blocks `kept`; nothing if it does not. `lists`
     name the settings that hold an entry for each block.
 
     Block j of the student is compared with the teacher's block kept[j] in two ways: by its settings and buffers, since

@@ -27,7 +27,7 @@ class Plot:
 
     name: the id of the element that the figure is drawn into
     label: what a screen reader says of it
-    fallback: markup that stands there where no script runs
+    fallback: markup that stands there if no script runs
     """
 
     name: str

@@ -44,7 +44,7 @@ def styles(names: Sequence[str]) -> dict[str, Style]:
 class ScoreLine:
     """What is drawn of one row: its seeds, their mean and the 95 % t interval of the mean, as the table scales them.
 
-    mean: None where a score is not finite
+    mean: None if a score is not finite
     interval: None for fewer than two finite scores
     text: the mean and the deviation as the table shows them
     """
