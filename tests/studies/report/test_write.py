@@ -177,6 +177,17 @@ def test_a_run_report_holds_metrics_geometry_and_facts(make_run: Any, tmp_path: 
     assert {"loss", "procrustes"} <= cells and loads_nothing(page)
 
 
+def test_a_run_report_shows_the_forms_of_a_quantised_student(tmp_path: Path) -> None:
+    forms = [
+        {"name": "fake-quantised", "agreement": None, "difference": None, "megabytes": 17.7, "latency_ms": 0.45},
+        {"name": "integers", "agreement": 0.9995, "difference": 2.5e-4, "megabytes": 4.45, "latency_ms": 0.24},
+    ]
+    write_run_report(tmp_path / "run.html", title="A run", results={"forms": forms}, recipe={}, environment={})
+    page = (tmp_path / "run.html").read_text(encoding="utf-8")
+    assert "Forms of the student" in page and "4.45 MB" in page and "99.95 %" in page
+    assert "'megabytes'" not in page and "&#39;megabytes&#39;" not in page
+
+
 def test_a_run_report_of_nothing_but_a_title(tmp_path: Path) -> None:
     path = tmp_path / "r.html"
     write_run_report(path, title="A run", results={}, recipe={}, environment={})

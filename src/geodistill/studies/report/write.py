@@ -19,7 +19,8 @@ from geodistill.display import ABSENT, NOT_FINITE, Table, duration, one_line
 from geodistill.files import with_nan, write_text
 from geodistill.recipe import TASK_STAGE, Recipe
 from geodistill.runs.folder import ENVIRONMENT, FIGURE, RECIPE, REPORT, read_json, read_metrics, read_recipe
-from geodistill.runs.run_results import MEASURE_NAMES, RunResults, TeacherResult
+from geodistill.runs.forms import Form
+from geodistill.runs.run_results import FORMS, MEASURE_NAMES, RunResults, TeacherResult, forms_table
 from geodistill.studies.comparison_results import ComparisonResults
 from geodistill.studies.report.page import Plot, page, small_plots
 from geodistill.studies.report.plots import Curve, curve_plots, geometry_plot, scatter_plots, score_plot
@@ -142,7 +143,7 @@ def write_run_report(
     `curves` are the entries of metrics.jsonl.
     """
     metrics = {name: _plain(value) for name, value in _flat(with_nan(results.get("metrics") or {})).items()}
-    told = ("metrics", "geometry", "read", "notes")
+    told = ("metrics", "geometry", "read", "notes", "forms")
     facts = _flat({name: value for name, value in results.items() if name not in told})
     lines = small_plots(curve_plots({title: curves}, styles([title])), "curve", "Training curve")
     text = page(
@@ -155,6 +156,8 @@ def write_run_report(
         notes=results.get("notes") or [],
         geometry=_geometry_table(results["geometry"]) if results.get("geometry") else None,
         references=REFERENCES,
+        forms=forms_table([Form(**form) for form in results["forms"]]) if results.get("forms") else None,
+        of_forms=FORMS,
         curves=lines,
         read=_read_parts(results.get("read") or {}),
         facts=Table(["", ""], [[name, _fact(name, value)] for name, value in facts.items()], "Facts"),
