@@ -40,8 +40,8 @@ def test_the_tasks_differ_in_nothing_but_the_data() -> None:
     assert recipes[0] == recipes[1]
 
 
-def test_qkd_is_three_stages_with_the_published_settings() -> None:
-    """As in arXiv 1911.12491: labels alone, both models together, the new teacher alone."""
+def test_qkd_is_three_stages_with_the_settings_of_the_paper() -> None:
+    """As others report them of arXiv 1911.12491: labels alone, both models together, the new teacher alone."""
     with recipe_path("qkd") as path:
         recipe = load_recipe(path)
     alone, together = recipe.stages
