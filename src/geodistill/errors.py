@@ -11,7 +11,15 @@ from collections.abc import Iterable
 
 
 class GeodistillError(ValueError):
-    """What is wrong, in one sentence, and how to fix it, in another."""
+    """What is wrong, in one sentence, and how to fix it, in another.
+
+    Args:
+        problem: the first sentence.
+        remedy: the second.
+
+    Example:
+        raise GeodistillError("The file 'mine.csv' is empty.", "Give a file with a header and rows.")
+    """
 
     def __init__(self, problem: str, remedy: str) -> None:
         super().__init__(f"{problem} {remedy}")

@@ -265,13 +265,34 @@ class StudentRecipe(Section):
 
 
 class LabelTerm(Section):
-    """The loss of the labels, as the student's head computes it."""
+    """The loss of the labels, as the student's head computes it.
+
+    Attributes:
+        weight: of the term in the sum.
+
+    Example:
+        LabelTerm(weight=0.5)
+    """
 
     weight: float = Field(1.0, ge=0)
 
 
 class LogitTerm(Section):
-    """T² · divergence(teacher, student) at temperature T (Hinton et al. 2015); mean squared error for a regression."""
+    """T² · divergence(teacher, student) at temperature T (Hinton et al. 2015); mean squared error for a regression.
+
+    Attributes:
+        weight: of the term in the sum.
+        temperature: T.
+        divergence: forward_kl, reverse_kl, jensen_shannon, skewed_forward_kl, skewed_reverse_kl or total_variation.
+        beta: of jensen_shannon.
+        skew: of the skewed divergences.
+
+    Raises:
+        GeodistillError: an option that would change nothing, when the term is bound to models or a recipe is read.
+
+    Example:
+        LogitTerm(weight=0.5, temperature=2.0)
+    """
 
     weight: float = Field(1.0, ge=0)
     temperature: float = Field(2.0, gt=0)
@@ -281,7 +302,23 @@ class LogitTerm(Section):
 
 
 class FeatureTerm(Section):
-    """One feature loss between rows of paired layers. All other keys are options of the loss."""
+    """One feature loss between rows of paired layers.
+
+    Attributes:
+        loss: a name of `geodistill.losses.LOSSES`, such as procrustes.
+        weight: of the term in the sum.
+        rows: which rows of a layer are compared; by default the kind that the loss names.
+        special_tokens: let [CLS], [SEP] and similar tokens count, for the rows tokens and mean.
+        layers: last, uniform or skip; or [student, teacher] pairs of layer numbers or of module paths.
+
+    All other keywords are options of the loss.
+
+    Raises:
+        GeodistillError: an unknown loss, kind of rows or option, when the term is bound to models or a recipe is read.
+
+    Example:
+        FeatureTerm(loss="procrustes", weight=5.0, layers="uniform", normalize="rows")
+    """
 
     model_config = ConfigDict(extra="allow")
     rules: ClassVar[tuple[Rule, ...]] = (

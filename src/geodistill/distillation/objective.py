@@ -51,7 +51,7 @@ class Objective(nn.Module):
 
     `student_points` and `requests` say what has to be captured of the one and asked of the other. The models are read
     for their layers and widths, and are not kept. The teacher may be any module, whose layers then go by module path:
-    only those of transformers models have numbers.
+    only layers of transformers models have numbers.
 
     Args:
         terms: the terms of the loss, each a LabelTerm, a LogitTerm or a FeatureTerm; of the first two at most one.
@@ -65,8 +65,16 @@ class Objective(nn.Module):
         teacher_probe: the same for the teacher.
         prefix: what the names of the terms begin with.
 
-    Raises GeodistillError for terms that do not go together, a layer out of range, a module path that does not exist,
-    or, with a logit term, models of different problem types.
+    Returns:
+        Called with the student's outputs and features, the teacher's signals and the batch, the loss and its terms.
+
+    Raises:
+        GeodistillError: terms that do not go together, a layer out of range, a module path that does not exist, or,
+            with a logit term, models of different problem types.
+
+    Example:
+        objective = Objective([FeatureTerm(loss="procrustes")], student=student, teacher=teacher)
+        result = objective(outputs, features, Teacher(teacher, objective.requests)(batch), batch)
     """
 
     def __init__(

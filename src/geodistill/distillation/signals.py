@@ -81,16 +81,27 @@ class SignalSource(Protocol):
 
 
 class Teacher:
-    """A teacher that runs beside the student: in eval mode, without gradients, in bfloat16 where that is faster.
+    """A teacher that runs beside the student: in eval mode, without gradients, in bfloat16 if that is faster.
 
-    It is no nn.Module on purpose: no trainer can move, wrap, save or train it by accident. With `logits=False` it is
-    asked for its rows alone, and a language model's head, as wide as the vocabulary, does nothing. `vocabulary` is how
-    many of a language model's logits stand for a token; those beyond, which pad its size, are left out.
+    It is no nn.Module on purpose: no trainer can move, wrap, save or train it by accident. The model is changed: it is
+    put into eval mode, again before each answer if somebody called `train()` on it, and its parameters ask for no
+    gradient. To train it afterwards, call `model.requires_grad_(True)`.
 
-    `model`: a transformers model, a PeftModel around one, or any module that is called with the batch's tensors by
-    name; the requests of such a module name paths within it, and its logits are the entry `logits` of what it returns.
-    The model is changed: it is put into eval mode, again before each answer if somebody called `train()` on it, and its
-    parameters ask for no gradient. Whoever wants to train it afterwards calls `model.requires_grad_(True)`.
+    Args:
+        model: a transformers model, a PeftModel around one, or any module that is called with the batch's tensors by
+            name. The requests of such a module name paths within it, and its logits are the entry `logits` of what it
+            returns.
+        requests: the rows that it is asked for, such as `Objective.requests`.
+        precision: of its forward pass.
+        logits: False asks for rows alone, and a language model's head, as wide as the vocabulary, is not run.
+        vocabulary: how many of a language model's logits stand for a token. The others, which pad its size, are left
+            out.
+
+    Returns:
+        Called with a batch, a `TeacherSignals` with the logits, if there are any, and the rows of each request.
+
+    Example:
+        signals = Teacher(model, objective.requests)(batch)
     """
 
     def __init__(

@@ -56,9 +56,15 @@ def procrustes_distance(
             before centring, and divides the whole by the root of the number of rows. False leaves the scale alone.
         squared: return D_P², which is smooth at zero; the gradient of D_P at zero is taken to be zero.
 
-    Returns a scalar in float32 (float64 for float64 features): D_P² lies in [0, 2] under `normalize=True`. With fewer
-    than two rows it is a zero that can be differentiated; NaN or infinite features give NaN.
-    Raises GeodistillError when shapes do not fit, and for a negative weight on the CPU; elsewhere it gives NaN.
+    Returns:
+        A scalar in float32 (float64 for float64 features). D_P² lies in [0, 2] under `normalize=True`. With fewer than
+        two rows it is a zero that can be differentiated. NaN or infinite features give NaN.
+
+    Raises:
+        GeodistillError: shapes do not fit, or a weight is negative on the CPU (elsewhere the result is NaN).
+
+    Example:
+        distance = procrustes_distance(student_hidden, teacher_hidden, mask=attention_mask)
 
     Reference: arXiv 2509.25253; Schönemann (1966), A generalized solution of the orthogonal Procrustes problem.
     """
@@ -79,8 +85,24 @@ def gram_distance(
 
         D_FG = ‖SSᵀ − TTᵀ‖_F,    D_FG² = ‖SᵀS‖_F² + ‖TᵀT‖_F² − 2‖SᵀT‖_F²
 
-    It is zero exactly when the Procrustes distance is. The gradient of D_FG² is 4(S·SᵀS − T·TᵀS). Arguments, result and
-    errors as in `procrustes_distance`; D_FG² lies in [0, 2] under `normalize=True`.
+    It is zero exactly when the Procrustes distance is. The gradient of D_FG² is 4(S·SᵀS − T·TᵀS).
+
+    Args:
+        student: (…, d_s), any floating dtype.
+        teacher: (…, d_t), the same inputs; never receives a gradient. Or the result of `prepare_features`.
+        mask: (…), the rows that count, or a weight ≥ 0 for each.
+        center: subtract the mean row of each side.
+        normalize: as in `procrustes_distance`.
+        squared: return D_FG².
+
+    Returns:
+        A scalar, as `procrustes_distance` returns. D_FG² lies in [0, 2] under `normalize=True`.
+
+    Raises:
+        GeodistillError: as in `procrustes_distance`.
+
+    Example:
+        distance = gram_distance(student_hidden, teacher_hidden, squared=True)
 
     Reference: arXiv 2509.25253.
     """
@@ -101,10 +123,25 @@ def cka(
 
         CKA = ‖SᵀT‖_F² / (‖SᵀS‖_F ‖TᵀT‖_F)
 
-    Arguments, result and errors as in `procrustes_distance`; scale does not matter, so `normalize` only tells "rows"
-    from the rest. `debiased=True` replaces the three products by unbiased estimates of the Hilbert–Schmidt independence
-    criterion, so that unrelated features of any number of rows give 0 on average (and can give less than 0); it needs
-    four rows, centres by nature, and takes any non-zero weight for one.
+    Args:
+        student: (…, d_s), any floating dtype.
+        teacher: (…, d_t), the same inputs; never receives a gradient. Or the result of `prepare_features`.
+        mask: (…), the rows that count, or a weight ≥ 0 for each.
+        center: subtract the mean row of each side.
+        normalize: "rows" scales each row to unit length, before centring. True and False give the same, because scale
+            does not matter.
+        debiased: replace the three products by unbiased estimates of the Hilbert–Schmidt independence criterion.
+            Unrelated features of any number of rows then give 0 on average, and can give less than 0. It needs four
+            rows, always centres, and takes any non-zero weight for one.
+
+    Returns:
+        A scalar, as `procrustes_distance` returns.
+
+    Raises:
+        GeodistillError: as in `procrustes_distance`.
+
+    Example:
+        similarity = cka(student_hidden, teacher_hidden, mask=attention_mask, debiased=True)
 
     References: Kornblith et al. (2019), Similarity of neural network representations revisited; debiased: Song et al.
     (2012), Feature selection via dependence maximization, eq. 5, and Nguyen, Raghu, Kornblith (2021).

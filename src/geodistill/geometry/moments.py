@@ -39,11 +39,15 @@ class Moments:
     - `student_square` Σ w_i ‖s_i − μ‖², `teacher_square` Σ w_i ‖t_i − ν‖². Scalars, float64.
     - `cross` Σ w_i (s_i − μ)(t_i − ν)ᵀ, (d_s, d_t): centred SᵀT.
     - `student_gram` Σ w_i (s_i − μ)(s_i − μ)ᵀ, (d_s, d_s), and `teacher_gram`, (d_t, d_t): centred SᵀS and TᵀT; None
-      where left out, since not every distance needs them.
+      if left out, because not every distance needs them.
 
     `a + b` are the moments of the rows of both (Chan, Golub, LeVeque 1983), so the moments of batches or ranks add up
     to those of the whole. Being kept about the mean, they lose no digits to a large mean.
     Differentiable once in the student; the teacher never receives a gradient.
+
+    Example:
+        whole = Moments.from_rows(first_student, first_teacher) + Moments.from_rows(second_student, second_teacher)
+        distance = ProcrustesLoss().from_moments(whole)
     """
 
     rows: Tensor

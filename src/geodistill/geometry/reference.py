@@ -55,7 +55,22 @@ def floor(teacher: Tensor, width: int, *, mask: Tensor | None = None, center: bo
         D_P² ≥ 2 − 2√ρ        D_FG² ≥ τ²/k + Σ_{i>k} λ_i²        CKA ≤ (Σ_{i≤k} λ_i² / Σ λ_i²)^½
 
     Different students reach the three: the leading principal components of T with their spectrum scaled, shifted, and
-    left unchanged. Raises GeodistillError for a width below one.
+    left unchanged.
+
+    Args:
+        teacher: (…, d_t).
+        width: d_s, how many columns the student has.
+        mask: (…), the rows that count, or a weight ≥ 0 for each.
+        center: subtract the mean row.
+
+    Returns:
+        A `Geometry`: the floats `procrustes` (D_P²), `gram` (D_FG²) and `cka`.
+
+    Raises:
+        GeodistillError: the width is below one.
+
+    Example:
+        floor(teacher_hidden, 128).procrustes
     """
     if width < 1:
         raise GeodistillError(f"A student of width {width} has no features.", "Give a width of at least 1.")
@@ -78,9 +93,24 @@ def chance_level(
 ) -> Geometry:
     """What unpaired rows give: the mean of D_P², D_FG² and CKA over random orders of the student's rows.
 
-    Rows are permuted among those that the mask keeps, the same way for the same seed. Few rows make any two clouds look
-    alike: a distance that is not well below this one says nothing about the pairing.
-    Raises GeodistillError when shapes do not fit or `permutations` is below one.
+    Few rows make any two clouds look alike: a distance that is not well below chance says nothing about the pairing.
+
+    Args:
+        student: (…, d_s).
+        teacher: (…, d_t).
+        mask: (…), the rows that count, or a weight ≥ 0 for each. Rows are permuted among the rows that count.
+        center: subtract the mean row of each side.
+        permutations: how many random orders the mean is taken over.
+        seed: of the random orders.
+
+    Returns:
+        A `Geometry`: the floats `procrustes` (D_P²), `gram` (D_FG²) and `cka`.
+
+    Raises:
+        GeodistillError: shapes do not fit, or `permutations` is below one.
+
+    Example:
+        chance_level(student_hidden, teacher_hidden, mask=attention_mask).cka
     """
     if permutations < 1:
         raise GeodistillError("Chance was to be averaged over no permutation.", "Give permutations of at least 1.")
@@ -122,7 +152,21 @@ def variance_spectrum(features: Tensor, *, mask: Tensor | None = None, center: b
 def effective_rank(features: Tensor, *, mask: Tensor | None = None, center: bool = True) -> float:
     """exp(−Σ p_i ln p_i), with p_i = σ_i / Σ σ_j the normalised singular values of features (…, d).
 
-    Between 1 (a line) and min(n, d) (equal singular values). Roy & Vetterli (2007), The effective rank.
+    Args:
+        features: (…, d).
+        mask: (…), the rows that count, or a weight ≥ 0 for each.
+        center: subtract the mean row.
+
+    Returns:
+        A number between 1 (a line) and min(n, d) (equal singular values).
+
+    Raises:
+        GeodistillError: the mask has another shape than the rows.
+
+    Example:
+        effective_rank(teacher_hidden)
+
+    Reference: Roy & Vetterli (2007), The effective rank.
     """
     sigma = variance_spectrum(features, mask=mask, center=center).sqrt()
     shares = sigma / or_one(sigma.sum())

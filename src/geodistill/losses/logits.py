@@ -40,24 +40,32 @@ class LogitLoss(nn.Module):
       Bounded by −log w, so that one unlikely token cannot rule the gradient.
     - `"total_variation"`: ½ Σ |p_T − p_S|.
 
-    Args: `temperature` T > 0; the factor T² keeps the gradient's size independent of T, except for total variation,
-    which is of first order and is therefore mostly used at T = 1. By keyword: `divergence`; `beta` β in (0, 1) of
-    Jensen–Shannon; `skew` w in [0, 1) of the skewed ones; `problem_type`.
-    Input: student and teacher logits (…, classes), or the teacher's as `TopKLogits` (…); the teacher's receive no
-    gradient. `mask` (…), non-zero if a row counts: the others may hold anything, NaN included, and get no gradient.
-    Output: a scalar ≥ 0, in nats, float32 (float64 for float64 logits of the student), whatever autocast says; a zero
-    that can be differentiated when no row counts. A logit of −∞ rules a token out: if only the student's does,
-    forward KL is infinite, and if only the teacher's does, reverse KL is.
+    Args:
+        temperature: T > 0. The factor T² keeps the size of the gradient independent of T, except for total variation,
+            which is of first order and is therefore mostly used at T = 1.
+        divergence: D, by keyword, as are the others.
+        beta: β in (0, 1) of Jensen–Shannon.
+        skew: w in [0, 1) of the skewed divergences.
+        problem_type: what the outputs mean.
 
-    Memory beyond the inputs and the student's gradient does not grow with rows × classes.
+    Called with student and teacher logits (…, classes), or the teacher's as `TopKLogits` (…). The teacher's receive no
+    gradient. `mask` (…) is non-zero if a row counts. Other rows may hold anything, NaN included, and get no gradient.
+    A logit of −∞ rules a token out: if only the student's does, forward KL is infinite, and if only the teacher's
+    does, reverse KL is. Memory beyond the inputs and the student's gradient does not grow with rows × classes.
 
-    Raises GeodistillError for an unknown divergence or problem type, a parameter out of range, shapes that do not fit,
-    and `TopKLogits` of another temperature or of outputs that are no single distribution.
+    Returns:
+        A scalar ≥ 0, in nats, float32 (float64 for float64 logits of the student), whatever autocast says; a zero that
+        can be differentiated if no row counts.
+
+    Raises:
+        GeodistillError: an unknown divergence or problem type, a parameter out of range, shapes that do not fit, and
+            `TopKLogits` of another temperature or of outputs that are no single distribution.
+
+    Example:
+        loss = LogitLoss(temperature=2.0)(student_logits, teacher_logits)
 
     Reference: Hinton, Vinyals, Dean (2015), Distilling the Knowledge in a Neural Network, section 2.1; for the other
     divergences see `geodistill.losses.divergences`.
-
-        loss = LogitLoss(temperature=2.0)(student_logits, teacher_logits)
     """
 
     def __init__(

@@ -18,9 +18,12 @@ class TopKLogits:
     `values` (…, k) are log-probabilities of softmax(logits / T), `indices` (…, k) say which tokens these are, and
     `tail_log_mass` (…) is the log of what the other tokens have together, −∞ when there are none. A divergence against
     a student treats the rest of the student's vocabulary as one bucket too. By the data-processing inequality it is at
-    most the divergence of all logits, and it is the same where k is the whole vocabulary.
+    most the divergence of all logits, and it is the same if k is the whole vocabulary.
 
-    The mass of the rest depends on T and cannot be told from it at another one, so these serve one temperature.
+    The mass of the rest depends on T, so these logits serve one temperature.
+
+    Example:
+        loss = LogitLoss(2.0)(student_logits, TopKLogits.of(teacher_logits, 64, 2.0))
     """
 
     values: Tensor
@@ -31,7 +34,16 @@ class TopKLogits:
     @classmethod
     @torch.no_grad()
     def of(cls, logits: Tensor, k: int, temperature: float) -> TopKLogits:
-        """Cut logits (…, V) to their k largest, 1 ≤ k ≤ V, in float32 (float64 for float64 logits)."""
+        """Cut logits to their k largest, in float32 (float64 for float64 logits).
+
+        Args:
+            logits: (…, V).
+            k: from 1 to V.
+            temperature: T of the loss that will read them.
+
+        Raises:
+            GeodistillError: k is out of range.
+        """
         if not 1 <= k <= logits.shape[-1]:
             raise GeodistillError(
                 f"The {k} largest of {logits.shape[-1]} logits were asked for.",
