@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForImageClassification
 
+from geodistill.distillation.trainer import DistillationTrainer
 from geodistill.errors import GeodistillError
 from geodistill.models import ImageClassifiers, PythonConfig, PythonForImageClassification
 from geodistill.recipe import Recipe
@@ -63,9 +64,26 @@ def make_recipe(**changes: Any) -> Recipe:
     return check_recipe({**content, **changes})
 
 
-def test_a_student_is_trained_saved_loaded_and_exported(tmp_path: Path) -> None:
-    results = train(make_recipe(), tmp_path / "run", onnx=True, progress=False)
+def test_a_student_is_trained_resumed_saved_loaded_and_exported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = make_recipe(training={**STEPS, "max_steps": 4, "save_steps": 2})
+    train(recipe, tmp_path / "whole", shared=tmp_path, progress=False)
+    step = DistillationTrainer.training_step
+
+    def interrupted(self: DistillationTrainer, *arguments: Any, **more: Any) -> Any:
+        if self.state.global_step == 3:
+            raise KeyboardInterrupt
+        return step(self, *arguments, **more)
+
+    monkeypatch.setattr(DistillationTrainer, "training_step", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        train(recipe, tmp_path / "run", shared=tmp_path, progress=False)
+    monkeypatch.setattr(DistillationTrainer, "training_step", step)
+    results = train(recipe, tmp_path / "run", shared=tmp_path, onnx=True, progress=False)
     assert results is not None and results.geometry == []
+    whole, parts = (load_file(tmp_path / name / "student" / "model.safetensors") for name in ("whole", "run"))
+    torch.testing.assert_close(parts, whole)
     content = json.loads((tmp_path / "run" / "results.json").read_text())
     assert content["onnx_difference"] < 1e-4
     logged = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]

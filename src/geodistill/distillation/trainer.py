@@ -234,6 +234,13 @@ class DistillationTrainer(LengthGroupedTrainer):
         check_requests(source, objective.requests)
         self.student: Student = student
         self.inner: PreTrainedModel = adapted_model(student)
+        if not isinstance(self.inner, PreTrainedModel):
+            raise GeodistillError(
+                f"The student is a {type(self.inner).__name__}, which is no model of transformers: it could be neither "
+                "saved nor loaded.",
+                "Give a PreTrainedModel; of images, geodistill.models.PythonForImageClassification makes one of any "
+                "torch model.",
+            )
         if getattr(self.inner, "main_input_name", "input_ids") != "input_ids":
             self.args.include_num_input_tokens_seen = "no"  # there are no tokens to count
         self._use_cache = getattr(self.inner.config, "use_cache", None)
