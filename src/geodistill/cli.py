@@ -123,7 +123,10 @@ def predict(
     run: Annotated[Path, typer.Argument(help="The folder of a finished run.", show_default=False)],
     source: Annotated[
         str,
-        typer.Argument(metavar="FILE", help="CSV, TSV, JSONL, JSON, parquet or .txt lines; - for standard input."),
+        typer.Argument(
+            metavar="FILE",
+            help="CSV, TSV, JSONL, JSON, parquet or .txt lines; - for standard input; of images also a folder.",
+        ),
     ],
     overrides: Annotated[
         list[str] | None,

@@ -95,10 +95,95 @@ def test_a_run_is_trained_read_again_and_evaluated(tmp_path: Path) -> None:
     assert len(lines) == 60 and json.loads(lines[0]).keys() == {
         "split", "row", "prediction", "probability", "reference"
     }  # fmt: skip
-    with pytest.raises(GeodistillError, match="on the data of its run alone"):
-        evaluate(tmp_path, ["data.source=bundled:mnist"], progress=False)
-    with pytest.raises(GeodistillError, match="image-classification"):
-        predict(tmp_path, "image.png")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run whose student is a resnet8 that was trained for two steps."""
+    folder = tmp_path_factory.mktemp("finished")
+    train(make_recipe(), folder, progress=False)
+    return folder
+
+
+@pytest.fixture
+def others(digits: ImageExamples, tmp_path: Path) -> Path:
+    """Twelve test images in folders of their classes, beside no split."""
+    for number, row in enumerate(digits.splits["test"].select(range(12))):
+        folder = tmp_path / "others" / digits.label_names[row["label"]]
+        folder.mkdir(parents=True, exist_ok=True)
+        row["image"].save(folder / f"{number:02}.png")
+    return tmp_path / "others"
+
+
+def test_other_images_are_scored(finished: Path, others: Path, tmp_path: Path) -> None:
+    place = tmp_path / "lines.jsonl"
+    found = evaluate(finished, [f"data.source={others}"], output=place, progress=False)
+    lines = [json.loads(line) for line in place.read_text().splitlines()]
+    assert found["split"] is None and found["examples"] == 12 and set(found["metrics"]) == {"accuracy", "macro_f1"}
+    assert lines[0].keys() == {"row", "image", "prediction", "probability", "reference"}
+    assert all(Path(line["image"]).parent.name == line["reference"] for line in lines)
+    assert evaluate(finished, progress=False)["examples"] == 60
+    own = [json.loads(line) for line in (finished / "predictions.jsonl").read_text().splitlines()]
+    for line in lines:
+        assert line["probability"] == pytest.approx(own[int(Path(line["image"]).stem)]["probability"], abs=1e-5)
+
+    splits = tmp_path / "splits"
+    (splits / "train").mkdir(parents=True)
+    others.rename(splits / "test")
+    found = evaluate(finished, [f"data.source={splits}"], output=place, progress=False)
+    assert found["split"] == "test" and found["examples"] == 12
+
+
+def test_other_images_that_cannot_be_scored(finished: Path, others: Path, tmp_path: Path) -> None:
+    def refused(said: str, source: Path = others, **more: Any) -> None:
+        with pytest.raises(GeodistillError, match=said):
+            evaluate(finished, [f"data.source={source}"], progress=False, **more)
+
+    refused("is a folder of classes, which has no split 'test'", split="test")
+    (others / "cat").mkdir()
+    (others / "cat" / "a.png").write_bytes(b"no image")
+    refused(r"cat.a\.png' is no image")
+    (others / "cat" / "a.png").write_bytes(next(others.rglob("00.png")).read_bytes())
+    refused("does not know labels of others: 'cat' .1 row.")
+    with pytest.raises(GeodistillError, match=r"'data\.seed' cannot be overridden here: nothing is cut"):
+        evaluate(finished, [f"data.source={others}", "data.seed=1"], progress=False)
+
+
+def test_images_are_predicted_from_a_folder_a_table_and_lines(finished: Path, others: Path, tmp_path: Path) -> None:
+    (others / "z.png").write_bytes(b"no image")
+    lines = predict(finished, str(others))
+    answers = list(lines)
+    assert [line["row"] for line in answers] == list(range(13))
+    assert answers[0].keys() == {"row", "image", "prediction", "probability", "probabilities"}
+    assert answers[-1] == {
+        "row": 12,
+        "image": str(others / "z.png"),
+        "prediction": None,
+        "probability": None,
+        "probabilities": None,
+        "note": "the image is no image",
+    }
+    assert lines.notes == ["1 of the 13 rows is answered by null: the image is no image."]
+
+    given = {line["image"]: line["prediction"] for line in answers}
+    paths = [Path(path).relative_to(tmp_path) for path in list(given)[:3]]
+    (tmp_path / "a.csv").write_text("id,photo\n" + "".join(f"1,{path}\n" for path in paths) + "2,\n")
+    (tmp_path / "a.txt").write_text("\n".join(map(str, paths)))
+    table = list(predict(finished, str(tmp_path / "a.csv"), ["data.image=photo"]))
+    assert [line["prediction"] for line in table] == [*(given[str(tmp_path / path)] for path in paths), None]
+    assert table[-1]["note"] == "there is no image" and "image" not in table[-1]
+    assert [line["prediction"] for line in predict(finished, str(tmp_path / "a.txt"), chunk=2)] == [
+        line["prediction"] for line in table[:3]
+    ]
+    (one,) = predict(finished, str(tmp_path / paths[0]))
+    assert one == answers[0]
+    with pytest.raises(GeodistillError, match=r"Name it with data\.image"):
+        list(predict(finished, str(tmp_path / "a.csv")))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(GeodistillError, match="holds no files"):
+        predict(finished, str(tmp_path / "empty"))
+    with pytest.raises(GeodistillError, match=r"'data\.limit' cannot be overridden here.*Valid: data\.image"):
+        predict(finished, str(others), ["data.limit=1"])
 
 
 @pytest.mark.parametrize(("name", "rows"), [("resnet", "pooled"), ("vit", "positions")])
@@ -244,3 +329,5 @@ def test_a_plain_module_teaches(digits: ImageExamples, tmp_path: Path) -> None:
         probe=reader.probe(),
     )
     assert trainer.train().global_step == 2
+    with pytest.raises(GeodistillError, match="a Net, which is no model of transformers"):
+        DistillationTrainer(Net(6), teacher_model=student, terms=[LabelTerm()])  # type: ignore[arg-type]

@@ -188,6 +188,16 @@ def find_image_columns(present: Iterable[str], recipe: DataRecipe) -> ImageColum
     return ImageColumns(**_chosen(found), named=_named(recipe, ("image", "label")))
 
 
+def find_image(present: Iterable[str], recipe: DataRecipe) -> str:
+    """Find the column of the images alone. Raises GeodistillError, listing the columns present, where there is none."""
+    names = list(present)
+    _check_named(names, recipe, ("image",))
+    column = recipe.image or _first(IMAGES, names)
+    if column is None:
+        raise _not_found("image", names, "Name it with data.image.")
+    return column
+
+
 def _look_for_images(names: Sequence[str], recipe: DataRecipe) -> dict[str, str | None]:
     assert not isinstance(recipe.label, list)
     return {"image": recipe.image or _first(IMAGES, names), "label": recipe.label or _first(LABELS, names)}

@@ -47,7 +47,18 @@ def open_images(recipe: DataRecipe) -> Source:
         return Source({each.name: partial(_by_class, each, each.name) for each in inner}, found=[BY_FOLDER])
     if any(path.suffix.lower() in READERS for path in _files(folder)):
         return open_source(recipe)
-    return Source({"train": partial(_by_class, folder, "train")}, found=[BY_FOLDER])
+    return Source({"train": partial(_by_class, folder, "train")}, found=[BY_FOLDER], whole=True)
+
+
+def image_files(folder: Path) -> list[Path]:
+    """Return all files of a folder and of the folders in it, in an order that is the same on every machine.
+
+    Raises GeodistillError where there is none.
+    """
+    files = _files(folder, deep=True)
+    if not files:
+        raise GeodistillError(f"The folder {folder} holds no files.", "Give a folder of images.")
+    return files
 
 
 def _by_class(folder: Path, part: str) -> Table:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,14 @@ from geodistill.data.columns import (
     InstructionColumns,
     few,
     find_columns,
+    find_image_columns,
     find_instruction_columns,
     listed,
 )
 from geodistill.data.examples import DEFAULT_METRICS, MAX_LENGTH, Examples, split_dataset
+from geodistill.data.image_folders import open_images
+from geodistill.data.image_rows import ImageRows, clean_images
+from geodistill.data.images import ImageExamples, image_dataset, image_statistics
 from geodistill.data.instruction_rows import clean_instructions
 from geodistill.data.instructions import MAX_LENGTH as INSTRUCTIONS_MAX_LENGTH
 from geodistill.data.instructions import Instructions, instruction_dataset
@@ -31,7 +35,7 @@ from geodistill.data.texts import Rows, clean
 from geodistill.errors import GeodistillError, suggest
 from geodistill.recipe import DataRecipe
 
-COLUMN_FIELDS = ("text", "text_pair", "label", "instruction", "input", "output", "messages")
+COLUMN_FIELDS = ("text", "text_pair", "label", "image", "instruction", "input", "output", "messages")
 
 
 def rows_to_score(
@@ -100,6 +104,39 @@ def instructions_to_score(recipe: DataRecipe, *, split: str | None = None, named
     return Instructions(
         splits=DatasetDict({name: instruction_dataset(part) for name, part in parts.items()}),
         max_length=recipe.max_length or INSTRUCTIONS_MAX_LENGTH,
+        fingerprint="",
+        notes=notes,
+    )
+
+
+def images_to_score(
+    recipe: DataRecipe,
+    *,
+    label_names: Sequence[str],
+    split: str | None = None,
+    named: Collection[str] = (),
+    metrics: Sequence[str] = (),
+) -> ImageExamples:
+    """Read labelled images as `rows_to_score` reads texts. A folder of images by class that has no splits is one split
+    named `all`, as a file is."""
+    notes: list[str] = []
+    source, tables = _tables(recipe, split, open_images)
+    parts = {}
+    for name, table in tables.items():
+        shown = _shown(recipe, name)
+        columns = find_image_columns(table.columns, own_columns(recipe, named, table.columns, notes))
+        if source.found is None:
+            notes += [line for line in columns.described() if line not in notes]
+        rows = clean_images(table, columns, shown, notes, table.class_names.get(columns.label, []))
+        numbers = match_labels(rows.labels, "classification", label_names, shown)
+        parts[name] = ImageRows(rows.ids, rows.images, rows.facts, numbers)
+    parts = limited(parts, recipe)
+    facts = [each for rows in parts.values() for each in rows.facts]
+    return ImageExamples(
+        splits=DatasetDict({name: image_dataset(rows) for name, rows in parts.items()}),
+        label_names=list(label_names),
+        metrics=recipe.metrics or list(metrics) or DEFAULT_METRICS["classification"],
+        **vars(image_statistics(facts, facts)),
         fingerprint="",
         notes=notes,
     )
@@ -205,11 +242,14 @@ def match_labels(values: Sequence[Any], problem: Problem, names: Sequence[str], 
     return [sorted(set(row)) for row in numbers] if several else [number for row in numbers for number in row]
 
 
-def _tables(recipe: DataRecipe, split: str | None) -> tuple[Source, Mapping[str, Table]]:
-    source = open_source(recipe)
-    if is_file(recipe.source):
+def _tables(
+    recipe: DataRecipe, split: str | None, opened: Callable[[DataRecipe], Source] = open_source
+) -> tuple[Source, Mapping[str, Table]]:
+    source = opened(recipe)
+    if is_file(recipe.source) or source.whole:
         if split not in (None, ALL):
-            raise GeodistillError(f"'{recipe.source}' is one file, which has no split '{split}'.", "Leave --split out.")
+            what = "one file" if is_file(recipe.source) else "a folder of classes"
+            raise GeodistillError(f"'{recipe.source}' is {what}, which has no split '{split}'.", "Leave --split out.")
         return source, {ALL: next(iter(source.splits.values()))()}
     if split == ALL:
         return source, {name: read() for name, read in source.splits.items()}

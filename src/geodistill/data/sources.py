@@ -38,12 +38,14 @@ class Source:
 
     found: how its columns came about, in sentences, if they are no columns of a table
     notes: what whoever uses it should know, one sentence each
+    whole: whether nothing says which split its rows are of
     """
 
     splits: dict[str, Callable[[], Table]]
     metrics: list[str] | None = None
     found: list[str] | None = None
     notes: Sequence[str] = ()
+    whole: bool = False
 
     def find(self, name: str, *, required: bool) -> str | None:
         """The name under which the wanted split is there; `dev`, `val` and `valid` are other names of `validation`.

@@ -10,7 +10,8 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from geodistill.data.table_files import stream_table
+from geodistill.data.image_folders import image_files
+from geodistill.data.table_files import COMPRESSED, READERS, stream_table
 from geodistill.data.tables import Table, table_of_objects
 from geodistill.errors import GeodistillError
 
@@ -56,8 +57,21 @@ def open_stream(source: str, size: int) -> Stream:
             empty = not file.read(1)
         if empty:
             raise _empty(path.name)
-        return Stream(path.name, True, _plain(_lines_of(path), size))
+        return Stream(path.name, True, _plain(_lines_of(path), size, path.parent))
     return Stream(path.name, False, stream_table(path, size))
+
+
+def open_images(source: str, size: int) -> Stream:
+    """Open a folder of images, one image, or whatever `open_stream` opens, where a plain line is the path of an image.
+
+    Raises GeodistillError as `open_stream` does, and for a folder without files.
+    """
+    path = Path(source).expanduser()
+    if path.is_dir():
+        return Stream(path.name, True, _plain(map(str, image_files(path)), size))
+    if source != STANDARD_INPUT and path.is_file() and path.suffix.lower() not in (LINES, *READERS, *COMPRESSED):
+        return Stream(path.name, True, _plain([str(path)], size))
+    return open_stream(source, size)
 
 
 def _lines_or_objects(lines: Iterator[str], size: int) -> Stream:
@@ -78,10 +92,10 @@ def _lines_or_objects(lines: Iterator[str], size: int) -> Stream:
     return Stream(name, True, _plain(whole, size))
 
 
-def _plain(lines: Iterable[str], size: int) -> Iterator[Table]:
+def _plain(lines: Iterable[str], size: int, folder: Path | None = None) -> Iterator[Table]:
     rest = iter(lines)
     while chunk := list(islice(rest, size)):
-        yield Table({LINE: chunk})
+        yield Table({LINE: chunk}, folder=folder)
 
 
 def _objects(lines: Iterable[str], name: str, size: int) -> Iterator[Table]:

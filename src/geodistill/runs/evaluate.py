@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from geodistill.data.scoring import COLUMN_FIELDS, instructions_to_score, is_file, rows_to_score
+from geodistill.data.scoring import COLUMN_FIELDS, images_to_score, instructions_to_score, rows_to_score
 from geodistill.distillation.devices import telling_of_memory
 from geodistill.distillation.sides import Side
 from geodistill.errors import GeodistillError, suggest
@@ -19,17 +19,20 @@ from geodistill.runs.recipe_file import load_recipe
 from geodistill.runs.teacher import load_teacher, load_teacher_reader
 from geodistill.tasks.choose import task_of
 from geodistill.tasks.classification import Classification
+from geodistill.tasks.images import Images
 from geodistill.tasks.instructions import InstructionFollowing
 from geodistill.tasks.task import ALL, Task
 
 PREDICTIONS = "predictions.jsonl"
 
-OTHER_DATA = ("data.source", "data.configuration", "data.limit", "data.max_length")
-TEXTS = ("data.text", "data.text_pair", "data.label")
-INSTRUCTIONS = ("data.instruction", "data.input", "data.output", "data.messages")
+OTHER_DATA = ("data.source", "data.configuration", "data.limit")
 PROMPTS = ("data.prompt", "data.max_prompt_length", "generation.*")
+COLUMNS = {
+    "classification": ("data.metrics", "data.text", "data.text_pair", "data.label"),
+    "images": ("data.metrics", "data.image", "data.label"),
+    "instructions": ("data.instruction", "data.input", "data.output", "data.messages", *PROMPTS),
+}
 NEED_A_DIFFERENCE = ("pearson", "spearman", "matthews_correlation")
-OWN_DATA_ALONE = ("images", "embeddings")
 SPLIT_KEYS = ("seed", "validation_share", "test_share")
 SPLIT_NAMES = ("train_split", "validation_split", "test_split")
 
@@ -59,9 +62,9 @@ def evaluate(
     """
     run = open_run(folder, overrides)
     other = "data.source" in run.given
-    if other and run.recipe.task in OWN_DATA_ALONE:
+    if other and run.recipe.task == "embeddings":
         raise GeodistillError(
-            f"A student of the task '{run.recipe.task}' is scored on the data of its run alone.",
+            "A student of the task 'embeddings' is scored on the data of its run alone.",
             "Leave data.source out, and choose a split with --split.",
         )
     refuse_others(run, *_useful(run, other))
@@ -80,7 +83,7 @@ def evaluate(
         raise GeodistillError(f"There is no split '{split}'.", suggest(split, [*encoded, ALL]))
     scores = task.score(student, reader, encoded, split, progress=progress)
     lines = scores.lines
-    if whole := other and is_file(run.recipe.data.source):
+    if whole := other and list(encoded) == [ALL]:
         lines = [{name: value for name, value in line.items() if name != "split"} for line in lines]
     place = output or folder / PREDICTIONS
     replaced = place.is_file()
@@ -103,17 +106,18 @@ def evaluate(
 
 def _useful(run: FinishedRun, other: bool) -> tuple[list[str], dict[str, str]]:
     """Return the overrides that have an effect on the scores, and for some others why they are refused."""
-    instructions = run.recipe.task == "instructions"
-    if not other and run.recipe.task in OWN_DATA_ALONE:
+    task = run.recipe.task
+    if not other and task == "embeddings":
         return ["data.limit", "data.metrics"], {}
+    length = () if task == "images" else ("data.max_length",)
     if not other:
-        useful = ["data.limit", "data.max_length", *(PROMPTS if instructions else ["data.metrics"])]
+        useful = ["data.limit", *length, *(PROMPTS if task == "instructions" else ["data.metrics"])]
         cut = "it would cut other splits, and the student was trained on some of their rows"
         columns = "it chooses a column of other data, which data.source names"
         why = {f"data.{key}": cut for key in (*SPLIT_KEYS, *SPLIT_NAMES, "problem")}
         why |= {f"data.{key}": columns for key in (*COLUMN_FIELDS, "configuration")}
         return ["data.source", *useful], why
-    useful = [*OTHER_DATA, *((*INSTRUCTIONS, *PROMPTS) if instructions else ("data.metrics", *TEXTS))]
+    useful = [*OTHER_DATA, *length, *COLUMNS[task]]
     why = {f"data.{key}": "nothing is cut from other data" for key in SPLIT_KEYS}
     why |= {f"data.{key}": "a split of other data is chosen with --split" for key in SPLIT_NAMES}
     why["data.problem"] = "the student's head says what its problem is"
@@ -162,6 +166,9 @@ def _other_data(run: FinishedRun, split: str | None) -> Task:
             generation = generation.model_copy(update={"limit": None})
         return InstructionFollowing(instructions_to_score(data, split=split, named=named), data, generation)
     problem, names = student_head(run)
+    scored = list(run.results["metrics"])
+    if run.recipe.task == "images":
+        return Images(images_to_score(data, label_names=names, split=split, named=named, metrics=scored))
     rows = rows_to_score(
         data,
         problem=problem,
@@ -169,7 +176,7 @@ def _other_data(run: FinishedRun, split: str | None) -> Task:
         split=split,
         named=named,
         pairs=run.reads_pairs,
-        metrics=list(run.results["metrics"]),
+        metrics=scored,
     )
     return Classification(rows)
 

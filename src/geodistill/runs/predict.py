@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,12 +14,14 @@ import numpy as np
 from datasets import DatasetDict
 from tqdm.auto import tqdm
 
-from geodistill.data.columns import Columns, InstructionColumns
+from geodistill.data.columns import Columns, InstructionColumns, find_image
+from geodistill.data.decoding import Unreadable, decode, encoded
 from geodistill.data.examples import MAX_LENGTH, Examples, split_dataset
+from geodistill.data.images import ImageExamples
 from geodistill.data.instruction_rows import Instruction, prompts_of
 from geodistill.data.instructions import MAX_LENGTH as INSTRUCTIONS_MAX_LENGTH
-from geodistill.data.scoring import prompt_columns, text_columns
-from geodistill.data.streams import LINE, STANDARD_INPUT, Stream, open_stream
+from geodistill.data.scoring import own_columns, prompt_columns, text_columns
+from geodistill.data.streams import LINE, STANDARD_INPUT, Stream, open_images, open_stream
 from geodistill.data.tables import Table
 from geodistill.data.texts import Rows, as_text
 from geodistill.distillation.devices import telling_of_memory
@@ -30,6 +32,7 @@ from geodistill.runs.finished import FinishedRun, open_run, refuse_others, stude
 from geodistill.tasks.classification import Classification
 from geodistill.tasks.classification import predict as logits_of
 from geodistill.tasks.generation import generate
+from geodistill.tasks.images import Images, named_image
 from geodistill.tasks.instruction_reader import encode_prompts
 from geodistill.tasks.instructions import load_language_model
 from geodistill.tasks.loading import load_tokenizer
@@ -37,10 +40,12 @@ from geodistill.tasks.predictions import ANSWER, answer
 from geodistill.tasks.text_reader import position_limit
 
 CHUNK = 1024  # rows in memory at a time
+IMAGES = 128  # of images, which take more
 PART = "rows"
 EMPTY = "the text is empty"
 EMPTY_PAIR = "one text of the pair is empty"
 EMPTY_INSTRUCTION = "there is no instruction"
+NO_IMAGE = "there is no image"
 NOT_FINITE = "the student's output is not a finite number"
 Line = dict[str, Any]
 
@@ -74,17 +79,21 @@ def predict(
 ) -> Predictions:
     """Let the student of a finished run answer to every row of a file, or of standard input where `source` is `-`.
 
+    For a student of images `source` may also be a folder, whose every file is a row, or one image, and a plain line is
+    the path of an image.
+
     There is one line for each row, in the order of the rows. It holds `row` (from 0), what was read, and
 
     - classification: `prediction` (a label), its `probability`, and the `probabilities` of all labels by name
     - multi-label: `prediction` (a list of labels, of probability 0.5 or more), and the `probabilities` of all by name
     - regression: `prediction` (a number, or a list of numbers where the student gives several)
+    - images: as for a classification
     - instructions: `response` (a text), drawn as the run's `generation` says, from the first of its seeds
 
-    An empty text, and an instruction whose prompt is over `data.max_prompt_length`, is answered by null, and `note`
-    says why. Texts are cut and prompts are written as in the run. Columns are those that the run's recipe names, where
-    the rows have them, else they are found by their usual names. `chunk` rows are read at a time, so that memory does
-    not grow with their number.
+    An empty text, an instruction whose prompt is over `data.max_prompt_length`, and a file that is no image or is
+    damaged is answered by null, and `note` says why. Texts are cut, prompts are written and images are read as in the
+    run. Columns are those that the run's recipe names, where the rows have them, else they are found by their usual
+    names. `chunk` rows are read at a time, so that memory does not grow with their number.
 
     Raises GeodistillError when the folder is no finished run, for rows that cannot be read, and for an override that
     has no effect; and while the lines are read, for columns that are missing and a row that is damaged.
@@ -94,29 +103,24 @@ def predict(
     if chunk < 1:
         raise GeodistillError(f"A chunk of {chunk} rows is none.", "Give at least 1.")
     run = open_run(folder, overrides)
-    if run.recipe.task == "images":
-        raise GeodistillError(
-            "Images are not predicted from the command line.",
-            'Load the student with transformers: import geodistill.models, then pipeline("image-classification", '
-            f'"{run.student}").',
-        )
-    if run.recipe.task == "embeddings":
+    task = run.recipe.task
+    if task == "embeddings":
         raise GeodistillError(
             "Embeddings are not predicted from the command line.",
             f'Load the student with transformers: AutoModel.from_pretrained("{run.student}"); an embedding is the mean '
             "of its last hidden state.",
         )
-    instructions = run.recipe.task == "instructions"
-    _check_overrides(run, instructions)
-    stream = open_stream(source, min(chunk, 8 * run.recipe.generation.batch_size) if instructions else chunk)
+    _check_overrides(run, task)
+    most = {"instructions": 8 * run.recipe.generation.batch_size, "images": IMAGES}.get(task, chunk)
+    stream = (open_images if task == "images" else open_stream)(source, min(chunk, most))
     found = Predictions(iter(()))
     found.lines = _lines(run, stream, found.notes, progress)
     return found
 
 
-def _check_overrides(run: FinishedRun, instructions: bool) -> None:
-    useful = ["data.text", "data.text_pair", "data.max_length"]
-    if instructions:
+def _check_overrides(run: FinishedRun, task: str) -> None:
+    useful = ["data.image"] if task == "images" else ["data.text", "data.text_pair", "data.max_length"]
+    if task == "instructions":
         data = ("instruction", "input", "messages", "prompt", "max_length", "max_prompt_length")
         generation = [key for key in type(run.recipe.generation).model_fields if key != "limit"]
         useful = [*(f"data.{key}" for key in data), *(f"generation.{key}" for key in generation)]
@@ -133,7 +137,7 @@ def _lines(run: FinishedRun, stream: Stream, notes: list[str], progress: bool) -
     with tqdm(desc="predict", unit=" rows", disable=None if progress else True, file=sys.stderr, leave=False) as bar:
         for table in stream.chunks:
             if predictor is None:
-                predictor = InstructionPredictor(run) if run.recipe.task == "instructions" else TextPredictor(run)
+                predictor = PREDICTORS[run.recipe.task](run)
                 predictor.find(stream, table, notes)
             with telling_of_memory():
                 lines = predictor.answer(table, count)
@@ -242,6 +246,52 @@ class TextPredictor:
         return answer(logits, self.problem, self.names)
 
 
+class ImagePredictor:
+    """Labels with their probabilities for images, which are read as the student reads them."""
+
+    def __init__(self, run: FinishedRun) -> None:
+        self.run = run
+        _, self.names = student_head(run)
+        # The folder of a student says how images are read, so nothing of its examples is asked for but the labels.
+        examples = ImageExamples(DatasetDict(), self.names, [], 3, None, (0.0,) * 3, (1.0,) * 3, "", [])
+        task = Images(examples)
+        model = task.load_model(run.student, new_head=False, trust=run.trusts_student)
+        self.model = send(model, run_device())
+        self.reader = task.load_reader(run.student, trust=run.trusts_student)
+        self.column = LINE
+
+    def find(self, stream: Stream, table: Table, notes: list[str]) -> None:
+        if not stream.plain:
+            own = own_columns(self.run.recipe.data, self.run.named, table.columns, notes)
+            self.column = find_image(table.columns, own)
+
+    def answer(self, table: Table, start: int) -> list[Line]:
+        empty = [None] * len(next(iter(table.columns.values())))
+        values = table.raw(self.column) if self.column in table.columns else empty
+        lines: list[Line] = []
+        examples: list[dict[str, Any]] = []
+        read: list[int] = []
+        for place, value in enumerate(values):
+            line: Line = {"row": start + place}
+            try:
+                image = encoded(value, table.folder)
+                if image is None:
+                    line["note"] = NO_IMAGE
+                else:
+                    line |= named_image(image)
+                    examples.append({**self.reader.read(decode(image)), "example_id": len(read)})
+                    read.append(place)
+            except Unreadable as error:
+                line["note"] = f"the image {error}"
+            lines.append(line)
+        logits = logits_of(self.model, examples, self.reader) if examples else ()
+        for place, outputs in zip(read, logits, strict=True):
+            finite = np.isfinite(outputs).all()
+            lines[place] |= answer(outputs, "classification", self.names) if finite else {"note": NOT_FINITE}
+        nothing = dict.fromkeys(ANSWER["classification"])
+        return [{**line, **nothing, "note": line["note"]} if "note" in line else line for line in lines]
+
+
 class InstructionPredictor:
     """A response to each instruction or conversation."""
 
@@ -288,6 +338,14 @@ class InstructionPredictor:
             long = f"the prompt is over {self.longest} tokens"
             line["note"] = long if row.instruction else EMPTY_INSTRUCTION
         return line
+
+
+PREDICTORS: dict[str, Callable[[FinishedRun], Predictor]] = {
+    "classification": TextPredictor,
+    "images": ImagePredictor,
+    "instructions": InstructionPredictor,
+}
+"""What answers for a student, by its task."""
 
 
 def _texts(table: Table, name: str, start: int) -> list[str]:

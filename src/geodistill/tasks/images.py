@@ -7,8 +7,10 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from datasets import Image
 from transformers import AutoConfig, PreTrainedModel
 
+from geodistill.data.decoding import EncodedImage
 from geodistill.data.images import ImageExamples, load_images
 from geodistill.data.overlap import HeldOut
 from geodistill.data.record import Record
@@ -144,19 +146,18 @@ class Images(LabelledTask):
     def score(
         self, model: PreTrainedModel, reader: Reader, encoded: Encoded, split: str, *, progress: bool = False
     ) -> Scores:
-        """Score the model; a line holds the split, the row (the example's place in it, from 0), what the model predicts
-        with its probability, and the reference."""
+        """Score the model; a line holds the split, the row (the example's place in it, from 0), the file of the image
+        where it has one, what the model predicts with its probability, and the reference."""
         names, lines = output_names(model.config), []
         logits, references = [], []
         for part in parts_of(encoded, split):
             found, labels = predict(model, encoded[part], reader), labels_of(encoded[part])
             logits.append(found)
             references.append(labels)
-            rows = zip(self.examples.splits[part]["example_id"], labels, found, strict=True)
-            lines += [
-                {"split": part, "row": row, **prediction({}, label, outputs, "classification", names)}
-                for row, label, outputs in rows
-            ]
+            split_rows = self.examples.splits[part].cast_column("image", Image(decode=False)).to_list()
+            for row, label, outputs in zip(split_rows, labels, found, strict=True):
+                said = prediction({}, label, outputs, "classification", names)
+                lines.append({"split": part, "row": row["example_id"], **named_image(row["image"]), **said})
         metrics = self._metrics(np.concatenate(logits), np.concatenate(references))
         return Scores(metrics, lines=lines, notes=never_predicted(lines))
 
@@ -184,6 +185,11 @@ class Images(LabelledTask):
     def _told(self, reader: ImageReader) -> ImageReader:
         self._tell(reader.notes)
         return reader
+
+
+def named_image(image: EncodedImage | None) -> dict[str, str]:
+    """Return the entry of a line that names the file of an image; none where the image is given by its bytes alone."""
+    return {"image": image["path"]} if image is not None and image["path"] else {}
 
 
 def labels_of(encoded: Any) -> list[int]:
