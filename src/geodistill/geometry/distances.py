@@ -43,9 +43,9 @@ def procrustes_distance(
 ) -> Tensor:
     """The Procrustes distance: how far the student stays from the teacher after the best rotation.
 
-        D_P = min_Q ‖T − SQ‖_F,    D_P² = ‖S‖_F² + ‖T‖_F² − 2‖SᵀT‖_*
+        D_P = min_Q ‖T − SQ‖_F,    D_P² = ‖S‖_F² + ‖T‖_F² − 2‖SᵀT‖∗
 
-    over orthogonal Q, the narrower side padded with zeros; ‖·‖_* is the nuclear norm.
+    over orthogonal Q, the narrower side padded with zeros; ‖·‖∗ is the nuclear norm.
 
     Args:
         student: (…, d_s), any floating dtype; receives the gradient 2(S − TWᵀ), with W the polar factor of SᵀT.

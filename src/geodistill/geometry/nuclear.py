@@ -1,4 +1,4 @@
-"""The nuclear norm ‖M‖_* (the sum of the singular values) and its gradient, the polar factor UVᵀ of M = UΣVᵀ.
+"""The nuclear norm ‖M‖∗ (the sum of the singular values) and its gradient, the polar factor UVᵀ of M = UΣVᵀ.
 
 Only the polar factor is kept for the backward pass. Differentiating through U and V instead gives NaN where singular
 values nearly coincide, and differentiating `matrix_norm(·, "nuc")` is slower and less exact.
@@ -26,7 +26,7 @@ Algorithm = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 
 def nuclear_norm(matrix: Tensor) -> Tensor:
-    """‖M‖_* of a matrix (m, k), or of each of a batch (…, m, k), in float64; differentiable once.
+    """‖M‖∗ of a matrix (m, k), or of each of a batch (…, m, k), in float64; differentiable once.
 
     The gradient is the polar factor UVᵀ (Watson 1992, Characterization of the subdifferential of some matrix norms).
     A matrix that holds NaN or infinity gives NaN, as a sum would, and raises nothing.
@@ -49,7 +49,7 @@ class _NuclearNorm(torch.autograd.Function):
 
 
 def polar_factor(matrix: Tensor) -> tuple[Tensor, Tensor]:
-    """‖M‖_* in float64 and the polar factor UVᵀ in M's dtype, of a matrix or a batch of them; not differentiable."""
+    """‖M‖∗ in float64 and the polar factor UVᵀ in M's dtype, of a matrix or a batch of them; not differentiable."""
     matrix = matrix.detach()
     algorithm = choose_algorithm(matrix.dtype, matrix.device)
     if algorithm is by_polynomial or math.isfinite(matrix.sum().item()):

@@ -60,7 +60,7 @@ class LossKind:
 
 
 LOSSES: dict[str, LossKind] = {
-    "procrustes": LossKind(ProcrustesLoss, "‖S‖_F² + ‖T‖_F² − 2‖SᵀT‖_*"),
+    "procrustes": LossKind(ProcrustesLoss, "‖S‖_F² + ‖T‖_F² − 2‖SᵀT‖∗"),
     "gram": LossKind(GramLoss, "‖SSᵀ − TTᵀ‖_F² = ‖SᵀS‖_F² + ‖TᵀT‖_F² − 2‖SᵀT‖_F²"),
     "cka": LossKind(
         CKALoss,

@@ -11,7 +11,7 @@ from geodistill.losses.base import FeatureLoss
 
 
 class ProcrustesLoss(FeatureLoss):
-    """D_P² = min_Q ‖T − SQ‖_F² = ‖S‖_F² + ‖T‖_F² − 2‖SᵀT‖_* over orthogonal Q, the narrower side padded with zeros.
+    """D_P² = min_Q ‖T − SQ‖_F² = ‖S‖_F² + ‖T‖_F² − 2‖SᵀT‖∗ over orthogonal Q, the narrower side padded with zeros.
 
     What stays of the difference between two clouds after the best rotation. The gradient is 2(S − TWᵀ), with W the
     polar factor of SᵀT; the rotation may be held fixed.

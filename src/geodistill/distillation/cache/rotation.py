@@ -79,9 +79,9 @@ def cut_bounds(covariance: Tensor, axes: Tensor) -> CutBounds:
     Let P = axes · axesᵀ, ρ = tr CP, the share kept, and T' = TP / √ρ the features after the cut, of unit norm again.
 
     - Procrustes: the identity is a rotation, so D_P(T, T')² ≤ ‖T − T'‖² = 2 − 2√ρ. D_P is a metric, hence
-      |D_P(S, T) − D_P(S, T')| ≤ √(2 − 2√ρ). So is the angle θ with cos θ = ‖SᵀT‖_* = 1 − D_P² / 2, which moves by
+      |D_P(S, T) − D_P(S, T')| ≤ √(2 − 2√ρ). So is the angle θ with cos θ = ‖SᵀT‖∗ = 1 − D_P² / 2, which moves by
       at most arccos √ρ; since D_P² = 2 − 2 cos θ and θ ≤ π/2, D_P² moves by at most 2 sin arccos √ρ = 2√(1 − ρ).
-      (Upwards the true D_P² exceeds the one after the cut by 2 − 2√ρ at most: ‖SᵀT‖_* ≥ √ρ ‖SᵀT'‖_*.)
+      (Upwards the true D_P² exceeds the one after the cut by 2 − 2√ρ at most: ‖SᵀT‖∗ ≥ √ρ ‖SᵀT'‖∗.)
     - Gram: with A = TTᵀ − T'T'ᵀ, whose non-zero eigenvalues are those of C^½ (I − P/ρ) C^½, the triangle inequality
       gives |D_FG(S, T) − D_FG(S, T')| ≤ ‖A‖_F. D_FG² differs by ‖TTᵀ‖² − ‖T'T'ᵀ‖² − 2⟨SSᵀ, A⟩, and SSᵀ is positive
       semidefinite with trace 1, so by at most |‖TTᵀ‖² − ‖T'T'ᵀ‖²| + 2‖A‖₂.
