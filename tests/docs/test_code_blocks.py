@@ -123,6 +123,7 @@ def finished(content: dict[str, Any], classifier: Path, tmp_path_factory: pytest
     small = {
         **content,
         "teacher": {"model": str(classifier)},
+        "student": {**content["student"], "initialization": "random"},
         "training": {**content["training"], "max_steps": 2},
         "compare": {"seeds": [1], "jobs": 1, "variants": {"KD": {}}},
     }
