@@ -555,6 +555,11 @@ class Recipe(Section):
                 "A teacher of embeddings has no labels to be fine-tuned on.",
                 "Leave teacher.training out, and give a teacher that is trained.",
             )
+        if self.task == "embeddings" and self.data.label is not None and student.model is None:
+            raise GeodistillError(
+                "A student of embeddings with labels has a head, and its teacher has none.",
+                "Give student.model, or leave data.label out.",
+            )
         if self.teacher.model.startswith(NEW_MODEL) and self.teacher.training is None:
             raise GeodistillError(
                 f"The teacher '{self.teacher.model}' has random weights.", "Add teacher.training to train it first."

@@ -96,6 +96,18 @@ def test_torchrun(launch: Launch, tmp_path: Path) -> None:
     check_run(launch(TORCHRUN), tmp_path / "run")
 
 
+def test_two_columns_over_two_ranks(launch: Launch, tmp_path: Path) -> None:
+    rows = [line.partition(",")[0] for line in (tmp_path / "rows.csv").read_text().splitlines()[1:]]
+    pairs = [f"{text},{' '.join(reversed(text.split()))}" for text in rows]
+    (tmp_path / "rows.csv").write_text("\n".join(["one,other", *pairs]))
+    recipe = yaml.safe_load((tmp_path / "recipe.yaml").read_text())
+    recipe["data"]["columns"] = {"student": "one", "teacher": "other"}
+    recipe |= {"task": "embeddings", "objective": {"features": [{"loss": "procrustes"}, {"loss": "cosine"}]}}
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    results = check_run(launch(TORCHRUN), tmp_path / "run")
+    assert set(results["metrics"]) == {"retrieval@1", "retrieval@10", "similarity_structure"}
+
+
 @pytest.mark.slow
 def test_accelerate_launch_and_starting_again(launch: Launch, tmp_path: Path) -> None:
     first = check_run(launch(ACCELERATE), tmp_path / "run")

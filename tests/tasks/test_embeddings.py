@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 from sensors import SensorModel, sensor
-from transformers import AutoModel, ViTConfig, ViTModel
+from transformers import AutoModel, AutoModelForSequenceClassification, ViTConfig, ViTModel
 
 from geodistill.api import train
 from geodistill.errors import GeodistillError
@@ -59,6 +59,7 @@ def test_two_sensors_from_a_recipe_to_a_student(make: MakeRecipe, tmp_path: Path
     assert results.split == "test" and set(results.metrics) == {"retrieval@1", "retrieval@10", "similarity_structure"}
     assert results.metrics["retrieval@10"] == 1 and results.metrics["similarity_structure"] > 0.8
     assert results.geometry[0]["procrustes"]["value"] < results.geometry[0]["procrustes"]["chance"]
+    assert "retrieval@10" in str(results)
     student = AutoModel.from_pretrained(tmp_path / "run" / "student")
     assert isinstance(student, SensorModel) and not (tmp_path / "run" / "cache").exists()
     scores = evaluate(tmp_path / "run", progress=False)
@@ -158,6 +159,31 @@ def columns(student: str, teacher: str) -> dict[str, Any]:
 def test_what_does_not_go_together(make: MakeRecipe, tmp_path: Path, changes: dict[str, Any], problem: str) -> None:
     with pytest.raises(GeodistillError, match=problem):
         train(make(**changes), tmp_path / "run", progress=False)
+
+
+def test_labels_are_for_a_label_term_of_the_student(encoder: Path, tmp_path: Path) -> None:
+    rows = [{"fr": f"un texte {place}", "en": f"a text {place}", "kind": "ab"[place % 2]} for place in range(30)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    content: dict[str, Any] = {
+        "task": "embeddings",
+        "data": {
+            "source": str(tmp_path / "rows.jsonl"),
+            "columns": {"student": "fr", "teacher": "en"},
+            "label": "kind",
+        },
+        "teacher": {"model": str(encoder)},
+        "student": {"model": str(encoder)},
+        "objective": {"label": {}, "features": [{"loss": "cosine"}]},
+        "training": {"max_steps": 2, "batch_size": 8, "logging_steps": 1},
+    }
+    results = train(check_recipe(content), tmp_path / "run", progress=False)
+    student = AutoModelForSequenceClassification.from_pretrained(tmp_path / "run" / "student")
+    assert results is not None and student.config.id2label == {0: "a", 1: "b"}
+    logged = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert all("label" in entry for entry in logged if "loss" in entry)
+    assert evaluate(tmp_path / "run", progress=False)["metrics"] == pytest.approx(results.metrics)
+    with pytest.raises(GeodistillError, match="has a head, and its teacher has none"):
+        check_recipe({**content, "student": {"teacher_layers": 1}})
 
 
 def test_tokens_of_texts_do_not_correspond(encoder: Path, tmp_path: Path) -> None:

@@ -103,7 +103,8 @@ def build_start(start: StudentRecipe, teacher: PreparedTeacher, own_reader: Read
     # Its teacher's weights are read only where the student is made out of them.
     source = teacher.outline if start.model is not None else teacher.model
     reader = teacher.reader if own_reader is None else own_reader
-    student = build_student(start, source, seed=seed, sample=embedding_sample(teacher), probe=reader.probe())
+    sample, head = embedding_sample(teacher), teacher.task.student_head
+    student = build_student(start, source, seed=seed, sample=sample, probe=reader.probe(), head=head)
     if own_reader is not None:
         own_reader.configure(adapted_model(student), always=True)
     check_reads(adapted_model(student), reader)

@@ -74,6 +74,7 @@ class Classification(LabelledTask):
     kinds = OF_TEXTS
     scores_tokens = False
     asks_teacher = False
+    student_head = None
 
     def __init__(self, examples: Examples) -> None:
         check_metrics(examples.metrics, examples.problem)

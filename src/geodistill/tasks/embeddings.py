@@ -8,19 +8,30 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import MODEL_MAPPING, AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
+from transformers import (
+    MODEL_MAPPING,
+    AutoConfig,
+    AutoModel,
+    AutoModelForSequenceClassification,
+    PretrainedConfig,
+    PreTrainedModel,
+)
 
 from geodistill.data.cells import IN_WORDS, Kind
 from geodistill.data.overlap import HeldOut
 from geodistill.data.paired import PairedExamples, load_pairs
 from geodistill.data.record import Record
-from geodistill.distillation.sides import Reader, Side, Whose
+from geodistill.distillation.sides import LazyExamples, Reader, Side, Whose
 from geodistill.distillation.signals import model_inputs
+from geodistill.distillation.students.build import Head
 from geodistill.errors import GeodistillError, suggest
 from geodistill.features import Capture, evaluation_mode, select_rows
 from geodistill.files import fingerprint_of
+from geodistill.models import ImageClassifiers
 from geodistill.recipe import DataRecipe, Recipe, WeightKind
 from geodistill.tasks.array_reader import ArrayReader
+from geodistill.tasks.classification import load_classifier
+from geodistill.tasks.heads import head_settings
 from geodistill.tasks.image_reader import ImageReader, image_reader
 from geodistill.tasks.loading import load, load_model, weight_settings
 from geodistill.tasks.metrics import Constant
@@ -36,11 +47,12 @@ BATCH_SIZE = 128
 
 
 class Embeddings:
-    """Paired inputs without a head: an embedding is the mean of the last hidden state; see `Task` for the members.
+    """Paired inputs: an embedding is the mean of the last hidden state; see `Task` for the members.
 
     A student is scored against its teacher on rows that neither was trained on: retrieval@k is the share of the
     student's rows whose own teacher row is among the k most similar ones, and `similarity_structure` is Spearman's ρ of
     the similarities within both sides. Both are taken after the rotation that fits training rows best (`Alignment`).
+    Labels, where the data has any, are for a label term: the student gets a head for them.
     """
 
     rows = compares = EMBEDDING
@@ -68,6 +80,15 @@ class Embeddings:
     def record(self) -> Record:
         return replace(self.examples.record, notes=list(self.notes))
 
+    @property
+    def student_head(self) -> Head | None:
+        """The head for the labels, where there are some; a student of arrays is a class that has its own."""
+        kind = self.examples.cells(self.examples.sides.student).kind
+        if self.examples.problem == "unlabelled" or kind == "array":
+            return None
+        auto_class = AutoModelForSequenceClassification if kind == "text" else ImageClassifiers
+        return Head(auto_class, head_settings(self.examples))
+
     def load_model(
         self,
         name: str,
@@ -78,6 +99,16 @@ class Embeddings:
         weights: WeightKind = "float32",
         whose: Whose = "student",
     ) -> PreTrainedModel:
+        if whose == "student" and self.student_head is not None:
+            return load_classifier(
+                name,
+                self.examples,
+                self.student_head.auto_class,
+                new_head=new_head,
+                revision=revision,
+                trust=trust,
+                weights=weights,
+            ).eval()
         return load_model(
             AutoModel.from_pretrained, name, revision=revision, trust=trust, **weight_settings(weights)
         ).eval()
@@ -121,10 +152,13 @@ class Embeddings:
         self, model: PreTrainedModel, reader: Any, *, words: bool = False, positions: int | None = None
     ) -> Encoded:
         if isinstance(reader, TextReader):
-            return self._encode_texts(
-                reader.within(min(self.examples.max_length, positions or position_limit(model))), words
-            )
-        return {name: reader.encode(split) for name, split in self.examples.splits.items()}
+            length = min(self.examples.max_length, positions or position_limit(model))
+            encoded: Any = self._encode_texts(reader.within(length), words)
+        else:
+            encoded = {name: reader.encode(split) for name, split in self.examples.splits.items()}
+        if reader.column != self.examples.sides.student or self.examples.problem == "unlabelled":
+            return encoded
+        return {name: WithLabels(rows, self.examples.splits[name]["label"]) for name, rows in encoded.items()}  # type: ignore[misc]
 
     def _encode_texts(self, reader: TextReader, words: bool) -> Encoded:
         cut: dict[str, int] = {}
@@ -186,14 +220,26 @@ class Embeddings:
         lines = [
             {"split": part, "row": row, "rank": int(rank)} for (part, row), rank in zip(places, found, strict=True)
         ]
-        details = {split: {"rows": len(found), "median_rank": float(np.median(found))}}
-        return Scores({name: values[name] for name in self.metrics}, details, lines)
+        return Scores({name: values[name] for name in self.metrics}, lines=lines)
 
     def constant(self, split: str) -> Constant | None:
         return None
 
     def compute_metrics(self, encoded: EncodedExamples) -> Callable[[Any], dict[str, float]] | None:
         return None
+
+
+class WithLabels(LazyExamples):
+    """Examples with their labels."""
+
+    def __init__(self, examples: Sequence[Any], labels: Sequence[Any]) -> None:
+        self.examples, self.labels = examples, labels
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    def at(self, place: int) -> dict[str, Any]:
+        return {**self.examples[place], "labels": self.labels[place]}
 
 
 def chosen(split: str, examples: EncodedExamples) -> EncodedExamples:

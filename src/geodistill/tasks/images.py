@@ -43,6 +43,7 @@ class Images(LabelledTask):
     kinds = OF_IMAGES
     scores_tokens = False
     asks_teacher = False
+    student_head = None
     labelled = True
 
     def __init__(self, examples: ImageExamples, augmentation: Augmentation = "none", *, cached: bool = True) -> None:

@@ -38,6 +38,7 @@ class InstructionFollowing:
     kinds = OF_TEXTS
     scores_tokens = True
     asks_teacher = False
+    student_head = None
 
     def __init__(self, instructions: Instructions, data: DataRecipe, generation: GenerationRecipe) -> None:
         self.instructions, self.data, self.generation = instructions, data, generation

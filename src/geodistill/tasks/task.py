@@ -14,6 +14,7 @@ from geodistill.data.overlap import HeldOut
 from geodistill.data.parts import ALL
 from geodistill.data.record import Record
 from geodistill.distillation.sides import Reader, Side, Whose
+from geodistill.distillation.students.build import Head
 from geodistill.features import KINDS
 from geodistill.recipe import DataRecipe, Recipe, WeightKind
 from geodistill.tasks.metrics import Constant
@@ -58,6 +59,7 @@ class Task(Protocol):
     measured: of how many examples at most
     scores_tokens: whether logits are those of tokens, so that both sides have to split texts alike
     asks_teacher: whether scores compare a student with its teacher, which is asked first (`ask`)
+    student_head: the head of a student, where it is not its teacher's
     """
 
     fingerprint: str
@@ -71,6 +73,9 @@ class Task(Protocol):
     measured: int
     scores_tokens: bool
     asks_teacher: bool
+
+    @property
+    def student_head(self) -> Head | None: ...
 
     @classmethod
     def load(cls, data: DataRecipe, recipe: Recipe, held_out: HeldOut | None = None) -> Any:

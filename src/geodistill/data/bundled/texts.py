@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 
+from geodistill.data.bundled.gait import gait_splits
 from geodistill.data.bundled.images import BUNDLED_IMAGES
 from geodistill.data.bundled.natural_instructions import instruction_splits
 from geodistill.data.bundled.packages import TEXTS, package_files
@@ -82,7 +83,7 @@ def sentences(recipe: DataRecipe) -> Table:
     return Table({"text": [text for key, text in texts.items() if key not in held_out]})
 
 
-BUNDLED_PAIRS: dict[str, Callable[[], dict[str, Table]]] = {"bundled:verses": verse_splits}
+BUNDLED_PAIRS: dict[str, Callable[[], dict[str, Table]]] = {"bundled:verses": verse_splits, "bundled:gait": gait_splits}
 """Sets with several columns of the same thing, of which a recipe chooses one for each side (data.columns)."""
 BUNDLED: dict[str, Callable[[DataRecipe], Table]] = {
     "bundled:trec": trec,

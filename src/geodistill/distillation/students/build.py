@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError
@@ -53,6 +53,13 @@ INTERMEDIATE_NAMES = ("intermediate_size", "hidden_dim", "ffn_dim", "n_inner")
 SIDE_WIDTHS = ("embedding_size", "word_embed_proj_dim", "pooler_hidden_size")
 
 
+class Head(NamedTuple):
+    """The head of a student that is not its teacher's: an auto class, and what a config says of such a head."""
+
+    auto_class: Any
+    settings: Mapping[str, Any]
+
+
 def build_student(
     recipe: StudentRecipe,
     teacher: PreTrainedModel,
@@ -60,8 +67,11 @@ def build_student(
     seed: int,
     sample: Iterable[Mapping[str, Tensor]] = (),
     probe: Mapping[str, Tensor] | None = None,
+    head: Head | None = None,
 ) -> Student:
     """Return a student with the teacher's kind of head, its labels and its problem type, in float32 and eval mode.
+
+    With `head` it has this head instead, and its teacher may have none.
 
     - `recipe.model`: a pretrained model through the teacher's auto class, with a head for the teacher's labels. With
       `new:NAME` it is an image model of the CIFAR benchmarks (`geodistill.models.named`) with random weights, for
@@ -81,7 +91,7 @@ def build_student(
         if recipe.model is not None and recipe.model.startswith(MADE):
             student = _new_image_model(recipe.model, teacher.config, probe)
         elif recipe.model is not None:
-            student = _load(recipe.model, recipe.revision, teacher, recipe.trust_remote_code)
+            student = _load(recipe.model, recipe.revision, teacher, recipe.trust_remote_code, head)
         elif recipe.teacher_layers is not None:
             student = keep_layers(teacher, recipe.teacher_layers)
         else:
@@ -197,12 +207,16 @@ def shrink_config(recipe: StudentRecipe, config: PretrainedConfig, *, every: boo
     return type(config).from_dict(values)
 
 
-def _load(name: str, revision: str | None, teacher: PreTrainedModel, trust_remote_code: bool) -> PreTrainedModel:
-    auto_class = _auto_class(teacher)
-    head: dict[str, Any] = {}
-    if auto_class in CLASSIFIERS:
+def _load(
+    name: str, revision: str | None, teacher: PreTrainedModel, trust_remote_code: bool, head: Head | None
+) -> PreTrainedModel:
+    auto_class = _auto_class(teacher) if head is None else head.auto_class
+    settings: dict[str, Any] = {}
+    if head is not None:
+        settings = {**head.settings, "ignore_mismatched_sizes": True}
+    elif auto_class in CLASSIFIERS:
         # A head that was trained for another number of labels is replaced by a new one.
-        head = {
+        settings = {
             "id2label": teacher.config.id2label,
             "label2id": teacher.config.label2id,
             "ignore_mismatched_sizes": True,
@@ -212,7 +226,7 @@ def _load(name: str, revision: str | None, teacher: PreTrainedModel, trust_remot
         own = AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=trust_remote_code)
         refuse_encoder_decoder(own, name)
         student = auto_class.from_pretrained(
-            source, revision=revision, trust_remote_code=trust_remote_code, dtype=torch.float32, **head
+            source, revision=revision, trust_remote_code=trust_remote_code, dtype=torch.float32, **settings
         )
     except GeodistillError:
         raise
@@ -226,11 +240,12 @@ def _load(name: str, revision: str | None, teacher: PreTrainedModel, trust_remot
             f"The student '{name}' cannot be loaded: {str(error).splitlines()[0]}",
             "Give a folder that save_pretrained wrote, a bundled model, or a hub name that can be reached.",
         ) from error
-    if head:
+    if settings and head is None:
         reorder_outputs(student, output_names(own), output_names(teacher.config))
     if auto_class is AutoModelForCausalLM:
         check_causal(student, name)
-    student.config.problem_type = teacher.config.problem_type
+    if head is None:
+        student.config.problem_type = teacher.config.problem_type
     padding = getattr(teacher.config, "pad_token_id", None)  # what reads no tokens has none
     if padding is not None and getattr(student.config, "pad_token_id", padding) is None:
         student.config.pad_token_id = padding
