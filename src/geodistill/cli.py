@@ -43,13 +43,15 @@ class DemoTask(str, Enum):
     instructions = "instructions"
     images = "images"
     quantize = "quantize"
+    languages = "languages"
 
 
 @app.command()
 def demo(
     overrides: Overrides = None,
     task: Annotated[
-        DemoTask, typer.Option(help="Questions, movie sentiment, instructions, images, or questions in few bits.")
+        DemoTask,
+        typer.Option(help="Questions, movie sentiment, instructions, images, questions in few bits, or two languages."),
     ] = DemoTask.trec,
     output: Annotated[Path | None, typer.Option(help="Folder of the run. [default: runs/demo-TASK]")] = None,
     fresh: Fresh = False,
