@@ -7,7 +7,9 @@ loss = cross_entropy + 0.5 * ProcrustesLoss()(student_hidden, teacher_hidden, ma
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -117,3 +119,37 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return __all__
+
+
+_AUTO_CLASSES = "transformers.models.auto.modeling_auto"
+
+
+class _Registration:
+    """Makes transformers know the models of this package as soon as it has its auto classes, and not before: to import
+    this package must not import torch.
+
+    `AutoModel.from_pretrained` asks a table for the class that config.json names, so whoever imported this package can
+    load a student that was saved, in whatever order the imports were.
+    """
+
+    @classmethod
+    def find_spec(cls, name: str, path: Any = None, target: Any = None) -> Any:
+        if name != _AUTO_CLASSES:
+            return None
+        sys.meta_path.remove(cls)
+        spec = find_spec(name)
+        if spec is not None and spec.loader is not None:
+            load = spec.loader.exec_module
+
+            def load_and_register(module: Any) -> None:
+                load(module)
+                import_module("geodistill.models")
+
+            spec.loader.exec_module = load_and_register  # type: ignore[method-assign]
+        return spec
+
+
+if _AUTO_CLASSES in sys.modules:
+    import_module("geodistill.models")
+else:
+    sys.meta_path.insert(0, _Registration)

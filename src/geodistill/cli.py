@@ -44,6 +44,7 @@ class DemoTask(str, Enum):
     images = "images"
     quantize = "quantize"
     languages = "languages"
+    neural = "neural"
 
 
 @app.command()
@@ -51,7 +52,7 @@ def demo(
     overrides: Overrides = None,
     task: Annotated[
         DemoTask,
-        typer.Option(help="Questions, movie sentiment, instructions, images, questions in few bits, or two languages."),
+        typer.Option(help="Questions, reviews, instructions, images, questions in few bits, two languages, or spikes."),
     ] = DemoTask.trec,
     output: Annotated[Path | None, typer.Option(help="Folder of the run. [default: runs/demo-TASK]")] = None,
     fresh: Fresh = False,

@@ -23,10 +23,12 @@ PromptKind = Literal["alpaca", "chat", "plain"]
 WeightKind = Literal["float32", "bfloat16", "8bit", "4bit"]
 TASK_STAGE = "task"
 NEW_MODEL = "new:"
-"""What the name of an image model with random weights begins with, such as new:resnet20."""
+"""What the name of a model with random weights begins with, such as new:resnet20."""
 PYTHON_MODEL = "python:"
 """What the name of an image model begins with that a function makes: python:PACKAGE.MODULE:CALLABLE."""
 MADE = (NEW_MODEL, PYTHON_MODEL)
+NEW_MODELS = {"images": "new:resnet8", "neural": "new:lfp"}
+"""The tasks that have new models by name, and one of the names."""
 Bits = Annotated[int, Field(ge=2, le=8)]
 LayerPair = tuple[int, int]
 ModulePair = tuple[str, str]
@@ -49,6 +51,22 @@ class ColumnsRecipe(Section):
     teacher: str = Field(description="column that the teacher reads; it may be the same")
 
 
+class SessionsRecipe(Section):
+    """How recordings of spikes and field potentials are binned, cut and split."""
+
+    bin_ms: float = Field(10.0, gt=0, description="length of a time bin in milliseconds")
+    bins: int = Field(100, ge=2, description="bins of a segment, which is what a model reads at once")
+    block_seconds: float = Field(10.0, gt=0, description="whole blocks of time are train, validation or test")
+    unseen: list[str] = Field(
+        default_factory=list, description="sessions that nothing is trained on but their own patch embeddings"
+    )
+    adaptation_steps: int = Field(
+        100, ge=1, description="of the patch embeddings of unseen sessions, before they are scored"
+    )
+    lfp: str | None = Field(None, description="ElectricalSeries of an NWB file; the only one if absent")
+    behaviour: list[str] | None = Field(None, description="what is decoded, by name; all if absent")
+
+
 class DataRecipe(Section):
     """Where the examples come from: a bundled set, a hub name, GLUE, a local file or a folder of files."""
 
@@ -69,6 +87,7 @@ class DataRecipe(Section):
         description="column with the label, or several of 0 and 1 or of numbers; found by its usual names if absent",
     )
     columns: ColumnsRecipe | None = Field(None, description="the column that each side reads, of paired inputs")
+    sessions: SessionsRecipe = Field(default_factory=SessionsRecipe, description="of recordings")
     image: str | None = Field(None, description="column with the image; found by its usual names when absent")
     augmentation: Augmentation = Field(
         "none", description="how training images are varied; flips are for pictures that mean the same mirrored"
@@ -183,7 +202,7 @@ class TeacherRecipe(Section):
     )
 
     model: str = Field(
-        "bundled:minilm-l6", description="bundled:NAME, a folder, a hub name; new:NAME or python:… for an image model"
+        "bundled:minilm-l6", description="bundled:NAME, a folder, a hub name; new:NAME, or python:… for an image model"
     )
     revision: str | None = None
     trust_remote_code: bool = Field(False, description="run the code that comes with `model`; of no other side")
@@ -238,7 +257,7 @@ class StudentRecipe(Section):
     )
 
     model: str | None = Field(
-        None, description="bundled:NAME, a folder, a hub name; new:NAME or python:… for an image model"
+        None, description="bundled:NAME, a folder, a hub name; new:NAME, or python:… for an image model"
     )
     revision: str | None = None
     trust_remote_code: bool = Field(False, description="run the code that comes with `model`; of no other side")
@@ -493,9 +512,14 @@ class Recipe(Section):
         Rule(_of_data("columns"), lambda recipe: recipe.task == "embeddings", only_with("task: embeddings")),
         Rule(_of_data(*IMAGE_DATA), lambda recipe: recipe.task == "images", only_with("task: images")),
         Rule(
+            _of_data(*(f"sessions.{key}" for key in SessionsRecipe.model_fields)),
+            lambda recipe: recipe.task == "neural",
+            only_with("task: neural"),
+        ),
+        Rule(
             _of_data("max_length"),
-            lambda recipe: recipe.task != "images",
-            "Leave it out, because it counts tokens, and an image has none.",
+            lambda recipe: recipe.task not in NEW_MODELS,
+            "Leave it out, because it counts tokens, and the inputs of this task have none.",
         ),
         Rule(
             (
@@ -535,7 +559,7 @@ class Recipe(Section):
         sides: list[tuple[str, TeacherRecipe | StudentRecipe]] = [("teacher", self.teacher), ("student", student)]
         for name, side in sides:
             model = side.model or ""
-            if self.task != "images" and model.startswith(MADE):
+            if self.task not in NEW_MODELS and model.startswith(MADE):
                 raise GeodistillError(
                     f"'{name}.model' names a new image model, and the task is {self.task}.",
                     "Give a model that reads texts, or set task: images.",
@@ -545,10 +569,11 @@ class Recipe(Section):
                     f"'{name}.model' is '{model}', whose code is not run unless you say so.",
                     f"If you trust that code, set {name}.trust_remote_code=true.",
                 )
-        if self.task == "images" and (student.model is None or student.lora is not None):
+        if self.task in NEW_MODELS and (student.model is None or student.lora is not None):
             raise GeodistillError(
-                "A student of the task 'images' is not made from its teacher's layers, from a width or with adapters.",
-                "Give student.model alone: a new image model such as new:resnet8, a folder or a hub name.",
+                f"A student of the task '{self.task}' is not made from its teacher's layers, from a width or with "
+                "adapters.",
+                f"Give student.model alone: a new model such as {NEW_MODELS[self.task]}, a folder or a hub name.",
             )
         if self.task == "embeddings" and self.teacher.training is not None:
             raise GeodistillError(

@@ -74,7 +74,7 @@ def test_no_block_is_passed_over(page: Path) -> None:
 
 def complete(content: dict[str, Any]) -> dict[str, Any]:
     """Lay a part of a recipe over a small whole one."""
-    return merge(IMAGES if content.get("task") == "images" else TEXTS, content)
+    return merge({"images": IMAGES, "neural": {}}.get(content.get("task", ""), TEXTS), content)
 
 
 def check_command(words: list[str], recipes: dict[str, dict[str, Any]]) -> None:

@@ -1,9 +1,11 @@
-"""Architectures that no library has: image classifiers for small pictures, as models of transformers."""
+"""Architectures that no library has, as models of transformers: classifiers of small pictures, and of recordings the
+neural transformer."""
 
 from geodistill.models.base import CifarClassifier, CifarConfig
 from geodistill.models.from_python import ImageClassifiers, PythonConfig, PythonForImageClassification
 from geodistill.models.mobilenet_v2 import CifarMobileNetV2Config, CifarMobileNetV2ForImageClassification
 from geodistill.models.named import NAMES, made, made_config, named, named_config, register
+from geodistill.models.neural import NeuralConfig, NeuralModel, new_neural_model, with_sessions
 from geodistill.models.resnet import CifarResNetConfig, CifarResNetForImageClassification
 from geodistill.models.shufflenet_v1 import CifarShuffleNetV1Config, CifarShuffleNetV1ForImageClassification
 from geodistill.models.shufflenet_v2 import CifarShuffleNetV2Config, CifarShuffleNetV2ForImageClassification
@@ -31,11 +33,15 @@ __all__ = [
     "CifarWideResNetConfig",
     "CifarWideResNetForImageClassification",
     "ImageClassifiers",
+    "NeuralConfig",
+    "NeuralModel",
     "PythonConfig",
     "PythonForImageClassification",
     "made",
     "made_config",
     "named",
     "named_config",
+    "new_neural_model",
     "register",
+    "with_sessions",
 ]

@@ -6,13 +6,14 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from transformers import AutoConfig, AutoModelForImageClassification, PreTrainedModel
+from transformers import AutoConfig, AutoModel, AutoModelForImageClassification, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES
 
 from geodistill.errors import GeodistillError, suggest
 from geodistill.models.base import CifarClassifier, CifarConfig
 from geodistill.models.from_python import PythonConfig, PythonForImageClassification
 from geodistill.models.mobilenet_v2 import CifarMobileNetV2Config, CifarMobileNetV2ForImageClassification
+from geodistill.models.neural import NeuralConfig, NeuralModel
 from geodistill.models.resnet import CifarResNetConfig, CifarResNetForImageClassification
 from geodistill.models.shufflenet_v1 import CifarShuffleNetV1Config, CifarShuffleNetV1ForImageClassification
 from geodistill.models.shufflenet_v2 import CifarShuffleNetV2Config, CifarShuffleNetV2ForImageClassification
@@ -118,11 +119,14 @@ def made(name: str, **settings: Any) -> PreTrainedModel:
 
 
 def register() -> None:
-    """Make transformers know the families: `AutoConfig`, `AutoModelForImageClassification` and the pipeline.
+    """Make transformers know the families: `AutoConfig`, `AutoModel` or `AutoModelForImageClassification`, and the
+    pipeline.
 
     Of a model that a function makes it knows the config alone: to build one runs code (`ImageClassifiers`).
     """
     AutoConfig.register(PythonConfig.model_type, PythonConfig, exist_ok=True)
+    AutoConfig.register(NeuralConfig.model_type, NeuralConfig, exist_ok=True)
+    AutoModel.register(NeuralConfig, NeuralModel, exist_ok=True)
     for config, model in FAMILIES.items():
         AutoConfig.register(config.model_type, config, exist_ok=True)
         AutoModelForImageClassification.register(config, model, exist_ok=True)

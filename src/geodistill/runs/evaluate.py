@@ -16,7 +16,7 @@ from geodistill.runs.arguments import run_device, send
 from geodistill.runs.finished import FinishedRun, open_run, refuse_others, student_head
 from geodistill.runs.folder import RECIPE
 from geodistill.runs.recipe_file import load_recipe
-from geodistill.runs.teacher import load_teacher, load_teacher_reader
+from geodistill.runs.teacher import as_given, load_teacher, load_teacher_reader
 from geodistill.tasks.choose import task_of
 from geodistill.tasks.classification import Classification
 from geodistill.tasks.images import Images
@@ -33,6 +33,7 @@ COLUMNS = {
     "instructions": ("data.instruction", "data.input", "data.output", "data.messages", *PROMPTS),
 }
 NEED_A_DIFFERENCE = ("pearson", "spearman", "matthews_correlation")
+OWN_DATA_ALONE = ("embeddings", "neural")
 SPLIT_KEYS = ("seed", "validation_share", "test_share")
 SPLIT_NAMES = ("train_split", "validation_split", "test_split")
 
@@ -62,9 +63,9 @@ def evaluate(
     """
     run = open_run(folder, overrides)
     other = "data.source" in run.given
-    if other and run.recipe.task == "embeddings":
+    if other and run.recipe.task in OWN_DATA_ALONE:
         raise GeodistillError(
-            "A student of the task 'embeddings' is scored on the data of its run alone.",
+            f"A student of the task '{run.recipe.task}' is scored on the data of its run alone.",
             "Leave data.source out, and choose a split with --split.",
         )
     refuse_others(run, *_useful(run, other))
@@ -73,8 +74,11 @@ def evaluate(
     reader = task.load_reader(run.student, trust=run.trusts_student)
     encoded = task.encode(student, reader, positions=run.positions)
     if task.asks_teacher:
-        teacher_reader = load_teacher_reader(run.recipe.teacher, task)
-        teacher = send(load_teacher(run.recipe.teacher, task, teacher_reader), run_device())
+        given = run.recipe.teacher
+        if given.training is not None:  # what was fine-tuned is kept in the folder of the run
+            given = as_given(given, str(folder / "teacher"))
+        teacher_reader = load_teacher_reader(given, task)
+        teacher = send(load_teacher(given, task, teacher_reader), run_device())
         task.ask(Side(teacher, teacher_reader), task.encode(teacher, teacher_reader, positions=run.positions))
     if other:
         split = next(iter(encoded)) if len(encoded) == 1 else ALL
@@ -107,7 +111,7 @@ def evaluate(
 def _useful(run: FinishedRun, other: bool) -> tuple[list[str], dict[str, str]]:
     """Return the overrides that have an effect on the scores, and for some others why they are refused."""
     task = run.recipe.task
-    if not other and task == "embeddings":
+    if not other and task in OWN_DATA_ALONE:
         return ["data.limit", "data.metrics"], {}
     length = () if task == "images" else ("data.max_length",)
     if not other:

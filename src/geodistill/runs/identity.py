@@ -33,6 +33,7 @@ SEEN_OTHERWISE = {
     "DataRecipe.text_pair": ROWS,
     "DataRecipe.label": ROWS,
     "DataRecipe.columns": ROWS,
+    "DataRecipe.sessions": ROWS,
     "DataRecipe.instruction": ROWS,
     "DataRecipe.input": ROWS,
     "DataRecipe.output": ROWS,

@@ -104,6 +104,11 @@ def predict(
         raise GeodistillError(f"A chunk of {chunk} rows is none.", "Give at least 1.")
     run = open_run(folder, overrides)
     task = run.recipe.task
+    if task == "neural":
+        raise GeodistillError(
+            "Latents of recordings are not predicted from the command line.",
+            f'Load the student with transformers: import geodistill, then AutoModel.from_pretrained("{run.student}").',
+        )
     if task == "embeddings":
         raise GeodistillError(
             "Embeddings are not predicted from the command line.",

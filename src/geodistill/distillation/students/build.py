@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -68,6 +68,7 @@ def build_student(
     sample: Iterable[Mapping[str, Tensor]] = (),
     probe: Mapping[str, Tensor] | None = None,
     head: Head | None = None,
+    load: Callable[[str], PreTrainedModel] | None = None,
 ) -> Student:
     """Return a student with the teacher's kind of head, its labels and its problem type, in float32 and eval mode.
 
@@ -76,7 +77,8 @@ def build_student(
     - `recipe.model`: a pretrained model through the teacher's auto class, with a head for the teacher's labels. With
       `new:NAME` it is an image model of the CIFAR benchmarks (`geodistill.models.named`) with random weights, for
       images of the size and channels of `probe`, a tiny batch that the student reads; `python:PACKAGE.MODULE:CALLABLE`
-      is a torch model that the callable makes (`PythonForImageClassification`).
+      is a torch model that the callable makes (`PythonForImageClassification`). With `load`, which makes or loads a
+      model by its name, none of this is done here.
     - `recipe.teacher_layers`: the teacher with fewer blocks, its width and weights kept; see `keep_layers`.
     - `recipe.width` and `recipe.layers`: a new model of the teacher's family; see `shrink_config`. With the
       initialisation `"pca"` its embeddings are the teacher's, rotated and cut; see `rotate_embeddings`, which takes the
@@ -88,7 +90,9 @@ def build_student(
     Raises GeodistillError for a model that cannot be loaded, a layer out of range, or a family that cannot be cut.
     """
     with _seeded(seed):
-        if recipe.model is not None and recipe.model.startswith(MADE):
+        if recipe.model is not None and load is not None:
+            student = load(recipe.model)
+        elif recipe.model is not None and recipe.model.startswith(MADE):
             student = _new_image_model(recipe.model, teacher.config, probe)
         elif recipe.model is not None:
             student = _load(recipe.model, recipe.revision, teacher, recipe.trust_remote_code, head)

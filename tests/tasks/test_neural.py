@@ -1,0 +1,130 @@
+"""Spikes to field potentials, from a recipe to a student."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModel
+
+from geodistill.errors import GeodistillError
+from geodistill.models import NeuralModel
+from geodistill.recipe import Recipe
+from geodistill.runs.evaluate import evaluate
+from geodistill.runs.recipe_file import check_recipe, merge
+from geodistill.runs.train import train
+from geodistill.tasks.choose import task_of
+from geodistill.tasks.neural import Neural, adapt
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three sessions with one slow latent behind spikes, potentials and behaviour."""
+    place, draw = tmp_path_factory.mktemp("sessions"), np.random.default_rng(0)
+    for number, neurons in enumerate((5, 3, 4)):
+        latent = np.convolve(draw.normal(size=660), np.ones(20) / 4, mode="same")
+        lfp = latent[:, None] * draw.normal(size=3) + draw.normal(size=(660, 3))
+        lfp[100:104] = np.nan
+        spikes = draw.poisson(np.exp(latent[:, None] * draw.normal(size=neurons)).clip(max=20))
+        np.savez(place / f"day-{number}.npz", spikes=spikes, lfp=lfp, behaviour=latent, behaviour_names=["x"])
+    return place
+
+
+@pytest.fixture
+def make(folder: Path) -> Any:
+    content = {
+        "task": "neural",
+        "data": {
+            "source": str(folder),
+            "sessions": {"bins": 10, "block_seconds": 0.2, "unseen": ["day-2"], "adaptation_steps": 2},
+        },
+        "teacher": {"model": "new:spikes", "training": {"max_steps": 2, "batch_size": 8, "bf16": False}},
+        "student": {"model": "new:lfp"},
+        "objective": {"label": {}, "features": [{"loss": "procrustes"}, {"loss": "cosine"}]},
+        "training": {"max_steps": 4, "batch_size": 8, "learning_rate": 1e-3, "logging_steps": 2, "save_steps": 2},
+    }
+    return lambda **changes: check_recipe(merge(content, changes))
+
+
+def test_a_student_of_potentials_learns_from_a_teacher_of_spikes(make: Any, tmp_path: Path) -> None:
+    recipe: Recipe = make()
+    results = train(recipe, tmp_path / "whole", progress=False)
+    assert results is not None
+    assert set(results.metrics) == {"r2", "r2_unseen", "retrieval@1", "retrieval@10"}
+    assert set(results.teacher.metrics) == {"r2", "r2_unseen"}
+    assert 0 <= results.geometry[-1]["cka"]["value"] <= 1
+    assert results.starved_terms == 0
+
+    student = AutoModel.from_pretrained(tmp_path / "whole" / "student")
+    assert isinstance(student, NeuralModel) and list(student.config.sessions or {}) == ["day-0", "day-1", "day-2"]
+    found = evaluate(tmp_path / "whole", progress=False)
+    assert found["metrics"] == pytest.approx(results.metrics)
+    with pytest.raises(GeodistillError, match="on the data of its run alone"):
+        evaluate(tmp_path / "whole", ["data.source=other.npz"], progress=False)
+
+    class Interrupted(Exception): ...
+
+    from geodistill.distillation.trainer import DistillationTrainer
+
+    step = DistillationTrainer.compute_loss
+
+    def stop(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if self.state.global_step == 3 and self.teacher.requests:
+            raise Interrupted
+        return step(self, *args, **kwargs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(DistillationTrainer, "compute_loss", stop)
+        with pytest.raises(Interrupted):
+            train(recipe, tmp_path / "cut", shared=tmp_path / "whole", progress=False)
+    train(recipe, tmp_path / "cut", shared=tmp_path / "whole", progress=False)
+    resumed = AutoModel.from_pretrained(tmp_path / "cut" / "student").state_dict()
+    assert all(torch.equal(value, resumed[name]) for name, value in student.state_dict().items())
+
+
+def test_adaptation_changes_the_embeddings_of_unseen_sessions_alone(make: Any) -> None:
+    task = task_of(make())
+    assert isinstance(task, Neural)
+    for name, others_move in (("new:lfp", False), ("new:lfp-separate", True)):
+        torch.manual_seed(0)
+        model: Any = task.load_model(name, new_head=True)
+        reader = task.load_reader(name)
+        state = {key: value.clone() for key, value in model.state_dict().items()}
+        adapted = adapt(model, reader, task.examples.unseen_splits["train"], steps=2)
+        rows = list(model.rows_of("day-2"))
+        assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
+        table, before = adapted.patch_embedding.weight, state["patch_embedding.weight"]
+        assert not torch.equal(table[rows], before[rows]) and torch.equal(table[: rows[0]], before[: rows[0]])
+        moved = {key for key, value in adapted.state_dict().items() if not torch.equal(value, state[key])}
+        assert any(key.startswith("backbones.2.") for key in moved) == others_move
+        assert not any(key.startswith(("backbones.0.", "backbones.1.")) for key in moved)
+
+
+def test_a_model_of_other_sessions_gets_embeddings_for_these(make: Any, folder: Path, tmp_path: Path) -> None:
+    task = task_of(make())
+    torch.manual_seed(0)
+    from geodistill.models import new_neural_model
+
+    new_neural_model("lfp", {"day-0": 3, "elsewhere": 2}).save_pretrained(tmp_path)
+    model: Any = task.load_model(str(tmp_path), new_head=False)
+    reader: Any = task.load_reader(str(tmp_path))
+    assert list(model.config.sessions) == list(reader.sessions) == ["day-0", "elsewhere", "day-1", "day-2"]
+    example = task.encode(model, reader)["train"][-1]
+    assert set(example["session"]) == {2}
+
+
+def test_bad_models_and_settings_are_refused(make: Any, tmp_path: Path) -> None:
+    task = task_of(make())
+    with pytest.raises(GeodistillError, match="No neural model is named 'new:lpf'"):
+        task.load_reader("new:lpf")
+    with pytest.raises(GeodistillError, match="is no neural transformer"):
+        task.load_reader("bundled:minilm-l6")
+    with pytest.raises(GeodistillError, match="no metric 'r3'"):
+        task_of(make(data={"metrics": ["r3"]}))
+    with pytest.raises(GeodistillError, match=r"sessions\.bins.* would change nothing"):
+        make(task="classification")
+    with pytest.raises(GeodistillError, match="random weights"):
+        make(teacher={"training": None})
