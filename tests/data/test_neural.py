@@ -58,6 +58,18 @@ def test_an_unseen_session_is_in_no_split(folder: Path) -> None:
     assert examples.fingerprint != load(folder).fingerprint  # type: ignore[attr-defined]
 
 
+@pytest.mark.parametrize(
+    "changes", [{"bin_ms": 20.0}, {"bins": 20}, {"block_seconds": 0.3}, {"behaviour": ["0"]}, {"lfp": "other"}]
+)
+def test_the_fingerprint_depends_on_how_sessions_are_read(folder: Path, changes: dict[str, object]) -> None:
+    fingerprints = [load(folder, **each).fingerprint for each in ({}, {}, changes)]  # type: ignore[attr-defined]
+    assert fingerprints[0] == fingerprints[1] != fingerprints[2]
+
+
+def test_only_scores_depend_on_the_steps_of_adaptation(folder: Path) -> None:
+    assert load(folder, adaptation_steps=7).fingerprint == load(folder).fingerprint  # type: ignore[attr-defined]
+
+
 def test_limit_keeps_so_many_segments(folder: Path) -> None:
     examples = load(folder, limit=5)
     assert {part: len(split) for part, split in examples.splits.items()} == dict.fromkeys(  # type: ignore[attr-defined]

@@ -308,8 +308,9 @@ def test_each_key_of_instructions_is_seen(key: str, tmp_path: Path) -> None:
 
 def test_every_key_that_is_seen_in_the_rows_has_a_case() -> None:
     data = {name.split(".")[1] for name in SEEN_OTHERWISE if name.startswith("DataRecipe.")}
-    # The configuration is of hub data sets alone; columns have their case in tests/data/test_paired.py.
-    assert data - {"configuration", "columns"} == {*CLASSES, *INSTRUCTIONS}
+    # The configuration is of hub data sets alone; columns have their case in tests/data/test_paired.py, and sessions in
+    # tests/data/test_neural.py.
+    assert data - {"configuration", "columns", "sessions"} == {*CLASSES, *INSTRUCTIONS}
 
 
 def test_scores_of_instructions_depend_on_how_responses_are_drawn(tmp_path: Path) -> None:
