@@ -28,7 +28,8 @@ def test_a_resumed_training_ends_as_an_uninterrupted_one(tmp_path: Path) -> None
     resumed.train(resume_from_checkpoint=str(last_checkpoint(tmp_path / "cut")))
     assert_same(copy_of(whole.model), copy_of(resumed.model))
     still = [name for name, value in copy_of(whole.model).items() if torch.equal(value, start[name])]
-    assert not [name for name in still if name.endswith((".interval", ".offset"))]
+    # The lower end of an interval has a gradient only from values outside the interval.
+    assert not [name for name in still if name.endswith(".interval")]
 
 
 def test_save_model_writes_rounded_weights_and_the_quantisers(tmp_path: Path) -> None:

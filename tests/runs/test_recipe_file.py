@@ -112,7 +112,10 @@ def test_a_section_that_is_absent_appears() -> None:
         ("compare.variants={my-own: 3}", "'compare.variants.my-own' in .* is not valid"),
         ("compare.seeds=[]", "'compare.seeds' in .* is not valid"),
         ("student.initialization=pac", "Did you mean 'pca'"),
-        ("training.epochs=-1", "'training.epochs' in .* is not valid: Input should be greater than 0. It was -1"),
+        (
+            "training.epochs=-1",
+            "'training.epochs' in .* is not valid: Input should be greater than or equal to 0. It was -1",
+        ),
         ("training.epochs=many", "'training.epochs' .*should be a valid number"),
         ("student.teacher_layers=2", "give exactly one of"),
         ("objective.features=gram", "'objective.features' .*valid list"),

@@ -138,10 +138,10 @@ def test_a_variant_that_fails_does_not_stop_the_others(
         (copied / "runs" / name / RESULTS).unlink()
     train = compare_module.train_prepared
 
-    def failing(recipe: Recipe, folder: Path, *prepared: Any) -> dict[str, Any]:
+    def failing(recipe: Recipe, folder: Path, *prepared: Any, **options: Any) -> None:
         if folder.name.startswith("broken"):
             raise GeodistillError("The run cannot go on.", "Change it.")
-        return train(recipe, folder, *prepared)
+        train(recipe, folder, *prepared, **options)
 
     monkeypatch.setattr(compare_module, "train_prepared", failing)
     bad = {"broken": {"objective": KD}, **VARIANTS}
@@ -315,12 +315,12 @@ def test_workers_neither_read_data_nor_load_the_teacher(
     )
     sent: list[int] = []
 
-    def run(prepared: PreparedJob) -> None:
+    def run(prepared: PreparedJob, onnx: bool) -> None:
         content = pickle.dumps(prepared)
         sent.append(len(content))
         received = pickle.loads(content)
         assert "model" not in vars(received.run.teacher)
-        original(received)
+        original(received, onnx)
         assert "model" not in vars(received.run.teacher)
 
     original = compare_module._run_job

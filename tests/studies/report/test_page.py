@@ -21,7 +21,7 @@ CSS = read_template(f"{TEMPLATES}/style.css")
 def shell(plots: list[Plot], text: str = "") -> str:
     """The page of a run that has these plots and nothing else."""
     content: dict[str, Any] = {"metrics": Table([text, text], [[text, text]], text), "notes": [text]}
-    content |= {"geometry": None, "references": "", "curves": plots, "read": [], "facts": Table([], [])}
+    content |= {"geometry": None, "references": "", "curves": plots, "read": [], "facts": Table([], []), "forms": None}
     return page("run.html.jinja", plots, title=text, lead=text, kind=text, recipe=text, environment=text, **content)
 
 
