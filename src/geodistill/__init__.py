@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from geodistill.api import compare, train
     from geodistill.distillation.config import DistillationConfig
+    from geodistill.distillation.layer_geometry import LayerGeometry
     from geodistill.distillation.objective import Objective
     from geodistill.distillation.signals import Teacher
     from geodistill.distillation.trainer import DistillationTrainer
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from geodistill.losses.logits import LogitLoss
     from geodistill.losses.top_k import TopKLogits
     from geodistill.recipe import FeatureTerm, LabelTerm, LogitTerm
+    from geodistill.studies.inspect.inspect_layers import inspect
     from geodistill.studies.theory.check import theory
     from geodistill.tasks.loading import load_student
 
@@ -75,6 +77,8 @@ _HOMES = {
     "train": "api",
     "compare": "api",
     "load_student": "tasks.loading",
+    "inspect": "studies.inspect.inspect_layers",
+    "LayerGeometry": "distillation.layer_geometry",
     "theory": "studies.theory.check",
 }
 
@@ -87,6 +91,7 @@ __all__ = [
     "GeodistillError",
     "GramLoss",
     "LabelTerm",
+    "LayerGeometry",
     "LogitLoss",
     "LogitTerm",
     "MSELoss",
@@ -104,6 +109,7 @@ __all__ = [
     "effective_rank",
     "floor",
     "gram_distance",
+    "inspect",
     "load_student",
     "procrustes_distance",
     "theory",

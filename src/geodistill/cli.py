@@ -147,6 +147,53 @@ def predict(
 
 
 @app.command()
+def inspect(
+    student: Annotated[
+        str,
+        typer.Argument(help="A folder, a hub name, bundled:NAME or a run; or .npy / .safetensors.", show_default=False),
+    ],
+    teacher: Annotated[
+        str | None, typer.Argument(help="Likewise. [default: the student beside itself]", show_default=False)
+    ] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="Keys of the data, such as data.text=COLUMN or data.limit=500.")
+    ] = None,
+    data: Annotated[
+        str | None, typer.Option(help="bundled:NAME, a hub name, glue/TASK, a file or a folder.", show_default=False)
+    ] = None,
+    task: Annotated[str, typer.Option(help="How the data is read: a task of a recipe.")] = "classification",
+    split: Annotated[str, typer.Option(help="train, validation, test or all.")] = "all",
+    rows: Annotated[str | None, typer.Option(help="A kind of rows. [default: by the task]", show_default=False)] = None,
+    neighbours: Annotated[int, typer.Option(help="Neighbours of each example, for their overlap.")] = 10,
+    output: Annotated[
+        Path | None, typer.Option(help="Folder for inspect.html and inspect.json. [default: runs/inspect]")
+    ] = None,
+    trust_remote_code: Annotated[bool, typer.Option(help="Run the code that comes with the models.")] = False,
+) -> None:
+    """Compare every layer of two models, or one with itself: distances, CKA, ranks, neighbours, and a layer map."""
+    from geodistill.display import show
+    from geodistill.studies.inspect.inspect_layers import inspect as compare_layers
+
+    given = list(overrides or [])
+    if teacher is not None and "=" in teacher:
+        given.insert(0, teacher)  # an override, and no teacher
+        teacher = None
+    found = compare_layers(
+        student,
+        teacher,
+        data,
+        overrides=given,
+        task=task,
+        split=split,
+        rows=rows,
+        neighbours=neighbours,
+        folder=output or Path("runs") / "inspect",
+        trust_remote_code=trust_remote_code,
+    )
+    show(found)
+
+
+@app.command()
 def theory(
     quick: Annotated[bool, typer.Option("--quick", help="Smaller sizes and one seed: seconds.")] = False,
     output: Annotated[

@@ -241,14 +241,18 @@ def debiased_similarity(rows: PairedRows) -> Tensor:
         a = torch.where(rows.weights == 0, 0, a)
 
     def unbiased(product: Tensor, x: Tensor, y: Tensor) -> Tensor:
-        diagonal = (x * y).sum()
-        return product - diagonal + x.sum() * y.sum() / ((n - 1) * (n - 2)) - 2 * diagonal / (n - 2)
+        return unbiased_product(product, (x * y).sum(), x.sum(), y.sum(), n)
 
     student_gram, teacher_gram, cross = moments.gram_squares()
     enough = n >= 4
     n = torch.where(enough, n, 4)
     scale = (unbiased(student_gram, a, a) * unbiased(teacher_gram, b, b)).clamp(min=0).sqrt()
     return torch.where(enough, unbiased(cross, a, b) / or_one(scale), 0)
+
+
+def unbiased_product(product: Tensor, diagonal: Tensor, a: Tensor, b: Tensor, n: Tensor) -> Tensor:
+    """n(n − 3) HSIC of n centred rows, from ‖SᵀT‖², Σ a_i b_i, Σ a_i and Σ b_i; see `debiased_similarity`."""
+    return product - diagonal + a * b / ((n - 1) * (n - 2)) - 2 * diagonal / (n - 2)
 
 
 def common_scale(moments: Moments | Kernels, normalize: Normalize) -> Tensor:

@@ -74,7 +74,11 @@ def floor(teacher: Tensor, width: int, *, mask: Tensor | None = None, center: bo
     """
     if width < 1:
         raise GeodistillError(f"A student of width {width} has no features.", "Give a width of at least 1.")
-    spectrum = variance_spectrum(teacher, mask=mask, center=center)
+    return floor_of_spectrum(variance_spectrum(teacher, mask=mask, center=center), width)
+
+
+def floor_of_spectrum(spectrum: Tensor, width: int) -> Geometry:
+    """The floor of a width, from the eigenvalues λ of a teacher; see `floor`."""
     kept, lost = spectrum[:width], spectrum[width:]
     missing = lost.sum()
     gram = missing.square() / width + lost.square().sum()
@@ -142,6 +146,11 @@ def variance_spectrum(features: Tensor, *, mask: Tensor | None = None, center: b
             gram = rows.kernel(center)
         else:
             gram = rows.gram if center else rows.gram + rows.counts[1] * torch.outer(rows.mean, rows.mean)
+    return spectrum_of(gram)
+
+
+def spectrum_of(gram: Tensor) -> Tensor:
+    """The eigenvalues of a Gram matrix (d, d), float64, largest first, of sum one; see `variance_spectrum`."""
     peak = gram.abs().amax() if gram.numel() else gram.sum()
     if not peak.isfinite():
         return torch.full_like(gram[0], torch.nan)
@@ -168,7 +177,12 @@ def effective_rank(features: Tensor, *, mask: Tensor | None = None, center: bool
 
     Reference: Roy & Vetterli (2007), The effective rank.
     """
-    sigma = variance_spectrum(features, mask=mask, center=center).sqrt()
+    return rank_of_spectrum(variance_spectrum(features, mask=mask, center=center))
+
+
+def rank_of_spectrum(spectrum: Tensor) -> float:
+    """The effective rank of a cloud of these eigenvalues λ = σ²; see `effective_rank`."""
+    sigma = spectrum.sqrt()
     shares = sigma / or_one(sigma.sum())
     return torch.exp(-torch.xlogy(shares, shares).sum()).item()
 

@@ -15,11 +15,11 @@ from geodistill.display import one_line
 from geodistill.runs.run_results import MEASURE_NAMES
 from geodistill.studies.report.scores import GREY, SYMBOLS, Reference, ScorePicture, Style, styles
 from geodistill.studies.table import MEASURES, ComparedRun, Row, point_names, run_names
-from geodistill.studies.theory.findings import Chart
+from geodistill.studies.theory.findings import Chart, Line
 
 Figure = dict[str, Any]
 Curve = Sequence[Mapping[str, Any]]
-Line = TypeVar("Line")
+Item = TypeVar("Item")
 
 NOT_A_TERM = ("step", "done", "epoch", "total_flos")
 
@@ -148,6 +148,50 @@ def chart_plot(chart: Chart) -> Figure:
     return {"data": _clean(data), "layout": layout}
 
 
+def heat_map(
+    values: Any,
+    rows: Sequence[str],
+    columns: Sequence[str],
+    row_title: str,
+    column_title: str,
+    beside: Mapping[str, Any],
+    *,
+    dark_is_low: bool,
+) -> Figure:
+    """A matrix (r, c) of numbers as colours, the first row at the top; the hover tells the entries of `beside` too."""
+    texts: list[list[str]] = []
+    for i, row in enumerate(rows):
+        texts.append([])
+        for j, column in enumerate(columns):
+            others = "".join(f"<br>{_safe(name)} {float(table[i][j]):.4f}" for name, table in beside.items())
+            where = f"{_safe(row_title)} {_safe(row)} ↔ {_safe(column_title)} {_safe(column)}"
+            texts[-1].append(f"{where}<br>{float(values[i][j]):.4f}{others}")
+    trace = {
+        "type": "heatmap",
+        "z": [[float(value) for value in row] for row in values],
+        "x": [_safe(column) for column in columns],
+        "y": [_safe(row) for row in rows],
+        "text": texts,
+        "hovertemplate": "%{text}<extra></extra>",
+        "colorscale": "Viridis",
+        "reversescale": not dark_is_low,
+        "xgap": 1,
+        "ygap": 1,
+        "colorbar": {"thickness": 12, "outlinewidth": 0},
+    }
+    layout = _layout(_safe(column_title), _safe(row_title), height=max(260, 110 + 26 * len(rows)))
+    layout["xaxis"] |= {"type": "category"}
+    layout["yaxis"] |= {"type": "category", "autorange": "reversed"}
+    return {"data": _clean([trace]), "layout": layout}
+
+
+def line_chart(lines: Mapping[str, tuple[list[float], list[float]]], x: str, y: str, *, log: bool = False) -> Figure:
+    """Curves by name, over x and y values; with `log`, both axes are logarithmic."""
+    figure = chart_plot(Chart("", x, y, [Line(name, *points) for name, points in lines.items()], log_x=log))
+    figure["layout"]["yaxis"]["type"] = "log" if log else "linear"
+    return figure
+
+
 def _terms(entries: Any) -> list[str]:
     """The logged numbers worth a plot: not the clock, and not what stayed zero throughout."""
     values: dict[str, list[float]] = {}
@@ -159,7 +203,7 @@ def _terms(entries: Any) -> list[str]:
     return [name for name, series in values.items() if any(series)]
 
 
-def _from_the_top(lines: Sequence[Line]) -> list[tuple[int, Line]]:
+def _from_the_top(lines: Sequence[Item]) -> list[tuple[int, Item]]:
     return [(len(lines) - 1 - index, line) for index, line in enumerate(lines)]
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from geodistill.display import Table
 from geodistill.files import write_text
+from geodistill.studies.inspect.inspection import MATRICES, Inspection
 from geodistill.studies.report.page import Plot, page, small_plots
 from geodistill.studies.report.plots import chart_plot
 from geodistill.studies.theory.findings import TheoryResults, claim_table
@@ -49,3 +50,23 @@ def write_theory_report(path: Path, results: TheoryResults) -> None:
     write_study(
         path, sections, title="What the theory says, and what holds", lead=results.lead, kind="geodistill theory"
     )
+
+
+def write_inspection(path: Path, found: Inspection) -> None:
+    """Write inspect.html: heat maps with floor and chance on hover, spectra, tables, and the layer map."""
+    figures = found.figures()
+    pairs = {title: figures.pop(title) for title in list(figures) if title in MATRICES.values()}
+    sides = [table for table in found.tables if table.heads[0] in ("student", "teacher", "model")]
+    matrices = [table for table in found.tables if table not in sides]
+    notes = [
+        f"Over {found.rows:,} rows of the kind '{found.row_kind}', centred, of unit Frobenius norm. D_P², D_FG² and "
+        "the residual are near where they are low; CKA and the overlap where they are high.",
+        f"Neighbours: the {found.k} nearest of {found.examples:,} examples, each one row.",
+    ]
+    sections = [Section("Each layer with each layer", [], small_plots(pairs, "pair", "Heat map"), notes)]
+    if found.layer_map:
+        sections.append(Section("Layer map", notes=found.reasons, text=found.recipe))
+    sections.append(Section("Layers", sides, small_plots(figures, "layer", "Layers")))
+    sections.append(Section("Numbers", matrices))
+    title = found.names[0] if found.alone else f"{found.names[0]} and {found.names[1]}"
+    write_study(path, sections, title=title, lead=found.lead, kind="geodistill inspect")
