@@ -519,7 +519,7 @@ class Recipe(Section):
         Rule(
             _of_data("max_length"),
             lambda recipe: recipe.task not in NEW_MODELS,
-            "Leave it out, because it counts tokens, and the inputs of this task have none.",
+            "Leave it out, because it counts tokens: an image has none, and a recording has none.",
         ),
         Rule(
             (
