@@ -18,6 +18,7 @@ from geodistill.geometry.features import (
     PairedRows,
     counting_rows,
     full_precision,
+    only_counted,
     or_one,
     pair_rows,
     unit_rows,
@@ -232,13 +233,10 @@ def debiased_similarity(rows: PairedRows) -> Tensor:
         rows = PairedRows(rows.student, FeatureRows(rows.teacher.values, ones, rows.dtype))
     moments = cheaper_side(rows, center=True)
     wide, n = moments.count.dtype, moments.rows
-    student = rows.student.to(rows.dtype)
-    if rows.weights is not None:
-        student = torch.where(rows.weights.unsqueeze(1) == 0, 0, student)
+    student = only_counted(rows.student.to(rows.dtype), rows.weights)
     student = student - student.sum(0) / rows.teacher.divisor
     a, b = (torch.linalg.vecdot(x, x).to(wide) for x in (student, rows.teacher.block(slice(None))))
-    if rows.weights is not None:
-        a = torch.where(rows.weights == 0, 0, a)
+    a = only_counted(a, rows.weights)
 
     def unbiased(product: Tensor, x: Tensor, y: Tensor) -> Tensor:
         return unbiased_product(product, (x * y).sum(), x.sum(), y.sum(), n)

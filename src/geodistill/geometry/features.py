@@ -240,14 +240,19 @@ def unit_rows(rows: PairedRows) -> PairedRows:
     """Scale each row of both sides to unit length; a zero row stays zero, a row of weight zero becomes zero."""
 
     def unit(values: Tensor) -> Tensor:
-        values = values.to(rows.dtype)
-        if rows.weights is not None:
-            values = torch.where(rows.weights.unsqueeze(1) == 0, 0, values)
+        values = only_counted(values.to(rows.dtype), rows.weights)
         peak = values.detach().abs().amax(1, keepdim=True)
         values = values / or_one(peak)  # so that no square under- or overflows
         return values / torch.where(peak == 0, 1, torch.linalg.vecdot(values, values).unsqueeze(1)).sqrt()
 
     return PairedRows(unit(rows.student), FeatureRows(unit(rows.teacher.values), rows.weights, rows.dtype))
+
+
+def only_counted(values: Tensor, weights: Tensor | None) -> Tensor:
+    """Values (n, d) or (n,) with zeros in rows of weight zero, which may hold anything, NaN too."""
+    if weights is None:
+        return values
+    return torch.where(weights.view(-1, *[1] * (values.ndim - 1)) == 0, 0, values)
 
 
 def weigh(block: Tensor, weights: Tensor | None) -> Tensor:

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from geodistill.errors import GeodistillError
 from geodistill.geometry.distances import Normalize, cheaper_side, root, select
-from geodistill.geometry.features import FeatureRows, PairedRows, full_precision
+from geodistill.geometry.features import FeatureRows, PairedRows, full_precision, only_counted
 from geodistill.geometry.moments import Kernels, Moments
 from geodistill.losses.ranks import agree_on_rows, gather_is_cheaper, gather_rows, sum_moments, world_size
 
@@ -142,9 +142,7 @@ class RowLoss(FeatureLoss):
                     f"Give {type(self).__name__}({student_width}, {teacher_width}), which learns a map between them.",
                 )
             return rows
-        student = rows.student.to(rows.dtype)
-        if rows.weights is not None:  # rows that do not count may hold anything
-            student = torch.where(rows.weights.unsqueeze(1) == 0, 0, student)
+        student = only_counted(rows.student.to(rows.dtype), rows.weights)
         return PairedRows(student @ self.weight.to(rows.dtype), rows.teacher)
 
 
