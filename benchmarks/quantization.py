@@ -8,14 +8,13 @@ the float32 step of the same round counts. "forward" is the evaluation pass alon
 
 from __future__ import annotations
 
-import argparse
 import copy
 import statistics
 from collections.abc import Callable
 from typing import Any
 
 import torch
-from timing import interleaved
+from timing import interleaved, prepared
 from torch import Tensor
 from transformers import BertConfig, BertForSequenceClassification, PreTrainedModel
 
@@ -34,15 +33,7 @@ CANDIDATES: dict[str, QuantizationRecipe | None] = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=15, help="how often each candidate is timed")
-    parser.add_argument("--settings", type=int, default=len(SETTINGS), help="only the first so many settings")
-    parser.add_argument("--threads", type=int, default=1)
-    arguments = parser.parse_args()
-    torch.manual_seed(0)
-    torch.set_flush_denormal(True)
-    torch.set_num_threads(arguments.threads)
-    print(f"torch {torch.__version__}, {arguments.threads} threads, median of {arguments.rounds} rounds")
+    arguments = prepared(__doc__, len(SETTINGS))
     for title, make in list(SETTINGS.items())[: arguments.settings]:
         print(f"\n{title}\n{'':<20}{'step ms':>9}{'÷ float32':>11}{'forward ms':>12}{'÷ float32':>11}")
         for line in lines(*make(), arguments.rounds):

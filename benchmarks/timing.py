@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import time
 from collections.abc import Callable, Mapping
 
@@ -36,3 +37,17 @@ def interleaved(candidates: Mapping[str, Run], rounds: int, shortest: float = 0.
         for name, run in candidates.items():
             times[name].append(seconds(run, repeats[name]))
     return times
+
+
+def prepared(description: str | None, settings: int) -> argparse.Namespace:
+    """Read the rounds, settings and threads of a benchmark of so many settings, and set torch up for them."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=15, help="how often each candidate is timed")
+    parser.add_argument("--settings", type=int, default=settings, help="only the first so many settings")
+    parser.add_argument("--threads", type=int, default=1)
+    arguments = parser.parse_args()
+    torch.manual_seed(0)
+    torch.set_flush_denormal(True)
+    torch.set_num_threads(arguments.threads)
+    print(f"torch {torch.__version__}, {arguments.threads} threads, median of {arguments.rounds} rounds")
+    return arguments
