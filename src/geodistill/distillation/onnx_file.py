@@ -6,8 +6,6 @@ import copy
 import importlib.util
 import inspect
 import logging
-import statistics
-import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from geodistill.distillation.latency import TIMED, median_milliseconds
 from geodistill.distillation.outputs import is_label
 from geodistill.distillation.sides import Reader
 from geodistill.distillation.signals import model_inputs
@@ -34,7 +33,6 @@ TRACED = (2, 8)  # (examples, tokens)
 # A protocol buffer, and thus an ONNX file with its weights inside, ends at 2 GB.
 MEGABYTES_IN_ONE_FILE = 1900
 BATCH_SIZE = 64
-LATENCY_EXAMPLES = 30
 
 
 @dataclass(frozen=True)
@@ -155,13 +153,7 @@ class OnnxModel:
 
     def latency(self, reader: Reader, examples: Sequence[Any]) -> float:
         """Return the median milliseconds for one example, one at a time, over the first of the examples."""
-        chosen = [reader.collate([examples[place]]) for place in range(min(LATENCY_EXAMPLES, len(examples)))]
-        times = []
-        for batch in [*chosen[:5], *chosen]:  # the first five warm up
-            started = time.perf_counter()
-            self(batch)
-            times.append((time.perf_counter() - started) * 1000)
-        return statistics.median(times[5:] or times)
+        return median_milliseconds(self, [reader.collate([example]) for example in examples[:TIMED]])
 
 
 @torch.no_grad()

@@ -61,6 +61,17 @@ class Reader(Protocol):
         """Write the files from which plain transformers makes the same reader."""
 
 
+class WithoutTokens:
+    """What readers of images, arrays and recordings answer to what concerns readers of tokens."""
+
+    def within(self, positions: int) -> Any:
+        """Return the same reader: its inputs take no positions for tokens."""
+        return self
+
+    def configure(self, model: Any, *, always: bool = False) -> None:
+        """Do nothing: a model's config holds nothing of such a reader."""
+
+
 @dataclass(frozen=True)
 class Side:
     """A model and its reader; the columns of a batch that are this side's alone begin with its prefix."""

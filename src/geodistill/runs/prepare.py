@@ -26,7 +26,7 @@ from geodistill.runs.identity import student_side
 from geodistill.runs.quantize import check_patterns
 from geodistill.runs.teacher import PreparedTeacher
 from geodistill.tasks.reading import Reading, read
-from geodistill.tasks.task import EncodedExamples, Task, by_length, spread
+from geodistill.tasks.task import EncodedExamples, Task, by_length, measured_split, spread
 from geodistill.tasks.text_reader import shared_position_limit
 
 
@@ -266,8 +266,8 @@ class Preparation:
             if stage.teacher_objective is not None
             else []
         )
-        words = any(request.rows == "words" for request in [*requests, *swapped])
         wanted = {*wanted_of(requests, stage), *self.requests.get(data, ())} if cached else set()
+        words = any(key is not None and key.rows == "words" for key in [*requests, *swapped, *wanted])
         top_k = kept_logits(stage, self.settings.cache_top_k)
         key = fingerprint_of(data, task.fingerprint, own, positions, top_k, words, sorted(map(str, wanted)))
         if key not in self._stages:
@@ -286,7 +286,6 @@ class Preparation:
         *,
         words: bool,
     ) -> PreparedStage:
-        words = words or any(key is not None and key.rows == "words" for key in wanted)
         known = self.teacher.encoded_within(positions) if task is self.teacher.task else None
         kinds = {key.rows for key in wanted if key is not None} | ({"words"} if words else set())
         reading = read(task, student, teacher, positions=positions, kinds=kinds, encoded=known)
@@ -343,8 +342,7 @@ def geometry_pairs(student: PreTrainedModel, prepared: PreparedTeacher, reader: 
 
 def held_out_examples(reading: Reading) -> EncodedExamples:
     """Return the examples that the held-out geometry is measured on, the longest first, numbered anew."""
-    split = "test" if reading.task.metrics else "validation"
-    examples = spread(reading.examples[split], reading.task.measured)
+    examples = spread(reading.examples[measured_split(reading.task)], reading.task.measured)
     order = by_length(examples, reading.reader)
     return [{**examples[place], "example_id": number} for number, place in enumerate(order)]
 

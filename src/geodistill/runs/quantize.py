@@ -15,7 +15,7 @@ from geodistill.quantization import calibrate, layer_bits, quantize
 from geodistill.recipe import QuantizationRecipe, StageRecipe
 from geodistill.runs.arguments import run_device, send
 from geodistill.tasks.reading import Reading
-from geodistill.tasks.task import EncodedExamples, by_length, spread
+from geodistill.tasks.task import EncodedExamples, batch_places, spread
 
 CALIBRATION_BATCH = 32
 
@@ -30,9 +30,7 @@ def quantize_student(
 
     def batches() -> Iterator[Mapping[str, Tensor]]:
         examples = spread(learnt, recipe.calibration_examples)
-        order = by_length(examples, reading.reader)
-        for start in range(0, len(order), CALIBRATION_BATCH):
-            places = order[start : start + CALIBRATION_BATCH]
+        for places in batch_places(examples, reading.reader, CALIBRATION_BATCH):
             yield model_inputs(student, reading.collate([examples[place] for place in places]))
 
     quantize(send(student, run_device()), recipe)

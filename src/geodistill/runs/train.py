@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import statistics
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
@@ -16,6 +14,7 @@ from transformers import PreTrainedModel
 
 from geodistill.distillation.devices import telling_of_memory
 from geodistill.distillation.export import export_student, no_integers_of_decoders
+from geodistill.distillation.latency import TIMED, median_milliseconds
 from geodistill.distillation.onnx_file import require_onnx
 from geodistill.distillation.sharding import whole_model
 from geodistill.distillation.sides import Reader
@@ -58,7 +57,7 @@ from geodistill.runs.teacher import PreparedTeacher, prepare_teacher
 from geodistill.runs.tell import Teller, own_data, records_of
 from geodistill.tasks.choose import stage_tasks, task_of
 from geodistill.tasks.reading import student_reader
-from geodistill.tasks.task import Encoded, Scores, Task
+from geodistill.tasks.task import Encoded, Scores, Task, measured_split
 
 
 @telling_of_memory()
@@ -205,7 +204,7 @@ def distil(
             "positions": prepared.positions,
             "epoch": "last",
             "precision": describe_precision(recipe, run_device()),
-            "split": "test" if reading.task.metrics else "validation",
+            "split": measured_split(reading.task),
             **measured,
             "read": {name: record.to_dict() for name, record in records_of(tasks).items()},
             "notes": [*data_notes(tasks), *slow_settings(recipe, run_device()), *measured["notes"]],
@@ -318,7 +317,7 @@ def measure_student(student: PreTrainedModel, prepared: PreparedRun, progress: b
     """Return the student's metrics and geometry on the test split, its size and, if it is timed, its speed."""
     reading, reader = prepared.reading, prepared.reader
     task = reading.task
-    split = "test" if task.metrics else "validation"
+    split = measured_split(task)
     found = task.score(student, reader, reading.encoded, split, progress=progress) if task.metrics else Scores()
     validation = task.validate(student, reader, reading.encoded)
     constant = task.constant(split)
@@ -365,15 +364,9 @@ def describe_teacher(teacher: PreparedTeacher, *, timed: bool) -> dict[str, Any]
 
 
 @torch.no_grad()
-def measure_latency(model: PreTrainedModel, reader: Reader, encoded: Encoded, repeats: int = 30) -> float:
+def measure_latency(model: PreTrainedModel, reader: Reader, encoded: Encoded, repeats: int = TIMED) -> float:
     """Return the median milliseconds for one example on the CPU, one at a time, over the first of validation."""
     model.eval()
-    examples = encoded["validation"][:repeats]
-    times = []
+    inputs = [model_inputs(model, reader.collate([example])) for example in encoded["validation"][:repeats]]
     with placed(model, torch.device("cpu")):
-        for example in [*examples[:5], *examples]:  # the first five warm up
-            inputs = model_inputs(model, reader.collate([example]))
-            started = time.perf_counter()
-            model(**inputs)
-            times.append((time.perf_counter() - started) * 1000)
-    return statistics.median(times[5:] or times)
+        return median_milliseconds(lambda each: model(**each), inputs)

@@ -11,14 +11,14 @@ import torch
 from torch import Tensor
 
 from geodistill.data.cells import load_array
-from geodistill.distillation.sides import LazyExamples
+from geodistill.distillation.sides import LazyExamples, WithoutTokens
 from geodistill.files import fingerprint_of, write_json
 
 READER_FILE = "array_reader.json"
 MASK = "attention_mask"
 
 
-class ArrayReader:
+class ArrayReader(WithoutTokens):
     """Reads the arrays of a column: features (features,), or series (time, channels).
 
     A batch of series is padded with zeros at its end, and `attention_mask` (b, t) is 1 in time bins that there are: a
@@ -86,13 +86,6 @@ class ArrayReader:
     def pairs_with(self, other: object) -> bool:
         """Tell whether another reader makes the same of every row."""
         return isinstance(other, ArrayReader) and (other.fingerprint, other.column) == (self.fingerprint, self.column)
-
-    def within(self, positions: int) -> ArrayReader:
-        """Return the same reader: time bins are no tokens."""
-        return self
-
-    def configure(self, model: Any, *, always: bool = False) -> None:
-        """Do nothing: a model's config holds nothing of its arrays but their width, which it has."""
 
     def save(self, folder: Path) -> None:
         """Write `array_reader.json`, which says what the model reads."""

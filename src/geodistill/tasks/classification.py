@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import torch
-from transformers import (
-    AutoModelForSequenceClassification,
-    PreTrainedModel,
-)
+from torch import Tensor
+from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
 from geodistill.data.examples import Examples, load_examples
 from geodistill.data.labels import Problem
 from geodistill.data.overlap import HeldOut
 from geodistill.data.record import Record
-from geodistill.distillation.sides import Reader, Side, Whose
+from geodistill.distillation.sides import Reader, Whose
 from geodistill.distillation.signals import model_inputs
 from geodistill.distillation.students.head_labels import LabelMatch, name_outputs, output_names
 from geodistill.errors import GeodistillError
@@ -26,11 +23,20 @@ from geodistill.tasks.heads import PROBLEM_TYPES, Labelled, head_settings, match
 from geodistill.tasks.loading import load_model, weight_settings, with_quantizers
 from geodistill.tasks.metrics import Constant, check_metrics, compute_metrics, constant_predictor
 from geodistill.tasks.predictions import decide, never_predicted, prediction
-from geodistill.tasks.task import MOST_EXAMPLES, OF_TEXTS, Encoded, EncodedExamples, Scores, batches, parts_of
+from geodistill.tasks.task import (
+    MOST_EXAMPLES,
+    OF_TEXTS,
+    Encoded,
+    EncodedExamples,
+    Scores,
+    TaskDefaults,
+    in_order,
+    parts_of,
+)
 from geodistill.tasks.text_reader import TextReader, position_limit
 
 
-class LabelledTask:
+class LabelledTask(TaskDefaults):
     """What classifications of texts and of images share: the labels of the data as a trained head has them.
 
     notes: what its owner should know
@@ -72,9 +78,6 @@ class Classification(LabelledTask):
     rows = compares = "tokens"
     measured = MOST_EXAMPLES
     kinds = OF_TEXTS
-    scores_tokens = False
-    asks_teacher = False
-    student_head = None
 
     def __init__(self, examples: Examples) -> None:
         check_metrics(examples.metrics, examples.problem)
@@ -140,18 +143,6 @@ class Classification(LabelledTask):
         self.cut, self.max_length = cut or None, length
         return encoded
 
-    def learnt(self, encoded: EncodedExamples, *teacher: Any, **where: Any) -> EncodedExamples:
-        return encoded
-
-    def varied(self, encoded: Any, seed: int) -> Any:
-        return encoded
-
-    def ask(self, teacher: Side, encoded: Encoded) -> None:
-        return None  # scores go by labels
-
-    def vocabulary(self, student: PreTrainedModel, teacher: Side) -> None:
-        return None  # logits are of classes
-
     def validate(self, model: PreTrainedModel, reader: Reader, encoded: Encoded) -> Scores:
         return self.score(model, reader, encoded, "validation") if self.labelled else Scores()
 
@@ -170,7 +161,6 @@ class Classification(LabelledTask):
             raise GeodistillError("Data without labels cannot be scored.", "Name the label column: data.label=COLUMN.")
         parts = parts_of(encoded, split)
         chosen = [example for part in parts for example in encoded[part]]
-        chosen = [{**example, "example_id": place} for place, example in enumerate(chosen)]
         logits = predict(model, chosen, reader)
         problem, names = self.examples.problem, output_names(model.config)
         given = [(part, row) for part in parts for row in self.examples.splits[part].to_list()]
@@ -294,21 +284,13 @@ def numbered(label: Any, problem: Problem, order: Sequence[int], outputs: int) -
     return [label[order.index(output)] for output in range(outputs)]
 
 
-@torch.no_grad()
 def predict(model: PreTrainedModel, encoded: EncodedExamples, reader: Reader, batch_size: int = 128) -> np.ndarray:
     """Return the logits (n, labels), in the order of the examples."""
-    was_training = model.training
-    model.eval()
-    device = next(model.parameters()).device
-    logits: np.ndarray | None = None
-    for batch in batches(encoded, reader, batch_size):
-        inputs = model_inputs(model, {name: value.to(device) for name, value in batch.items()})
-        output = model(**inputs).logits.float().cpu().numpy()
-        logits = np.empty((len(encoded), output.shape[-1]), dtype=np.float32) if logits is None else logits
-        logits[batch["example_id"].numpy()] = output
-    model.train(was_training)
-    assert logits is not None, "a split is never empty"
-    return logits
+
+    def logits(batch: Mapping[str, Tensor]) -> Tensor:
+        return model(**model_inputs(model, batch)).logits.float()
+
+    return in_order(model, encoded, reader, logits, batch_size=batch_size)
 
 
 def score(logits: np.ndarray, encoded: EncodedExamples, examples: Examples) -> dict[str, float]:

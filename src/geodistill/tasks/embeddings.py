@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import torch
+from torch import Tensor
 from transformers import (
     MODEL_MAPPING,
     AutoConfig,
@@ -24,8 +24,8 @@ from geodistill.data.record import Record
 from geodistill.distillation.sides import LazyExamples, Reader, Side, Whose
 from geodistill.distillation.signals import model_inputs
 from geodistill.distillation.students.build import Head
-from geodistill.errors import GeodistillError, suggest
-from geodistill.features import Capture, evaluation_mode, select_rows
+from geodistill.errors import GeodistillError
+from geodistill.features import Capture, select_rows
 from geodistill.files import fingerprint_of
 from geodistill.models import ImageClassifiers
 from geodistill.recipe import DataRecipe, Recipe, WeightKind
@@ -34,19 +34,18 @@ from geodistill.tasks.classification import load_classifier
 from geodistill.tasks.heads import head_settings
 from geodistill.tasks.image_reader import ImageReader, image_reader
 from geodistill.tasks.loading import load, load_model, weight_settings
-from geodistill.tasks.metrics import Constant
+from geodistill.tasks.metrics import chosen_metrics
 from geodistill.tasks.retrieval import Alignment, ranks, similarity_structure
-from geodistill.tasks.task import Encoded, EncodedExamples, Scores, batches, parts_of, spread
+from geodistill.tasks.task import Encoded, EncodedExamples, Scores, TaskDefaults, in_order, parts_of, spread
 from geodistill.tasks.text_reader import TextReader, position_limit
 
 METRICS = ("retrieval@1", "retrieval@10", "similarity_structure")
 MOST_FITTED = 2048  # training rows that the alignment is fitted on
 EMBEDDING = "mean"
 INPUTS: dict[str, Kind] = {"input_ids": "text", "pixel_values": "image"}  # all other inputs are arrays
-BATCH_SIZE = 128
 
 
-class Embeddings:
+class Embeddings(TaskDefaults):
     """Paired inputs: an embedding is the mean of the last hidden state; see `Task` for the members.
 
     A student is scored against its teacher on rows that neither was trained on: retrieval@k is the share of the
@@ -58,15 +57,11 @@ class Embeddings:
     rows = compares = EMBEDDING
     kinds: tuple[str, ...] = ("mean", "cls", "last", "tokens", "pooled", "samples")
     measured = 2048
-    scores_tokens = False
     labelled = False
     asks_teacher = True
 
     def __init__(self, examples: PairedExamples, metrics: Sequence[str] | None = None) -> None:
-        for name in metrics or ():
-            if name not in METRICS:
-                raise GeodistillError(f"There is no metric '{name}' of embeddings.", suggest(name, METRICS))
-        self.examples, self.metrics = examples, list(metrics or METRICS)
+        self.examples, self.metrics = examples, chosen_metrics(metrics, METRICS, "embeddings")
         self.fingerprint, self.held_out = examples.fingerprint, examples.held_out
         self.scoring = fingerprint_of(examples.fingerprint, self.metrics)
         self.notes = list(examples.notes)
@@ -173,15 +168,6 @@ class Embeddings:
         self.notes += [note for note in notes if note not in self.notes]
         return encoded
 
-    def learnt(self, encoded: EncodedExamples, *teacher: Any, **where: Any) -> EncodedExamples:
-        return encoded
-
-    def varied(self, encoded: Any, seed: int) -> Any:
-        return encoded
-
-    def vocabulary(self, student: PreTrainedModel, teacher: Side) -> None:
-        return None  # there are no logits
-
     def ask(self, teacher: Side, encoded: Encoded) -> None:
         self._asked = {
             name: embed(teacher.model, teacher.reader, chosen(name, examples)) for name, examples in encoded.items()
@@ -222,12 +208,6 @@ class Embeddings:
         ]
         return Scores({name: values[name] for name in self.metrics}, lines=lines)
 
-    def constant(self, split: str) -> Constant | None:
-        return None
-
-    def compute_metrics(self, encoded: EncodedExamples) -> Callable[[Any], dict[str, float]] | None:
-        return None
-
 
 class WithLabels(LazyExamples):
     """Examples with their labels."""
@@ -247,21 +227,15 @@ def chosen(split: str, examples: EncodedExamples) -> EncodedExamples:
     return spread(examples, MOST_FITTED if split == "train" else None)
 
 
-@torch.no_grad()
 def embed(model: PreTrainedModel, reader: Reader, examples: Sequence[Mapping[str, Any]]) -> np.ndarray:
     """Return the embeddings (n, d) of examples, in their order: the mean of the last hidden state, in float64."""
-    numbered = [{**example, "example_id": place} for place, example in enumerate(examples)]
-    capture, device = Capture(model, [-1]), next(model.parameters()).device
-    rows: np.ndarray | None = None
-    with evaluation_mode(model):
-        for batch in batches(numbered, reader, BATCH_SIZE):
-            inputs = {name: value.to(device) for name, value in batch.items()}
-            _, features = capture(**model_inputs(model, inputs))
-            values = select_rows(features[-1], inputs, kind=EMBEDDING).values.double().cpu().numpy()
-            rows = np.empty((len(numbered), values.shape[1])) if rows is None else rows
-            rows[batch["example_id"].numpy()] = values
-    assert rows is not None, "a split is never empty"
-    return rows
+    capture = Capture(model, [-1])
+
+    def rows(batch: Mapping[str, Tensor]) -> Tensor:
+        _, features = capture(**model_inputs(model, batch))
+        return select_rows(features[-1], batch, kind=EMBEDDING).values.double()
+
+    return in_order(model, examples, reader, rows, dtype=np.float64)
 
 
 def main_input(config: PretrainedConfig) -> str | None:

@@ -23,7 +23,7 @@ from transformers.utils import cached_file
 
 from geodistill.data.bundled.models import resolve_model
 from geodistill.data.decoding import Unreadable, as_array, decode
-from geodistill.distillation.sides import LazyExamples
+from geodistill.distillation.sides import LazyExamples, WithoutTokens
 from geodistill.errors import GeodistillError
 from geodistill.files import fingerprint_of
 from geodistill.recipe import Augmentation
@@ -51,7 +51,7 @@ class KnownImages(Protocol):
     def std(self) -> tuple[float, ...]: ...
 
 
-class ImageReader:
+class ImageReader(WithoutTokens):
     """Reads images for one model, by an image processor of transformers with its pillow backend.
 
     Args:
@@ -117,13 +117,6 @@ class ImageReader:
     def pairs_with(self, other: object) -> bool:
         """Tell whether another reader makes the same of every image, so that one batch serves both models."""
         return isinstance(other, ImageReader) and (other.fingerprint, other.column) == (self.fingerprint, self.column)
-
-    def within(self, positions: int) -> ImageReader:
-        """Return the same reader: an image takes no positions for tokens."""
-        return self
-
-    def configure(self, model: Any, *, always: bool = False) -> None:
-        """Do nothing: a model's config holds nothing of its image processor."""
 
     def save(self, folder: Path) -> None:
         """Write `preprocessor_config.json`, from which `pipeline("image-classification")` reads images likewise."""

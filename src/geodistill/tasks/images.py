@@ -14,7 +14,7 @@ from geodistill.data.decoding import EncodedImage
 from geodistill.data.images import ImageExamples, load_images
 from geodistill.data.overlap import HeldOut
 from geodistill.data.record import Record
-from geodistill.distillation.sides import ExamplePairs, Reader, Side, Whose
+from geodistill.distillation.sides import ExamplePairs, Reader, Whose
 from geodistill.distillation.students.head_labels import output_names
 from geodistill.files import fingerprint_of
 from geodistill.models import ImageClassifiers, made, made_config
@@ -41,9 +41,6 @@ class Images(LabelledTask):
     compares = "positions"
     measured = MOST_EXAMPLES
     kinds = OF_IMAGES
-    scores_tokens = False
-    asks_teacher = False
-    student_head = None
     labelled = True
 
     def __init__(self, examples: ImageExamples, augmentation: Augmentation = "none", *, cached: bool = True) -> None:
@@ -122,9 +119,6 @@ class Images(LabelledTask):
             for name, split in self.examples.splits.items()
         }
 
-    def learnt(self, encoded: EncodedExamples, *teacher: Any, **where: Any) -> EncodedExamples:
-        return encoded
-
     def varied(self, encoded: Any, seed: int) -> Any:
         """Return training examples in views that change from epoch to epoch; the same view of an image to both
         sides."""
@@ -134,12 +128,6 @@ class Images(LabelledTask):
             return ExamplePairs(self.varied(encoded.student, seed), self.varied(encoded.teacher, seed))
         assert isinstance(encoded, ReadImages)
         return AugmentedImages(encoded, self.augmentation, seed)
-
-    def ask(self, teacher: Side, encoded: Encoded) -> None:
-        return None  # scores go by labels
-
-    def vocabulary(self, student: PreTrainedModel, teacher: Side) -> None:
-        return None  # logits are of classes
 
     def validate(self, model: PreTrainedModel, reader: Reader, encoded: Encoded) -> Scores:
         return self.score(model, reader, encoded, "validation")

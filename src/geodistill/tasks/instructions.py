@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,21 +15,31 @@ from geodistill.data.overlap import HeldOut
 from geodistill.data.record import Record
 from geodistill.distillation.sides import Reader, Side, Whose
 from geodistill.distillation.students.architecture import check_causal, check_logits_of_tokens, tokenizer_length
-from geodistill.errors import GeodistillError, suggest
+from geodistill.errors import GeodistillError
 from geodistill.files import fingerprint_of
 from geodistill.recipe import DataRecipe, GenerationRecipe, Recipe, WeightKind
 from geodistill.tasks.generation import Responses, generate
 from geodistill.tasks.instruction_reader import InstructionReader
 from geodistill.tasks.loading import load_model, weight_settings, with_quantizers
+from geodistill.tasks.metrics import chosen_metrics
 from geodistill.tasks.responses import exact_match, perplexity, rouge_l
-from geodistill.tasks.task import MOST_EXAMPLES, OF_TEXTS, Encoded, EncodedExamples, Scores, parts_of, spread
+from geodistill.tasks.task import (
+    MOST_EXAMPLES,
+    OF_TEXTS,
+    Encoded,
+    EncodedExamples,
+    Scores,
+    TaskDefaults,
+    parts_of,
+    spread,
+)
 from geodistill.tasks.teacher_responses import with_teacher_responses
 from geodistill.tasks.text_reader import position_limit
 
 METRICS = ("rouge_l", "exact_match", "perplexity")
 
 
-class InstructionFollowing:
+class InstructionFollowing(TaskDefaults):
     """See `Task` for the members. Metrics of the split with unseen instructions carry the prefix `unseen_`."""
 
     rows = "response"
@@ -37,8 +47,6 @@ class InstructionFollowing:
     labelled = True
     kinds = OF_TEXTS
     scores_tokens = True
-    asks_teacher = False
-    student_head = None
 
     def __init__(self, instructions: Instructions, data: DataRecipe, generation: GenerationRecipe) -> None:
         self.instructions, self.data, self.generation = instructions, data, generation
@@ -48,10 +56,7 @@ class InstructionFollowing:
         self.measured = min(generation.limit or MOST_EXAMPLES, MOST_EXAMPLES)
         prefixes = ["", f"{UNSEEN}_"] if UNSEEN in instructions.splits else [""]
         every = [f"{prefix}{metric}" for prefix in prefixes for metric in METRICS]
-        for name in data.metrics or ():
-            if name not in every:
-                raise GeodistillError(f"There is no metric '{name}' of instructions.", suggest(name, every))
-        self.metrics = list(data.metrics or every)
+        self.metrics = chosen_metrics(data.metrics, every, "instructions")
         self.scoring = fingerprint_of(self.fingerprint, self.metrics, generation.model_dump(mode="json"))
 
     @classmethod
@@ -104,12 +109,6 @@ class InstructionFollowing:
             str(part): reader.encode(split, words=words, notes=self.notes_of_data, part=str(part))
             for part, split in self.instructions.splits.items()
         }
-
-    def varied(self, encoded: Any, seed: int) -> Any:
-        return encoded
-
-    def ask(self, teacher: Side, encoded: Encoded) -> None:
-        return None  # scores go by labels
 
     def vocabulary(self, student: PreTrainedModel, teacher: Side) -> int:
         tokenizer = teacher.reader.tokenizer  # type: ignore[attr-defined]  # a reader of instructions has one
@@ -207,16 +206,10 @@ class InstructionFollowing:
                 )
         return Scores(metrics, details, lines)
 
-    def constant(self, split: str) -> None:
-        return None  # there is no response that every prompt could share
-
     def _asked(self, example: dict[str, Any], part: str) -> dict[str, Any]:
         """Return an example with its split; its `row` is then its place in the split as it was read."""
         row = self.instructions.splits[part][example.get("row", example["example_id"])]
         return {**example, "split": part, "row": row["example_id"]}
-
-    def compute_metrics(self, encoded: EncodedExamples) -> Callable[[Any], dict[str, float]] | None:
-        return None  # the Trainer would keep every logit of the vocabulary
 
     def _note(self, note: str) -> None:
         if note not in self.notes_of_scores:

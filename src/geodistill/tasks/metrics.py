@@ -143,6 +143,17 @@ def constant_predictor(
     return Constant(answer, compute_metrics(names, predictions, references, problem=problem), len(references))
 
 
+def chosen_metrics(chosen: Sequence[str] | None, known: Sequence[str], of: str) -> list[str]:
+    """The metrics that a task reports: those that were chosen, or all that it knows; `of` says of what they are.
+
+    Raises GeodistillError for one that is unknown.
+    """
+    for name in chosen or ():
+        if name not in known:
+            raise GeodistillError(f"There is no metric '{name}' of {of}.", suggest(name, known))
+    return list(chosen or known)
+
+
 def check_metrics(names: Sequence[str], problem: str) -> dict[str, Metric]:
     """The named metrics, in order. Raises GeodistillError for one that is unknown or belongs to another problem."""
     valid = METRICS.get(problem, {})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -23,10 +23,10 @@ from geodistill.models.neural import NEURAL_NAMES, NeuralConfig, NeuralModel, ne
 from geodistill.recipe import NEW_MODEL, DataRecipe, Recipe, WeightKind
 from geodistill.tasks.decoding import decode
 from geodistill.tasks.loading import load
-from geodistill.tasks.metrics import Constant
+from geodistill.tasks.metrics import chosen_metrics
 from geodistill.tasks.neural_reader import NeuralReader, ReadSegments
 from geodistill.tasks.retrieval import Alignment, ranks
-from geodistill.tasks.task import Encoded, EncodedExamples, Scores, parts_of
+from geodistill.tasks.task import Encoded, Scores, TaskDefaults, parts_of
 
 METRICS = ("r2", "r2_unseen", "retrieval@1", "retrieval@10")
 BATCH_SIZE = 64
@@ -34,7 +34,7 @@ ADAPTATION_RATE = 1e-2
 ADAPTATION_SEGMENTS = 16  # a step
 
 
-class Neural:
+class Neural(TaskDefaults):
     """Latents of time bins, of spikes or of field potentials; see `Task` for the members.
 
     What the examples teach by themselves is their own reconstruction, so a teacher is fine-tuned on spikes by
@@ -49,20 +49,15 @@ class Neural:
     rows = compares = "tokens"
     kinds: tuple[str, ...] = ("tokens", "mean")
     measured = 512
-    scores_tokens = False
     labelled = True
     asks_teacher = True
-    student_head = None
 
     def __init__(
         self, examples: NeuralExamples, metrics: Sequence[str] | None = None, *, adaptation_steps: int = 100
     ) -> None:
-        for name in metrics or ():
-            if name not in METRICS:
-                raise GeodistillError(f"There is no metric '{name}' of neural latents.", suggest(name, METRICS))
         self.examples, self.adaptation_steps = examples, adaptation_steps
-        possible = [name for name in METRICS if name != "r2_unseen" or examples.unseen]
-        self.metrics = [name for name in metrics or METRICS if name in possible]
+        wanted = chosen_metrics(metrics, METRICS, "neural latents")
+        self.metrics = [name for name in wanted if name != "r2_unseen" or examples.unseen]
         self.fingerprint = examples.fingerprint
         self.held_out = HeldOut()
         self.scoring = fingerprint_of(examples.fingerprint, self.metrics, adaptation_steps)
@@ -114,15 +109,6 @@ class Neural:
     ) -> Encoded:
         return {name: reader.encode(split) for name, split in self.examples.splits.items()}
 
-    def learnt(self, encoded: EncodedExamples, *teacher: Any, **where: Any) -> EncodedExamples:
-        return encoded
-
-    def varied(self, encoded: Any, seed: int) -> Any:
-        return encoded
-
-    def vocabulary(self, student: PreTrainedModel, teacher: Side) -> None:
-        return None  # logits are of channels
-
     def ask(self, teacher: Side, encoded: Encoded) -> None:
         self._asked = {name: middles(teacher.model, split) for name, split in encoded.items()}  # type: ignore[arg-type]
 
@@ -134,12 +120,6 @@ class Neural:
     ) -> Scores:
         """Score a model; a line holds the split, the session, the dimension of behaviour, and its R²."""
         return self._score(model, reader, encoded, split, unseen=True)
-
-    def constant(self, split: str) -> Constant | None:
-        return None  # R² of the mean is 0 by definition
-
-    def compute_metrics(self, encoded: EncodedExamples) -> Callable[[Any], dict[str, float]] | None:
-        return None
 
     def _score(self, model: Any, reader: Any, encoded: Encoded, split: str, *, unseen: bool) -> Scores:
         values: dict[str, float] = {}

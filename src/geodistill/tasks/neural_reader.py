@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from geodistill.data.neural import Segments
-from geodistill.distillation.sides import LazyExamples
+from geodistill.distillation.sides import LazyExamples, WithoutTokens
 from geodistill.files import fingerprint_of, write_json
 
 COLUMNS = ("values", "value_mask", "attention_mask", "session")
@@ -19,7 +19,7 @@ READER_FILE = "neural_reader.json"
 Modality = Literal["spikes", "lfp"]
 
 
-class NeuralReader:
+class NeuralReader(WithoutTokens):
     """Reads spikes or potentials of segments.
 
     A batch is `values` (b, t, c), `value_mask` (b, t, c) with the values that are there, `attention_mask` (b, t) with
@@ -81,13 +81,6 @@ class NeuralReader:
     def pairs_with(self, other: object) -> bool:
         """Tell whether another reader makes the same of every segment."""
         return isinstance(other, NeuralReader) and other.fingerprint == self.fingerprint
-
-    def within(self, positions: int) -> NeuralReader:
-        """Return the same reader: bins are no tokens."""
-        return self
-
-    def configure(self, model: Any, *, always: bool = False) -> None:
-        """Do nothing: a model's config names its sessions."""
 
     def save(self, folder: Path) -> None:
         """Write `neural_reader.json`, which says what the model reads."""

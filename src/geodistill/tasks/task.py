@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
+import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -15,7 +17,7 @@ from geodistill.data.parts import ALL
 from geodistill.data.record import Record
 from geodistill.distillation.sides import Reader, Side, Whose
 from geodistill.distillation.students.build import Head
-from geodistill.features import KINDS
+from geodistill.features import KINDS, evaluation_mode
 from geodistill.recipe import DataRecipe, Recipe, WeightKind
 from geodistill.tasks.metrics import Constant
 
@@ -172,11 +174,72 @@ class Task(Protocol):
         """What transformers.Trainer computes of its predictions on a split while it trains; None for the loss alone."""
 
 
+class TaskDefaults:
+    """What a task answers unless it has something of its own to say; see `Task` for the members."""
+
+    scores_tokens = False
+    asks_teacher = False
+
+    @property
+    def student_head(self) -> Head | None:
+        return None  # the teacher's
+
+    def learnt(self, encoded: EncodedExamples, *teacher: Any, **where: Any) -> EncodedExamples:
+        return encoded
+
+    def varied(self, encoded: Any, seed: int) -> Any:
+        return encoded
+
+    def ask(self, teacher: Side, encoded: Encoded) -> None:
+        return None  # scores go by what the data says
+
+    def vocabulary(self, student: PreTrainedModel, teacher: Side) -> int | None:
+        return None  # logits are of no tokens
+
+    def constant(self, split: str) -> Constant | None:
+        return None  # no one answer fits all examples
+
+    def compute_metrics(self, encoded: EncodedExamples) -> Callable[[Any], dict[str, float]] | None:
+        return None  # the Trainer would keep all outputs of the split
+
+
 def batches(encoded: Sequence[Any], reader: Reader, batch_size: int) -> Iterator[Mapping[str, Tensor]]:
     """Yield batches of examples of like length, longest first, so that memory runs out at once or not at all."""
+    for places in batch_places(encoded, reader, batch_size):
+        yield reader.collate([encoded[place] for place in places])
+
+
+def batch_places(encoded: Sequence[Any], reader: Reader, batch_size: int) -> Iterator[list[int]]:
+    """Yield the places of the examples of each of the `batches`."""
     order = by_length(encoded, reader)
     for start in range(0, len(order), batch_size):
-        yield reader.collate([encoded[place] for place in order[start : start + batch_size]])
+        yield order[start : start + batch_size]
+
+
+@torch.no_grad()
+def in_order(
+    model: PreTrainedModel,
+    encoded: Sequence[Any],
+    reader: Reader,
+    answer: Callable[[Mapping[str, Tensor]], Tensor],
+    *,
+    batch_size: int = 128,
+    dtype: Any = np.float32,
+) -> np.ndarray:
+    """Return what `answer` makes of each example, (n, …), in the order of the examples.
+
+    `answer` gets batches on the device of the model, which is in eval mode meanwhile.
+    """
+    device = next(model.parameters()).device
+    found: np.ndarray | None = None
+    with evaluation_mode(model):
+        for places in batch_places(encoded, reader, batch_size):
+            batch = reader.collate([encoded[place] for place in places])
+            values = answer({name: value.to(device) for name, value in batch.items()}).to("cpu").numpy()
+            found = np.empty((len(encoded), *values.shape[1:]), dtype=dtype) if found is None else found
+            found[places] = values
+    assert found is not None, "a split is never empty"
+    return found
 
 
 def by_length(encoded: Sequence[Any], reader: Reader) -> list[int]:
@@ -191,6 +254,11 @@ def spread(encoded: EncodedExamples, most: int | None) -> EncodedExamples:
     if most is None or most >= len(encoded):
         return encoded
     return [encoded[place * len(encoded) // most] for place in range(most)]
+
+
+def measured_split(task: Task) -> str:
+    """Return the split that a student is measured on: validation if there is nothing to score it by."""
+    return "test" if task.metrics else "validation"
 
 
 def parts_of(encoded: Encoded, split: str) -> list[str]:

@@ -21,7 +21,7 @@ from geodistill.runs.arguments import run_device, send
 from geodistill.runs.recipe_file import check_recipe
 from geodistill.tasks.choose import task_of
 from geodistill.tasks.reading import read, student_reader
-from geodistill.tasks.task import by_length
+from geodistill.tasks.task import batch_places
 from geodistill.tasks.text_reader import shared_position_limit
 
 ARRAYS = (".npy", ".safetensors")
@@ -187,14 +187,14 @@ def model_source(
     def parts() -> Iterator[Part]:
         for name in splits:
             examples = reading.examples[name]
-            order = by_length(examples, reading.reader)
-            batches = (
-                [examples[place] for place in order[start : start + BATCH]] for start in range(0, len(order), BATCH)
-            )
+            places = batch_places(examples, reading.reader, BATCH)
             kept: list[Any] = []
 
-            def collated(batches: Any = batches, kept: list[Any] = kept) -> Iterator[dict[str, Any]]:
-                for batch in batches:
+            def collated(
+                places: Any = places, examples: Any = examples, kept: list[Any] = kept
+            ) -> Iterator[dict[str, Any]]:
+                for each in places:
+                    batch = [examples[place] for place in each]
                     kept[:] = [each.get("labels") for each in batch]
                     yield reading.collate(batch)
 
