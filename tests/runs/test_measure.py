@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -9,10 +10,12 @@ import torch
 from transformers import AutoModelForSequenceClassification
 
 from geodistill.data.examples import load_examples
-from geodistill.distillation.signals import FeatureRequest, Teacher
+from geodistill.distillation.sides import ExamplePairs
+from geodistill.distillation.signals import FeatureRequest, Teacher, teacher_view
 from geodistill.geometry import cka, gram_distance, procrustes_distance
 from geodistill.recipe import DataRecipe
 from geodistill.runs.measure import compare_rows, measure_geometry
+from geodistill.runs.prepare import held_out_examples
 from geodistill.tasks.classification import encode
 from geodistill.tasks.loading import load_tokenizer
 from geodistill.tasks.text_reader import TextReader
@@ -71,3 +74,17 @@ def test_a_copy_is_at_distance_zero(classifier: Path, write_csv: object, questio
         assert pair["procrustes"]["value"] == pytest.approx(0, abs=1e-4)
         assert pair["gram"]["value"] == pytest.approx(0, abs=1e-5)
         assert pair["cka"]["value"] == pytest.approx(1, abs=1e-5)
+
+
+def test_both_sides_number_the_held_out_examples_alike() -> None:
+    """A cache of the teacher's rows holds them in this order, and finds an example by the teacher's number."""
+    sides = [[{"values": [0.0] * n, "example_id": place} for place, n in enumerate((2, 5, 3, 4))] for _ in range(2)]
+    reading = SimpleNamespace(
+        examples={"test": ExamplePairs(*sides)},
+        task=SimpleNamespace(metrics=("accuracy",), measured=3),
+        reader=SimpleNamespace(length=lambda example: len(example["values"])),
+    )
+    chosen = held_out_examples(reading)  # type: ignore[arg-type]
+    assert [len(example["values"]) for example in chosen] == [5, 3, 2]
+    assert [example["example_id"] for example in chosen] == [0, 1, 2]
+    assert [teacher_view(example)["example_id"] for example in chosen] == [0, 1, 2]

@@ -159,6 +159,12 @@ def prefixed(columns: Mapping[str, Any], prefix: str = TEACHER_PREFIX) -> dict[s
     return {prefix + name: value for name, value in columns.items()}
 
 
+def numbered(example: Mapping[str, Any], number: int) -> dict[str, Any]:
+    """Return an example with another `example_id`, on both sides if the teacher has columns under its prefix."""
+    names = [name for name in example if name.removeprefix(TEACHER_PREFIX) == "example_id"]
+    return {**example, **dict.fromkeys(["example_id", *names], number)}
+
+
 def place_of(example: Example) -> int:
     """Return the place of an example's row in its split."""
     return int(example.get("row", example["example_id"]))

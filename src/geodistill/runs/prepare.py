@@ -15,7 +15,7 @@ from geodistill.distillation.cache.format import CacheDtype, TopK
 from geodistill.distillation.cache.plan import Key
 from geodistill.distillation.cache.teacher_cache import TeacherCache, open_cache, prepare_cache
 from geodistill.distillation.feature_terms import feature_requests
-from geodistill.distillation.sides import Reader, Side, two_sides
+from geodistill.distillation.sides import Reader, Side, numbered, two_sides
 from geodistill.distillation.signals import FeatureRequest, NoTeacher, SignalSource, Teacher, teacher_view
 from geodistill.features import map_layers, points
 from geodistill.files import fingerprint_of
@@ -344,7 +344,7 @@ def held_out_examples(reading: Reading) -> EncodedExamples:
     """Return the examples that the held-out geometry is measured on, the longest first, numbered anew."""
     examples = spread(reading.examples[measured_split(reading.task)], reading.task.measured)
     order = by_length(examples, reading.reader)
-    return [{**examples[place], "example_id": number} for number, place in enumerate(order)]
+    return [numbered(examples[place], number) for number, place in enumerate(order)]
 
 
 def data_key(stage: StageRecipe) -> str:
