@@ -25,16 +25,21 @@ from geodistill.losses.rcka import RCKALoss
 
 @dataclass(frozen=True)
 class LossKind:
-    """What a recipe, an objective and the documentation have to know of a loss.
+    """What a recipe, an objective and the documentation have to know of a loss: a row of `LOSSES`.
 
-    loss: the class. The keyword-only parameters of its constructor are the options of the loss in a recipe.
-    formula: what it computes, in one line; a part of the docstring of the class, and a cell of the table in the docs.
-    rows: the kind of rows that it compares where the recipe names none.
-    only: the kinds of rows that it takes; none named: every kind but those of `never`.
-    never: the kinds of rows that it does not take.
-    reads_widths: its constructor takes the width, or the number of channels, of student and teacher, in this order.
-    reads_logits: it is called with (student, teacher, student_logits, teacher_logits).
-    rules: options that would change nothing under some condition, which are refused then.
+    Args:
+        loss: the class. The keyword-only parameters of its constructor are the options of the loss in a recipe.
+        formula: what it computes, in one line; a part of the docstring of the class, and a cell of the table in the
+            docs.
+        rows: the kind of rows that it compares if the recipe names none.
+        only: the kinds of rows that it takes; none named: every kind but the kinds in `never`.
+        never: the kinds of rows that it does not take.
+        reads_widths: its constructor takes the width, or the number of channels, of student and teacher, in this order.
+        reads_logits: it is called with (student, teacher, student_logits, teacher_logits).
+        rules: options that would change nothing under some condition, which are refused then.
+
+    Example:
+        LOSSES["gram"] = LossKind(GramLoss, "‖SSᵀ − TTᵀ‖_F²")
     """
 
     loss: type[nn.Module]
@@ -53,8 +58,8 @@ class LossKind:
     def adds_up(self, rows: str) -> bool:
         """Whether micro-batches of these rows add up to a whole, by second moments of d × d.
 
-        Maps have none, and neither have logits that are compared sample by sample. Those of `samples` would be as large
-        as the maps squared.
+        Maps have no such moments, and neither have logits that are compared sample by sample. The moments of `samples`
+        would be as large as the maps squared.
         """
         return not self.reads_logits and rows not in ("samples", "map")
 

@@ -29,14 +29,25 @@ class AccumulatedLoss:
     """The loss of the whole as a function of one part of it, given the moments of the whole.
 
     Called with a part, it returns the part's share of the loss, by count: the shares of all parts add up to the loss of
-    the whole, and so do their gradients, in the student and in the loss's own parameters. With `global_batch`, `total`
-    is the sum over this rank's parts; ranks are summed here, and gradients are exact once averaged over ranks.
+    the whole. So do their gradients, in the student and in the loss's own parameters. With `global_batch`, `total` is
+    the sum over this rank's parts; ranks are summed here, and gradients are exact once averaged over ranks.
 
     Args:
         loss: any feature loss.
         total: the sum of `loss.moments(student, teacher, mask)` over all parts.
 
-    `value` is the loss of the whole, a float64 scalar without gradient.
+    Attributes:
+        value: the loss of the whole, a float64 scalar without gradient.
+
+    Returns:
+        Called with (student, teacher, mask) of a part: a scalar, the part's share.
+
+    Example:
+        with torch.no_grad():
+            total = loss.moments(*parts[0]) + loss.moments(*parts[1])
+        whole = AccumulatedLoss(loss, total)
+        for student, teacher, mask in parts:
+            whole(student, teacher, mask).backward()
     """
 
     def __init__(self, loss: FeatureLoss, total: Moments) -> None:

@@ -107,12 +107,13 @@ class RowLoss(FeatureLoss):
     Rows are neither centred nor scaled as a whole. A loss writes its formula, `square`, of moments about the origin.
 
     Args:
-        student_width, teacher_width: d_s and d_t. If they differ, a learned matrix without bias brings student rows
-            to d_t numbers. It is a parameter of the loss, not of the student. If they agree, or are not given,
-            nothing is learned.
-        global_batch: as of `FeatureLoss`. By keyword.
+        student_width: d_s.
+        teacher_width: d_t. If both widths are given and differ, a learned matrix without bias brings student rows to
+            d_t numbers. It is a parameter of the loss, not of the student. Otherwise nothing is learned.
+        global_batch: with several ranks, the loss of the whole batch over all of them. By keyword.
 
-    Raises GeodistillError for rows of different widths where nothing is learned.
+    Raises:
+        GeodistillError: the widths of the rows differ and nothing is learned.
     """
 
     student_gram = teacher_gram = False
@@ -161,8 +162,14 @@ class MapLoss(nn.Module):
     Called with two maps, or with two lists of as many maps each, such as the levels of a feature pyramid, of which the
     mean is taken; with `mask` (b,), the samples that count. The teacher's maps receive no gradient.
 
-    Returns a scalar in float32 (float64 for float64 maps), whatever autocast says.
-    Raises GeodistillError when the maps do not have the same samples and channels, or the lists not the same length.
+    Returns:
+        A scalar in float32 (float64 for float64 maps), whatever autocast says.
+
+    Raises:
+        GeodistillError: the maps do not have the same samples and channels, or the lists not the same length.
+
+    Example:
+        loss = PCKALoss(16, 32, patch=4)(student_maps, teacher_maps)  # c_s = 16, c_t = 32
     """
 
     def __init__(

@@ -13,11 +13,22 @@ from geodistill.losses.base import FeatureLoss
 class CKALoss(FeatureLoss):
     """1 − CKA = 1 − ‖SᵀT‖_F² / (‖SᵀS‖_F ‖TᵀT‖_F): it does not depend on scale.
 
-    Half the squared distance of the two kernels once each has unit Frobenius norm.
+    It is half the squared distance of the two kernels, each scaled to unit Frobenius norm.
 
-    Args: see `FeatureLoss`. `squared=False` gives √(1 − CKA); `normalize` only tells "rows" from the rest.
+    Args:
+        center: subtract the mean row of each side, as CKA is defined.
+        normalize: "rows" scales each row to unit length, before centring. True and False are the same here, because CKA
+            does not depend on the scale of a whole cloud.
+        squared: 1 − CKA, which is smooth at zero. False: √(1 − CKA).
+        global_batch: with several ranks, the loss of the whole batch over all of them.
 
-    Shapes: student (…, d_s), teacher (…, d_t), mask (…). Returns a scalar between 0 and 1.
+    Shapes: student (…, d_s), teacher (…, d_t), mask (…), the rows that count. d_s and d_t may differ.
+
+    Returns:
+        A scalar between 0 and 1. `FeatureLoss` says what dtype it has, and what it is if no rows count.
+
+    Raises:
+        GeodistillError: shapes do not fit, or a weight of the mask is negative on the CPU.
 
     Reference: Kornblith et al. (2019), Similarity of neural network representations revisited.
 

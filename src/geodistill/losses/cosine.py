@@ -14,12 +14,22 @@ from geodistill.losses.base import RowLoss
 class CosineLoss(RowLoss):
     """1 − (1/n) Σ_i ⟨s_i, t_i⟩ / (‖s_i‖ ‖t_i‖): each row points where its teacher row points; lengths are free.
 
-    It is the published alignment of a model of local field potentials with one of spikes. A row of zeros has the
+    This is the published alignment of a model of local field potentials with a model of spikes. A row of zeros has the
     similarity 0.
 
-    Args: see `RowLoss`.
+    Args:
+        student_width: d_s.
+        teacher_width: d_t. If both widths are given and differ, a learned matrix without bias brings student rows to
+            d_t numbers. It is a parameter of the loss, not of the student. Otherwise nothing is learned.
+        global_batch: with several ranks, the loss of the whole batch over all of them. By keyword.
 
-    Shapes: student (…, d_s), teacher (…, d_t), mask (…). Returns a scalar between 0 and 2.
+    Shapes: student (…, d_s), teacher (…, d_t), mask (…), the rows that count.
+
+    Returns:
+        A scalar between 0 and 2. `FeatureLoss` says what dtype it has, and what it is if no rows count.
+
+    Raises:
+        GeodistillError: the widths differ and nothing is learned, or shapes do not fit.
 
     Reference: cross-modal representational knowledge distillation for spike-informed LFP modelling (2025), arXiv
     2512.12461.

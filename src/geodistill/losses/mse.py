@@ -12,11 +12,21 @@ from geodistill.losses.base import RowLoss
 class MSELoss(RowLoss):
     """‖S − T‖_F² / (n d_t): the student has to give the teacher's rows themselves, in the teacher's coordinates.
 
-    It is the objective by which a student of another language is made from a sentence encoder.
+    By this objective a sentence encoder teaches a student another language.
 
-    Args: see `RowLoss`.
+    Args:
+        student_width: d_s.
+        teacher_width: d_t. If both widths are given and differ, a learned matrix without bias brings student rows to
+            d_t numbers. It is a parameter of the loss, not of the student. Otherwise nothing is learned.
+        global_batch: with several ranks, the loss of the whole batch over all of them. By keyword.
 
-    Shapes: student (…, d_s), teacher (…, d_t), mask (…). Returns a scalar.
+    Shapes: student (…, d_s), teacher (…, d_t), mask (…), the rows that count.
+
+    Returns:
+        A scalar ≥ 0. `FeatureLoss` says what dtype it has, and what it is if no rows count.
+
+    Raises:
+        GeodistillError: the widths differ and nothing is learned, or shapes do not fit.
 
     Reference: Reimers & Gurevych (2020), Making monolingual sentence embeddings multilingual using knowledge
     distillation, equation 1.

@@ -29,11 +29,18 @@ class PCKALoss(MapLoss):
             which differs from this one by the constant 1.
         global_batch: see `MapLoss`. The (C, n, n) matrices are summed over the ranks, whose maps have one size.
 
-    Shapes: student (B, C_s, h, w), teacher (B, C, H, W), or lists of them. Returns a scalar between 0 and 1.
-    Raises GeodistillError as `MapLoss` does, and when each map is a single patch, whose CKA never changes.
+    Shapes: student (B, C_s, h, w), teacher (B, C, H, W), or two lists of as many maps, of which the mean is taken;
+    `mask` (B,) says which samples count.
 
-    Reference: arXiv 2401.11824, Rethinking centered kernel alignment in knowledge distillation. There the loss weighs
-    10, on levels 0 to 3 of a feature pyramid.
+    Returns:
+        A scalar between 0 and 1. A channel that is constant on either side counts as 1.
+
+    Raises:
+        GeodistillError: samples, channels or the number of maps differ, or each map is a single patch, whose CKA never
+            changes.
+
+    Reference: arXiv 2401.11824, Rethinking centered kernel alignment in knowledge distillation. The paper gives the
+    loss the weight 10, on levels 0 to 3 of a feature pyramid.
 
     Example:
         loss = detection_loss + 10 * PCKALoss()(student_pyramid[:4], teacher_pyramid[:4])

@@ -28,9 +28,20 @@ class ProjectionLoss(FeatureLoss):
     Args:
         student_width: d_s, by position.
         teacher_width: d_t, by position.
-        orthogonal: keep the map orthogonal. For all other options see `FeatureLoss`.
+        orthogonal: keep the map orthogonal.
+        center: subtract the mean row of each side. False: the map has a bias.
+        normalize: what the squared error is divided by, as above.
+        squared: the squared error, which is smooth at zero. False: its root.
+        global_batch: with several ranks, the loss of the whole batch over all of them.
 
-    Shapes: student (…, d_s), teacher (…, d_t), mask (…). Returns a scalar. The matrix is a parameter of the loss.
+    Shapes: student (…, d_s), teacher (…, d_t), mask (…), the rows that count. The matrix is a parameter of the loss,
+    not of the student: optimise `loss.parameters()` too.
+
+    Returns:
+        A scalar ≥ 0. `FeatureLoss` says what dtype it has, and what it is if no rows count.
+
+    Raises:
+        GeodistillError: shapes do not fit, or a weight of the mask is negative on the CPU.
 
     Reference: Romero et al. (2015), FitNets: Hints for thin deep nets, equation 3.
 

@@ -17,19 +17,26 @@ class RCKALoss(nn.Module):
     w_f (1 − CKA(S, T)) + w_s (1 − CKA(Z_S, Z_T)) + w_c (1 − CKA(Z_Sᵀ, Z_Tᵀ)), with S and T the features of N samples,
     one row each, and Z_S and Z_T their logits.
 
-    The first two compare samples, through N × N Gram matrices (FCKA and intra-LCKA). The third compares classes,
-    through P × P ones (inter-LCKA).
+    The first two parts compare samples, by N × N Gram matrices (FCKA and intra-LCKA). The third part compares classes,
+    by P × P Gram matrices (inter-LCKA). All options are given by keyword.
 
-    Args, all by keyword:
-        features, samples, classes: the weights w_f, w_s and w_c, at least 0; a weight of 0 leaves a part out.
+    Args:
+        features: the weight w_f, at least 0. A weight of 0 leaves the part out.
+        samples: the weight w_s, at least 0.
+        classes: the weight w_c, at least 0.
         centered: centre each CKA, as CKA is defined. False is what the authors' code does. Its loss is −CKA, which
             differs from 1 − CKA by a constant.
-        global_batch: with several ranks running, the loss of the whole batch over all of them, with its exact gradient
-            once gradients are averaged over ranks.
+        global_batch: with several ranks, the loss of the whole batch over all of them, with its exact gradient once
+            gradients are averaged over ranks.
 
     Shapes: features (N, …) of any two sizes, each sample flattened to one row; logits (N, P) of one size; `mask` (N,)
-    says which samples count. The teacher's receive no gradient. Returns a scalar between 0 and the sum of the weights.
-    Raises GeodistillError when the logits are not two matrices of one size.
+    says which samples count. The teacher's features and logits receive no gradient.
+
+    Returns:
+        A scalar between 0 and the sum of the weights.
+
+    Raises:
+        GeodistillError: the logits are not two matrices of one size.
 
     Reference: arXiv 2401.11824, Rethinking centered kernel alignment in knowledge distillation.
 

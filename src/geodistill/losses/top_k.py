@@ -15,12 +15,18 @@ from geodistill.losses.row_chunks import chunk_rows
 class TopKLogits:
     """The k likeliest tokens of each row at temperature T, and the rest as one bucket.
 
-    `values` (…, k) are log-probabilities of softmax(logits / T), `indices` (…, k) say which tokens these are, and
-    `tail_log_mass` (…) is the log of what the other tokens have together, −∞ when there are none. A divergence against
-    a student treats the rest of the student's vocabulary as one bucket too. By the data-processing inequality it is at
-    most the divergence of all logits, and it is the same if k is the whole vocabulary.
+    A divergence against a student treats the rest of the student's vocabulary as one bucket too. By the data-processing
+    inequality it is at most the divergence of all logits, and it is the same if k is the whole vocabulary. The mass of
+    the rest depends on T, so these logits serve one temperature. Make them by `TopKLogits.of(logits, k, temperature)`.
 
-    The mass of the rest depends on T, so these logits serve one temperature.
+    Args:
+        values: (…, k), log-probabilities of softmax(logits / T).
+        indices: (…, k), which tokens these are.
+        tail_log_mass: (…), the log of the probability of all other tokens together, −∞ if there are none.
+        temperature: T.
+
+    Raises:
+        GeodistillError: `of` is asked for more logits than there are, or for none.
 
     Example:
         loss = LogitLoss(2.0)(student_logits, TopKLogits.of(teacher_logits, 64, 2.0))
@@ -40,6 +46,9 @@ class TopKLogits:
             logits: (…, V).
             k: from 1 to V.
             temperature: T of the loss that will read them.
+
+        Returns:
+            The k largest logits of each row, without gradient.
 
         Raises:
             GeodistillError: k is out of range.
