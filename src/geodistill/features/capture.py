@@ -20,19 +20,29 @@ class Capture:
     """Run a model once and return its output together with the hidden states at chosen points.
 
     A point is a layer, an index into `hidden_states` (0 the embedding layer, -1 the last), or the path of a module
-    within the model, such as `"bert.encoder.layer.1.attention"`, whose output is taken: the first tensor of it when it
-    is a tuple or a model output, and the last call's when the module runs more than once. Hooks exist only during the
-    call. Hidden states are asked for only when a layer is among the points.
+    within the model, such as `"bert.encoder.layer.1.attention"`, whose output is taken. Of a tuple or a model output
+    the first tensor is taken; of a module that runs more than once, the output of the last call. Hooks exist only
+    during the call. Hidden states are asked for only if a layer is among the points.
 
-    The model is the caller's: its mode, its gradients and its device are left alone, and this object is no module, so
-    whatever module holds it neither registers nor saves the model a second time. Build it before the model is wrapped
-    for distribution, and call it inside the wrapped module's forward.
+    The model stays the caller's: its mode, its gradients and its device do not change. A `Capture` is no module, so a
+    module that holds it neither registers nor saves the model a second time. Build it before the model is wrapped for
+    distribution, and call it inside the wrapped module's forward.
 
-        outputs, features = Capture(model, [0, -1])(input_ids=…, attention_mask=…)
+    Args:
+        model: any module.
+        points: layers and module paths; a point that is named twice is taken once.
+
+    Returns:
+        Called with the inputs of the model, by keyword: the outputs of the model, and a dictionary of features by
+        point.
+
+    Raises:
+        GeodistillError: a layer is out of range, a path does not exist (the nearest is named), a module did not run or
+            gives no tensor, or features lost their gradient to reentrant checkpointing.
+
+    Example:
+        outputs, features = Capture(model, [0, -1])(input_ids=input_ids, attention_mask=attention_mask)
         features[-1]  # (b, t, d)
-
-    Raises GeodistillError for a layer out of range, a path that does not exist (the nearest is named), a module that
-    did not run or gives no tensor, and for features that lost their gradient to reentrant checkpointing.
     """
 
     def __init__(self, model: nn.Module, points: Sequence[Point]) -> None:
@@ -57,12 +67,18 @@ class Capture:
 
     @contextmanager
     def listen(self, *, with_gradient: bool) -> Iterator[dict[Point, Tensor]]:
-        """Take the features of whatever passes somebody else runs meanwhile, of the last one where there are several.
+        """Take the features of whatever passes somebody else runs meanwhile, of the last pass if there are several.
 
-        It may be the model that is called or, for its layers, its backbone alone (`model.base_model`), as some trainers
-        do to leave the logits out. The caller sees the outputs that it would have seen. `with_gradient` says whether
-        features that lost their gradient are an error. What the block yields is empty until a pass was run.
+        The pass may be of the model itself or, for its layers, of its backbone alone (`model.base_model`), as some
+        trainers do to leave the logits out. The caller sees the outputs that it would have seen.
 
+        Args:
+            with_gradient: whether features that lost their gradient are an error.
+
+        Yields:
+            The features by point: an empty dictionary until a pass was run.
+
+        Example:
             with Capture(model, [-1]).listen(with_gradient=True) as found:
                 loss = trainer.compute_loss(model, inputs)
             features = capture.complete(found)
@@ -75,7 +91,17 @@ class Capture:
             yield found
 
     def complete(self, found: Mapping[Point, Tensor]) -> dict[Point, Tensor]:
-        """Return the features of all points in their order; raises GeodistillError where one is missing."""
+        """Return the features of all points, in the order of the points.
+
+        Args:
+            found: features by point.
+
+        Returns:
+            The same features, one for each point.
+
+        Raises:
+            GeodistillError: a point is missing, because its module did not run.
+        """
         for point in self.points:
             if point not in found:
                 raise GeodistillError(
@@ -94,7 +120,21 @@ class Capture:
 
 
 def find_module(model: nn.Module, path: str) -> nn.Module:
-    """Return the submodule at a dotted path, or raise GeodistillError naming the nearest path there is."""
+    """Return the submodule at a dotted path.
+
+    Args:
+        model: any module.
+        path: such as "encoder.layer.1".
+
+    Returns:
+        The submodule.
+
+    Raises:
+        GeodistillError: there is no such path; the nearest is named.
+
+    Example:
+        find_module(model, "bert.encoder.layer.1")
+    """
     try:
         return model.get_submodule(path)
     except AttributeError:
@@ -180,7 +220,7 @@ def row_widths(
     """Measure how wide the rows of a kind are at each point, by one forward pass.
 
     The config does not tell it: OPT-350M's last hidden state is as wide as its word embeddings, half of `hidden_size`,
-    and a module path may lead to anything. The model's mode, its buffers and the random state are as before afterwards.
+    and a module path may lead to anything. The model's mode, its buffers and the random state are afterwards as before.
 
     Args:
         model: any module.
@@ -188,7 +228,14 @@ def row_widths(
         probe: a tiny batch that the model reads; by default `default_probe`.
         kind: a key of `KINDS`; the width of `map` is the number of channels.
 
-    Raises GeodistillError for a point that the kind of rows does not take.
+    Returns:
+        The width by point.
+
+    Raises:
+        GeodistillError: the kind of rows does not take a point, or a point does not exist.
+
+    Example:
+        row_widths(model, [-1])[-1]  # 384
     """
     with evaluation_mode(model), torch.no_grad():
         _, features = Capture(model, points)(**probe_inputs(model, probe))

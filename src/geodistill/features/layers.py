@@ -24,7 +24,19 @@ def map_layers(spec: LayerSpec | str, student_layers: int, teacher_layers: int) 
     - `"skip"`: `"uniform"` without the last pair (PKD-skip, Sun et al. 2019), so a student needs two blocks or more.
     - a list of pairs: as given, negative indices resolved.
 
-    Raises GeodistillError for an unknown name, an empty list, a layer out of range, or `"skip"` with one block.
+    Args:
+        spec: one of the three names, or a list of [student, teacher] pairs.
+        student_layers: L_s.
+        teacher_layers: L_t.
+
+    Returns:
+        The pairs, in order.
+
+    Raises:
+        GeodistillError: an unknown name, an empty list, a layer out of range, or `"skip"` with one block.
+
+    Example:
+        map_layers("uniform", 2, 6)  # [(1, 3), (2, 6)]
     """
     if not isinstance(spec, str):
         if not spec:
@@ -49,7 +61,18 @@ def map_layers(spec: LayerSpec | str, student_layers: int, teacher_layers: int) 
 
 
 def resolve_layer(layer: int, layers: int) -> int | None:
-    """Return `layer` as a non-negative index into the layers + 1 hidden states, or None if it is out of range."""
+    """Return a layer as a non-negative index into the hidden states of a model.
+
+    Args:
+        layer: 0 is the embedding layer, −1 the last.
+        layers: the number of blocks; there is one hidden state more.
+
+    Returns:
+        The index, or None if it is out of range.
+
+    Example:
+        resolve_layer(-1, 6)  # 6
+    """
     resolved = layer + layers + 1 if layer < 0 else layer
     return resolved if 0 <= resolved <= layers else None
 

@@ -24,10 +24,14 @@ def points(model: nn.Module, probe: Mapping[str, Tensor] | None = None) -> list[
 
     Args:
         model: any module.
-        probe: a tiny batch that the model reads; by default `default_probe`. It is run only where the config does not
-            tell how many hidden states there are, as of a CNN.
+        probe: a tiny batch that the model reads; by default `default_probe`. It is run only if the config does not tell
+            how many hidden states there are, as for a CNN.
 
-    Example: `points(resnet)[:5]` is `[0, 1, 2, 3, 4]`: the stem and four stages.
+    Returns:
+        The points, numbers first.
+
+    Example:
+        points(resnet)[:4]  # [0, 1, 2, 3]: the stem and three stages
     """
     paths = [path for path, _ in model.named_modules() if path]
     try:
@@ -39,7 +43,19 @@ def points(model: nn.Module, probe: Mapping[str, Tensor] | None = None) -> list[
 def last_layer(model: nn.Module, probe: Mapping[str, Tensor] | None = None) -> int:
     """Return the number of a model's last hidden state, which is how many blocks or stages it has.
 
-    Raises GeodistillError for a model that has none: only its modules have names then.
+    Args:
+        model: a transformers model.
+        probe: a tiny batch that the model reads; by default `default_probe`. It is run only if the config does not
+            tell.
+
+    Returns:
+        The number; hidden state 0 is the embedding layer or the stem.
+
+    Raises:
+        GeodistillError: the model has no hidden states, so only its modules have names.
+
+    Example:
+        last_layer(model)  # 6 for MiniLM-L6
     """
     known = known_last_layer(model)
     if known is not None:
@@ -75,9 +91,19 @@ def check_layers(model: nn.Module, layers: Sequence[int], last: int) -> None:
 
 
 def default_probe(model: nn.Module) -> dict[str, Tensor]:
-    """Make the smallest batch that a transformers model reads: one text of two tokens, or one grey image.
+    """Make the smallest batch that a transformers model reads: one text of two tokens, or one image of zeros.
 
-    Raises GeodistillError for a model that reads neither.
+    Args:
+        model: a model that reads `input_ids` or `pixel_values`.
+
+    Returns:
+        The batch, by the names of the inputs, on the model's device.
+
+    Raises:
+        GeodistillError: the model reads something else, of which no example can be made up.
+
+    Example:
+        model(**default_probe(model))
     """
     device = next(model.parameters()).device
     name = getattr(model, "main_input_name", "input_ids")
@@ -96,18 +122,56 @@ def default_probe(model: nn.Module) -> dict[str, Tensor]:
 
 
 def hidden_size(config: PretrainedConfig) -> int:
-    """Return the width of a model's blocks. A captured feature may be of another: measure it by `row_widths`."""
+    """Return the width of a model's blocks. A captured feature may have another width: measure it by `row_widths`.
+
+    Args:
+        config: of any text model, or of a model with a text part.
+
+    Returns:
+        The width.
+
+    Raises:
+        GeodistillError: the blocks have no single width.
+
+    Example:
+        hidden_size(model.config)  # 384
+    """
     return _text_attribute(config, "hidden_size")
 
 
 def layer_count(config: PretrainedConfig) -> int:
-    """Return how many blocks a model has; it has one hidden state more, the embedding layer."""
+    """Return how many blocks a model has; it has one hidden state more, the embedding layer.
+
+    Args:
+        config: of any text model, or of a model with a text part.
+
+    Returns:
+        The number of blocks.
+
+    Raises:
+        GeodistillError: the config does not tell.
+
+    Example:
+        layer_count(model.config)  # 6
+    """
     return _text_attribute(config, "num_hidden_layers")
 
 
 def model_config(model: nn.Module) -> PretrainedConfig:
-    """Return the config of a transformers model; raises GeodistillError for any other module, which has no layers with
-    numbers."""
+    """Return the config of a transformers model.
+
+    Args:
+        model: any module.
+
+    Returns:
+        The config.
+
+    Raises:
+        GeodistillError: the module is not a transformers model, so its layers have no numbers.
+
+    Example:
+        model_config(model).model_type  # "bert"
+    """
     config = getattr(model, "config", None)
     if not isinstance(config, PretrainedConfig):
         raise GeodistillError(
@@ -118,7 +182,17 @@ def model_config(model: nn.Module) -> PretrainedConfig:
 
 
 def input_names(model: nn.Module) -> set[str] | None:
-    """Return the names of the inputs that a model's forward takes; None if it names none and takes any."""
+    """Return the names of the inputs that a model's forward takes.
+
+    Args:
+        model: any module.
+
+    Returns:
+        The names, or None if the forward names none and takes any.
+
+    Example:
+        "token_type_ids" in input_names(model)
+    """
     parameters = inspect.signature(model.forward).parameters.values()
     named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     return {parameter.name for parameter in parameters if parameter.kind in named} or None
@@ -126,7 +200,18 @@ def input_names(model: nn.Module) -> set[str] | None:
 
 @contextmanager
 def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Put a model into eval mode, and each of its modules back into its own mode afterwards."""
+    """Put a model into eval mode, and each of its modules back into its own mode afterwards.
+
+    Args:
+        model: any module.
+
+    Yields:
+        Nothing; the model is in eval mode within the block.
+
+    Example:
+        with evaluation_mode(model), torch.no_grad():
+            outputs = model(**batch)
+    """
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:

@@ -27,8 +27,12 @@ Batch = Mapping[str, Tensor | None]
 class Rows(NamedTuple):
     """The feature rows of a batch.
 
-    values: (b, …, d), a vector for each row; of the kind `map` the maps (b, c, h, w) themselves
-    mask: (b, k) boolean, which of k places of each example hold a row; None if all do, the same number in each
+    Args:
+        values: (b, …, d), a vector for each row; of the kind `map` the maps (b, c, h, w) themselves.
+        mask: (b, k) boolean, which of k places of each example hold a row. None: all do, the same number in each.
+
+    Example:
+        values, mask = select_rows(hidden_states[-1], batch, kind="tokens")
     """
 
     values: Tensor
@@ -71,13 +75,12 @@ def select_rows(features: Tensor, batch: Batch, *, kind: str, special_tokens: bo
 
     - `"cls"`: the first attended token of each sentence, (b, d), no mask.
     - `"last"`: the last attended token of each sentence, (b, d), no mask.
-    - `"mean"`: the mean over the attended tokens of each sentence, (b, d), no mask; in float32 at least.
-      Without special tokens, a sentence of nothing else keeps them, so that an empty text still has a row. Of feature
-      maps it is the mean over all positions, and features (b, d) are taken unchanged: one row for each example,
-      whatever the model reads.
-    - `"tokens"`: every token, (b, t, d), with a boolean mask (b, t) of those that count; the others are zero.
-    - `"response"`: the attended tokens with a label, which are those of the response and none of the prompt; (b, t, d)
-      and a mask as above.
+    - `"mean"`: the mean over the attended tokens of each sentence, (b, d), no mask; in float32 at least. If special
+      tokens do not count, a sentence of nothing else keeps them, so that an empty text still has a row. Of feature maps
+      it is the mean over all positions, and features (b, d) are taken unchanged: one row for each example, whatever the
+      model reads.
+    - `"tokens"`: every token, (b, t, d), with a boolean mask (b, t) of the tokens that count; the others are zero.
+    - `"response"`: the attended tokens with a label, so the response without the prompt; (b, t, d) and a mask as above.
     - `"words"`: the mean over the attended tokens of each word, (b, w, d) with w the most words of any sentence, at
       least 1, and a boolean mask (b, w) of the words that there are; in float32 at least, the others are zero.
 
@@ -92,18 +95,21 @@ def select_rows(features: Tensor, batch: Batch, *, kind: str, special_tokens: bo
     Args:
         features: one point of a model, with the examples first.
         batch: what the model read, by name. `attention_mask` (b, t) is non-zero if a token is attended; without it
-            every token is. `special_tokens_mask` (b, t) is non-zero at special tokens. `labels` (b, t) are those of a
-            language model, −100 where there is none. `word_ids` (b, t) number the words of each sentence from 0, as
-            `align_words` does, −1 where a token is of none. Other entries are not read.
+            every token is. `special_tokens_mask` (b, t) is non-zero at special tokens. `labels` (b, t) are the labels
+            of a language model, −100 where there is none. `word_ids` (b, t) number the words of each sentence from 0,
+            as `align_words` does, and are −1 for a token without a word. Other entries are not read.
         kind: a key of `KINDS`.
         special_tokens: False leaves special tokens out of `"mean"` and `"tokens"`, and does nothing to other kinds.
 
-    A sentence with no attended token at all gives zeros.
+    Returns:
+        The rows and their mask. A sentence with no attended token at all gives zeros.
 
-    Raises GeodistillError for an unknown kind, for features of a shape that the kind does not take, and for a mask or
-    labels of another shape, or missing where needed.
+    Raises:
+        GeodistillError: an unknown kind, features of a shape that the kind does not take, or a mask or labels that have
+            another shape, or are missing and needed.
 
-    Example: `values, mask = select_rows(hidden_states[-1], batch, kind="tokens")`
+    Example:
+        values, mask = select_rows(hidden_states[-1], batch, kind="tokens")
     """
     if kind not in KINDS:
         raise GeodistillError(f"Unknown kind of rows '{kind}'.", suggest(kind, KINDS))
@@ -111,13 +117,24 @@ def select_rows(features: Tensor, batch: Batch, *, kind: str, special_tokens: bo
 
 
 def match_rows(student: Rows, teacher: Rows) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Bring the rows of both sides together: values (b, …, d_s) and (b, …, d_t), and a mask of the pairs that count.
+    """Bring the rows of both sides together.
 
     The first row that counts on one side meets the first that counts on the other, example by example, whatever the
-    padding of each side; a pair counts where both sides have a row. Grids (b, h, w, c) of different sizes are brought
-    to the coarser one by average pooling.
+    padding of each side; a pair counts if both sides have a row. Grids (b, h, w, c) of different sizes are brought to
+    the coarser grid by average pooling.
 
-    Raises GeodistillError for rows that have no common shape.
+    Args:
+        student: rows of the student.
+        teacher: rows of the teacher, of the same examples.
+
+    Returns:
+        Values (b, …, d_s), values (b, …, d_t), and a mask of the pairs that count, or None if all do.
+
+    Raises:
+        GeodistillError: the rows have no common shape.
+
+    Example:
+        loss(*match_rows(student_rows, teacher_rows))
     """
     if student.mask is None and teacher.mask is None:
         if student.values.ndim == 4 == teacher.values.ndim:
@@ -142,16 +159,39 @@ def match_rows(student: Rows, teacher: Rows) -> tuple[Tensor, Tensor, Tensor | N
 
 
 def counted_rows(student: Tensor, teacher: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Return the rows that count as matrices, (n, d_s) and (n, d_t), from what `match_rows` returns."""
+    """Return the rows that count as two matrices, from what `match_rows` returns.
+
+    Args:
+        student: (b, …, d_s).
+        teacher: (b, …, d_t).
+        mask: (b, …), boolean; None: all rows count.
+
+    Returns:
+        Matrices (n, d_s) and (n, d_t).
+
+    Example:
+        student, teacher = counted_rows(*match_rows(student_rows, teacher_rows))
+    """
     if mask is None:
         return student.flatten(0, -2), teacher.flatten(0, -2)
     return student[mask], teacher[mask]
 
 
 def row_width(features: Tensor, kind: str) -> int:
-    """Return how wide the rows of a kind are, from the features of a point; of `map` the number of channels.
+    """Return how wide the rows of a kind are, from the features of a point.
 
-    Raises GeodistillError for features of which the kind has no rows.
+    Args:
+        features: one point of a model, with the examples first.
+        kind: a key of `KINDS`.
+
+    Returns:
+        The number of columns; of `map` the number of channels.
+
+    Raises:
+        GeodistillError: the kind has no rows of these features.
+
+    Example:
+        row_width(hidden_states[-1], "tokens")
     """
     if kind == "samples":
         return features[0].numel()
@@ -161,9 +201,16 @@ def row_width(features: Tensor, kind: str) -> int:
 
 
 def count_word_tokens(word_ids: Tensor) -> Tensor:
-    """Return how many tokens (b, w) each word has, of the words (b, t) of tokens; w is the most of any row, at least 1.
+    """Return how many tokens each word has.
 
-    If a token is of no word, as padding is, its entry is −1.
+    Args:
+        word_ids: (b, t), the word of each token, −1 for a token without a word, such as padding.
+
+    Returns:
+        Counts (b, w); w is the most words of any example, at least 1.
+
+    Example:
+        count_word_tokens(torch.tensor([[-1, 0, 0, 1, -1]]))  # [[2, 1]]
     """
     # Waits for the device: the number of words is the one size that the shapes of a batch do not tell.
     words = int(word_ids.max().clamp(min=0)) + 1
@@ -172,21 +219,42 @@ def count_word_tokens(word_ids: Tensor) -> Tensor:
 
 
 def response_logits_mask(labels: Tensor, attention_mask: Tensor | None = None) -> Tensor:
-    """Return which logits (b, t) of a causal language model are scored, from its labels (b, t), −100 where unscored.
+    """Return which logits of a causal language model are scored.
 
-    The logits at one position are about the next token, so a position counts where the label after it does; the last
-    one never does. Nor does one that is not attended: with the padding on the left that is the one before the text.
+    The logits at a position predict the next token, so a position counts if the label after it does. The last position
+    never counts. A position that is not attended does not count either: with padding on the left, that is the position
+    before the text.
+
+    Args:
+        labels: (b, t), −100 where a token is not scored.
+        attention_mask: (b, t), non-zero if a token is attended; without it every token is.
+
+    Returns:
+        A boolean mask (b, t).
+
+    Example:
+        logits[response_logits_mask(batch["labels"], batch["attention_mask"])]
     """
     mask = functional.pad(labels[:, 1:] != IGNORED_LABEL, (0, 1), value=False)
     return mask if attention_mask is None else mask & (attention_mask != 0)
 
 
 def find_special_tokens(input_ids: Tensor, tokenizer: PreTrainedTokenizerBase) -> Tensor:
-    """Return the special-token mask (b, t) of token ids, for a batch that came without one.
+    """Return the special-token mask of token ids, for a batch that came without one.
 
-    The tokenizer's own `return_special_tokens_mask=True` is to be preferred: it knows which tokens it added. Here the
-    ids alone decide, except that the unknown word stands for text and is therefore not special, unless the tokenizer
-    uses the same id for another purpose, as GPT-2 does.
+    Prefer the tokenizer's own `return_special_tokens_mask=True`, which knows the tokens that it added. Here the ids
+    alone decide, except that the unknown word stands for text and is therefore not special, unless the tokenizer uses
+    the same id for another purpose, as GPT-2 does.
+
+    Args:
+        input_ids: (b, t).
+        tokenizer: the tokenizer that made them.
+
+    Returns:
+        A mask (b, t) of the special tokens.
+
+    Example:
+        batch["special_tokens_mask"] = find_special_tokens(batch["input_ids"], tokenizer)
     """
     names = ("bos_token_id", "eos_token_id", "sep_token_id", "cls_token_id", "pad_token_id")
     unknown = {tokenizer.unk_token_id} - {getattr(tokenizer, name) for name in names}

@@ -19,7 +19,17 @@ from geodistill.features.rows import IGNORED_LABEL, response_logits_mask
 
 
 def is_causal(model: nn.Module) -> bool:
-    """Tell whether a model gives logits for each next token, which is how transformers scores it against its labels."""
+    """Tell whether a model gives logits for each next token, which is how transformers scores it against its labels.
+
+    Args:
+        model: any module.
+
+    Returns:
+        True for causal language models.
+
+    Example:
+        is_causal(AutoModelForCausalLM.from_pretrained("gpt2"))  # True
+    """
     if not isinstance(model, PreTrainedModel) or not model.can_generate():
         return False  # such as BertForPreTraining, which has a language-model head and another one
     # Classes that transformers has no loss for by name, such as GPT2LMHeadModel, get that of causal models.
@@ -28,9 +38,19 @@ def is_causal(model: nn.Module) -> bool:
 
 
 def scored_tokens(model: nn.Module, inputs: Mapping[str, Tensor], *, wanted: bool = True) -> Tensor | None:
-    """Return at which tokens (b, t) the logits of a causal language model are scored; None for any other model.
+    """Return at which tokens the logits of a causal language model are scored.
 
-    If logits are not `wanted`, they are scored nowhere.
+    Args:
+        model: any module.
+        inputs: a batch of the model.
+        wanted: whether any logits are; otherwise they are scored nowhere.
+
+    Returns:
+        A boolean mask (b, t), or None for any other model.
+
+    Example:
+        with only_scored(model, scored_tokens(model, batch)):
+            outputs = model(**batch)
     """
     if not is_causal(model):
         return None
@@ -38,8 +58,20 @@ def scored_tokens(model: nn.Module, inputs: Mapping[str, Tensor], *, wanted: boo
 
 
 def next_tokens_scored(inputs: Mapping[str, Tensor]) -> Tensor:
-    """Return before which tokens (b, t) a causal language model is scored: before those with a label or, where the
-    batch has no labels for tokens, at all that are attended."""
+    """Return before which tokens a causal language model is scored.
+
+    These are the places before tokens with a label. If the batch has no labels for tokens, they are all attended
+    places.
+
+    Args:
+        inputs: a batch, with `input_ids` (b, t) and possibly `attention_mask` and `labels`.
+
+    Returns:
+        A boolean mask (b, t).
+
+    Example:
+        next_tokens_scored(batch).sum()
+    """
     attended, labels = inputs.get("attention_mask"), inputs.get("labels")
     if labels is not None and labels.ndim == 2:
         return response_logits_mask(labels, attended)
@@ -47,8 +79,21 @@ def next_tokens_scored(inputs: Mapping[str, Tensor]) -> Tensor:
 
 
 def count_scored(inputs: Mapping[str, Tensor], *, causal: bool) -> Tensor:
-    """Return over how much of a batch its label loss is a mean: the scored tokens of a causal model or the labelled
-    ones of a token classifier; of any other the examples."""
+    """Return the number of things that the label loss of a batch is a mean over.
+
+    These are the scored tokens of a causal model, the labelled tokens of a token classifier, and the examples of any
+    other model.
+
+    Args:
+        inputs: a batch.
+        causal: whether the model is a causal language model.
+
+    Returns:
+        The number, a tensor on the batch's device.
+
+    Example:
+        count_scored(batch, causal=is_causal(model))
+    """
     if causal:
         return next_tokens_scored(inputs).sum()
     tokens, labels = inputs.get("input_ids"), inputs.get("labels")
@@ -60,10 +105,21 @@ def count_scored(inputs: Mapping[str, Tensor], *, causal: bool) -> Tensor:
 
 @contextmanager
 def only_scored(model: nn.Module, scored: Tensor | None) -> Iterator[None]:
-    """Within it the model's head sees the tokens where `scored` (b, t) is true alone; all of them with None.
+    """Let the model's head see only the tokens where `scored` is true.
 
-    Its logits are then (r, V), a row for each of these tokens in their order. Read them by `scored_logits`, which
-    serves a model whose code goes round its own head as well.
+    Its logits are then (r, V), a row for each of these tokens in their order. Read them by `scored_logits`, which also
+    serves a model whose code bypasses its own head.
+
+    Args:
+        model: a causal language model.
+        scored: (b, t), boolean. None: the head sees all tokens.
+
+    Yields:
+        Nothing; the model is as before after the block.
+
+    Example:
+        with only_scored(model, scored):
+            logits = scored_logits(model(**batch).logits, scored)
     """
 
     def select(module: Any, args: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -80,16 +136,37 @@ def only_scored(model: nn.Module, scored: Tensor | None) -> Iterator[None]:
 
 
 def scored_logits(logits: Tensor, scored: Tensor | None) -> Tensor:
-    """Return the logits (r, V) of the scored tokens; with None, all logits unchanged."""
+    """Return the logits of the scored tokens.
+
+    Args:
+        logits: (b, t, V), or (r, V) of a model that ran within `only_scored`.
+        scored: (b, t), boolean. None: all tokens.
+
+    Returns:
+        Logits (r, V); with None, all logits unchanged.
+
+    Example:
+        rows = scored_logits(outputs.logits, scored)
+    """
     return logits if scored is None or logits.ndim == 2 else logits[scored]
 
 
 def next_token_loss(logits: Tensor, labels: Tensor, scored: Tensor) -> Tensor:
-    """The mean cross-entropy of the tokens that follow the scored ones, in nats: what transformers computes of all
-    logits and labels (b, t), from the logits (r, V) of the `scored` (b, t) alone. If there is none, a zero that can
-    be differentiated.
+    """The mean cross-entropy of the tokens that follow the scored ones, in nats.
 
-    A token that follows no attended one, such as the first of a text that was padded on the left, is not scored.
+    It is what transformers computes from all logits and labels (b, t). A token that follows no attended token, such as
+    the first token of a text that was padded on the left, is not scored.
+
+    Args:
+        logits: (r, V), of the scored tokens alone.
+        labels: (b, t).
+        scored: (b, t), boolean, with r true entries.
+
+    Returns:
+        A scalar; if no token is scored, a zero that can be differentiated.
+
+    Example:
+        loss = next_token_loss(logits[scored], labels, scored)
     """
     dtype = torch.promote_types(logits.dtype, torch.float32)
     total = functional.cross_entropy(logits.to(dtype), labels[:, 1:][scored[:, :-1]], reduction="sum")

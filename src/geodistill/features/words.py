@@ -17,20 +17,37 @@ Span = tuple[int, int]
 
 
 class TokenWords(NamedTuple):
-    """What one tokenizer made of a text: the words that each token covers, and which words it has from end to end."""
+    """What one tokenizer made of a text.
+
+    Args:
+        spans: for each token, the half-open range of the words that it covers; an empty range covers none.
+        whole: the numbers of the words that the tokenizer has from end to end.
+
+    Example:
+        token_words(["one word"], [(0, 3), (3, 8)], [0, 0]).spans  # [(0, 1), (1, 2)]
+    """
 
     spans: list[Span]
     whole: frozenset[int]
 
 
 def token_words(texts: Sequence[str], offsets: Sequence[Span], owners: Sequence[int | None]) -> TokenWords:
-    """Return the words that each token covers, from the characters that it covers; the words are numbered through.
+    """Return the words that each token covers, from the characters that it covers.
 
-    `offsets` are a fast tokenizer's `offset_mapping` of one example, a text or a pair of `texts`, and `owners` its
-    `sequence_ids()`, which say what text a token is of, None if it was added to it.
+    A word is whole if it has a token and lies between the first and the last character of its text that have one.
+    Tokenizers truncate at the ends; what they drop within a word, such as an accent, does not cut it.
 
-    A word is whole when it has a token and lies between the first and the last character of its text that have one:
-    tokenizers truncate at the ends, and what they drop within a word, such as an accent, does not cut it.
+    Args:
+        texts: one text, or the two texts of a pair. Their words are numbered through.
+        offsets: a fast tokenizer's `offset_mapping` of one example.
+        owners: the `sequence_ids()` of the same example: the text of each token, None for a token that was added.
+
+    Returns:
+        The words of each token, and the words that are whole.
+
+    Example:
+        encoded = tokenizer(text, return_offsets_mapping=True)
+        token_words([text], encoded["offset_mapping"], encoded.sequence_ids())
     """
     spans: list[Span] = [(0, 0)] * len(offsets)
     whole: list[int] = []
@@ -59,9 +76,19 @@ def token_words(texts: Sequence[str], offsets: Sequence[Span], owners: Sequence[
 
 
 def align_words(*sides: TokenWords) -> list[list[int]]:
-    """Return, for each side, the number of the word that each token belongs to, −1 where it belongs to none.
+    """Number the words that all sides have, and say for each token which of them it belongs to.
 
     All sides number the same words alike, 0, 1, 2, … in the order of the text, and each word has a token on every side.
+    Words that one token covers together, on any side, are one word.
+
+    Args:
+        *sides: what each tokenizer made of the same text.
+
+    Returns:
+        For each side, the word of each token, −1 for a token without one.
+
+    Example:
+        student_ids, teacher_ids = align_words(student_words, teacher_words)
     """
     spans = [span for side in sides for span in side.spans if span[0] < span[1]]
     count = max((end for _, end in spans), default=0)

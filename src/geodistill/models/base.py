@@ -24,6 +24,9 @@ class CifarConfig(PretrainedConfig):
 
     Raises:
         GeodistillError: `image_size` is below `smallest`, or a number is below 1.
+
+    Example:
+        CifarResNetConfig(depth=20, num_labels=10, image_size=28, num_channels=1)
     """
 
     # How often a family halves the height and width of an image between its input and its last map.
@@ -64,6 +67,13 @@ class CifarClassifier(PreTrainedModel):
     update the running statistics of batch normalisation twice.
 
     A subclass sets `stem` and `stages`, then calls `_finish`.
+
+    Raises:
+        GeodistillError: the config has no labels, or images are smaller than the family can halve.
+
+    Example:
+        outputs = named("resnet8", num_labels=10)(torch.randn(2, 3, 32, 32), output_hidden_states=True)
+        [states.shape for states in outputs.hidden_states]  # the stem and three stages
     """
 
     config_class = CifarConfig

@@ -18,7 +18,16 @@ WEIGHTS = "model.safetensors"
 
 
 class PythonConfig(PretrainedConfig):
-    """Where a model comes from: `factory` is `package.module:callable`, which is called with `num_classes`."""
+    """Where a model comes from.
+
+    Args:
+        factory: `package.module:callable`, which is called with `num_classes`.
+        num_channels: colour channels of an image.
+        **kwargs: as for any config of transformers: num_labels, id2label, label2id, problem_type.
+
+    Example:
+        PythonConfig(factory="torchvision.models:resnet18", num_labels=10)
+    """
 
     model_type = "geodistill_python"
     factory: str = ""
@@ -149,11 +158,26 @@ def build(factory: str, num_classes: int) -> nn.Module:
 
 
 class ImageClassifiers:
-    """The auto class of image classifiers, which also loads a `PythonForImageClassification` that is trusted."""
+    """The auto class of image classifiers, which also loads a `PythonForImageClassification` that is trusted.
+
+    Raises:
+        GeodistillError: `from_pretrained` finds a folder that names code and is not trusted.
+
+    Example:
+        model = ImageClassifiers.from_pretrained("runs/mine/student", trust_remote_code=True)
+    """
 
     @staticmethod
     def from_pretrained(name: str, *, trust_remote_code: bool = False, **settings: Any) -> Any:
-        """Load an image classifier; the arguments are those of the auto class.
+        """Load an image classifier.
+
+        Args:
+            name: a folder or a hub name.
+            trust_remote_code: run the code that comes with the model.
+            **settings: as for the auto class of transformers.
+
+        Returns:
+            The model.
 
         Raises:
             GeodistillError: the folder names code, and is not trusted.

@@ -23,12 +23,15 @@ class CifarMobileNetV2Config(CifarConfig):
     """The config of a MobileNetV2.
 
     Args:
-        width: factor of all channels but those of the neck, which only a factor above 1 widens.
+        width: factor of all channels but the channels of the neck, which only a factor above 1 widens.
         expansion: by how much a block widens its input before the depthwise convolution; T in the benchmark.
         **kwargs: as for `CifarConfig`.
 
     Raises:
         GeodistillError: the width leaves a group without a channel, or the expansion is below 1.
+
+    Example:
+        CifarMobileNetV2Config(width=0.5, expansion=6, num_labels=10)
     """
 
     model_type = "geodistill_mobilenet_v2"
@@ -71,6 +74,9 @@ class CifarMobileNetV2ForImageClassification(CifarClassifier):
     It differs from the original in three ways: the stem and later stages halve an image 4 times instead of 5, the
     first block also has its 1 × 1 convolution, and the rectifiers have no upper bound. The hidden states are maps of
     h/2, h/2, h/4, h/8 and h/16; those of the stages are linear, as the blocks end without a rectifier.
+
+    Args:
+        config: a `CifarMobileNetV2Config`.
 
     Example:
         model = CifarMobileNetV2ForImageClassification(CifarMobileNetV2Config(num_labels=10))

@@ -68,6 +68,9 @@ def named_config(
         num_channels: 3 for colour, 1 for grey images.
         **settings: other entries of a config: id2label, label2id, problem_type.
 
+    Returns:
+        The config of the model's family.
+
     Raises:
         GeodistillError: no model has the name (the nearest is named), or the images are too small for it.
 
@@ -84,7 +87,18 @@ def named(
 ) -> CifarClassifier:
     """Return a model of the CIFAR benchmarks with random weights, drawn from torch's generator of random numbers.
 
-    The arguments and errors are those of `named_config`. Call `torch.manual_seed` before, for the same weights again.
+    Args:
+        name: one of `NAMES`.
+        num_labels: how many outputs the classifier has.
+        image_size: height and width of the images, in pixels.
+        num_channels: 3 for colour, 1 for grey images.
+        **settings: other entries of a config: id2label, label2id, problem_type.
+
+    Returns:
+        The model. Call `torch.manual_seed` before, for the same weights again.
+
+    Raises:
+        GeodistillError: no model has the name (the nearest is named), or the images are too small for it.
 
     Example:
         model = named("resnet20", num_labels=10)
@@ -102,7 +116,21 @@ def made_config(
 ) -> PythonConfig | CifarConfig:
     """Return the config of a model that a recipe calls `new:NAME` or `python:PACKAGE.MODULE:CALLABLE`.
 
-    The arguments and errors are those of `named_config`. A model of the second kind reads three channels of any size.
+    Args:
+        name: what the recipe says. A model of the second kind reads three channels of any size.
+        num_labels: how many outputs the classifier has.
+        image_size: height and width of the images, in pixels.
+        num_channels: 3 for colour, 1 for grey images.
+        **settings: other entries of a config: id2label, label2id, problem_type.
+
+    Returns:
+        The config.
+
+    Raises:
+        GeodistillError: no model has the name (the nearest is named), or the images are too small for it.
+
+    Example:
+        made_config("new:resnet8", num_labels=10, image_size=32, num_channels=3).depth  # 8
     """
     if name.startswith(PYTHON_MODEL):
         return PythonConfig(factory=name.removeprefix(PYTHON_MODEL), **{"num_labels": num_labels, **settings})
@@ -111,7 +139,21 @@ def made_config(
 
 
 def made(name: str, **settings: Any) -> PreTrainedModel:
-    """Return such a model; the arguments are those of `made_config`. `python:` runs the code that it names."""
+    """Return a model that a recipe calls `new:NAME` or `python:PACKAGE.MODULE:CALLABLE`, with random weights.
+
+    Args:
+        name: what the recipe says. `python:` runs the code that it names.
+        **settings: the other arguments of `made_config`.
+
+    Returns:
+        The model.
+
+    Raises:
+        GeodistillError: as `made_config`, or the callable makes no torch model.
+
+    Example:
+        made("new:resnet8", num_labels=10, image_size=32, num_channels=3)
+    """
     config = made_config(name, **settings)
     if isinstance(config, PythonConfig):
         return PythonForImageClassification(config)
@@ -119,10 +161,14 @@ def made(name: str, **settings: Any) -> PreTrainedModel:
 
 
 def register() -> None:
-    """Make transformers know the families: `AutoConfig`, `AutoModel` or `AutoModelForImageClassification`, and the
-    pipeline.
+    """Make transformers know the families: `AutoConfig`, `AutoModel`, `AutoModelForImageClassification`, the pipeline.
 
-    Of a model that a function makes it knows the config alone: to build one runs code (`ImageClassifiers`).
+    Of a model that a function makes, transformers knows the config alone: to build one runs code (`ImageClassifiers`).
+    Importing `geodistill.models` does this, so nobody has to call it.
+
+    Example:
+        import geodistill.models
+        AutoModelForImageClassification.from_pretrained("runs/mine/student")
     """
     AutoConfig.register(PythonConfig.model_type, PythonConfig, exist_ok=True)
     AutoConfig.register(NeuralConfig.model_type, NeuralConfig, exist_ok=True)

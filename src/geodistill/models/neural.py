@@ -25,18 +25,25 @@ class NeuralConfig(PretrainedConfig):
 
     Args:
         modality: `spikes`, counts from 0 up, or `lfp`, numbers of about unit variance.
-        sessions: name of each session → its number of channels. Channels of different sessions are different ones.
-        hidden_size, num_hidden_layers, num_attention_heads, intermediate_size: of the transformer.
+        sessions: name of each session → its number of channels. Different sessions have different channels.
+        hidden_size: width of the transformer and of the latents.
+        num_hidden_layers: blocks of the transformer.
+        num_attention_heads: heads of each block.
+        intermediate_size: width of the gated MLP of each block.
         patch_size: how many channels make a token.
-        max_count: counts above are embedded as this one; what is predicted is the count itself.
+        max_count: larger counts are embedded as this one; what is predicted is the count itself.
         lfp_embedding: `mlp`, of a bin alone, or `convolution`, which is causal over `kernel_size` bins.
+        kernel_size: bins that the convolution reads.
         mask_ratio: the share of tokens that are hidden while the model trains on its reconstruction.
-        mask_span: for how many bins on end a patch is hidden.
+        mask_span: for how many bins in a row a patch is hidden.
         separate: each session has a transformer of its own, and nothing is shared: one model for each session in one.
         rope_theta: base of the rotary angles.
 
     Raises:
         GeodistillError: an unknown modality, no sessions, a session without channels, or heads that do not fit.
+
+    Example:
+        NeuralConfig(modality="lfp", sessions={"monday": 32, "tuesday": 24})
     """
 
     model_type = "geodistill_neural"
@@ -95,18 +102,28 @@ class NeuralOutput(ModelOutput):
 
 
 class NeuralModel(PreTrainedModel):
-    """A transformer over bins and patches of channels, whose sessions differ in the embeddings of their patches alone.
+    """A transformer over bins and patches of channels; its sessions differ in the embeddings of their patches alone.
 
     token(t, p) = embedding(values of patch p in bin t) + patch embedding(session, p)
     latent(t) = mean over p of RMSNorm(blocks(tokens)(t, p) − patch embedding(session, p))
 
     Blocks are pre-norm: attention over all tokens of a segment, rotated by the bins' places in time, then a gated MLP.
-    While it trains on `labels`, some tokens are hidden, and the loss is that of their values: the Poisson likelihood
+    While it trains on `labels`, some tokens are hidden, and the loss is taken over their values: the Poisson likelihood
     −(y log λ − λ) of counts, (y − ŷ)² of potentials. In eval mode nothing is hidden, and all values count.
 
     Bins that are not attended and values that are masked change nothing, whatever they hold.
 
-    Reference: the architecture of arXiv 2512.12461, section 4 of the paper notes in docs/neural.md.
+    Args:
+        config: a `NeuralConfig`.
+
+    Raises:
+        GeodistillError: the values have not three dimensions.
+
+    Example:
+        model = new_neural_model("lfp", {"monday": 16})
+        model(torch.randn(2, 50, 16), session=torch.tensor([0, 0])).last_hidden_state  # (2, 50, 64)
+
+    Reference: the architecture of arXiv 2512.12461, described in docs/neural.md.
     """
 
     config_class = NeuralConfig
@@ -388,13 +405,17 @@ def with_sessions(model: NeuralModel, sessions: Mapping[str, int]) -> NeuralMode
     """Return a copy of a model that knows more sessions, whose patch embeddings begin at the mean of all others.
 
     Args:
-        model: the model; it is left as it is.
-        sessions: name of each new session → its number of channels. Those that it knows are left as they are.
+        model: the model; it stays unchanged.
+        sessions: name of each new session → its number of channels. Sessions that the model knows stay unchanged.
+
+    Returns:
+        The copy, on the same device and in the same mode.
 
     Raises:
         GeodistillError: a known session has another number of channels.
 
-    Example: `with_sessions(model, {"monday": 32}).rows_of("monday")`
+    Example:
+        with_sessions(model, {"monday": 32}).rows_of("monday")
     """
     known = dict(model.config.sessions or {})
     for name, channels in sessions.items():
@@ -419,12 +440,18 @@ def new_neural_model(name: str, sessions: Mapping[str, int], **settings: Any) ->
     """Return a neural transformer with random weights, by the name that a recipe has for it.
 
     Args:
-        name: one of `NEURAL_NAMES`.
+        name: one of `NEURAL_NAMES`: spikes, lfp, lfp-mlp, lfp-separate.
         sessions: name of each session → its number of channels.
         **settings: other entries of `NeuralConfig`.
 
+    Returns:
+        The model.
+
     Raises:
         GeodistillError: no model has the name.
+
+    Example:
+        model = new_neural_model("lfp", {"monday": 16, "tuesday": 12})
     """
     if name not in NEURAL_NAMES:
         raise GeodistillError(

@@ -20,6 +20,9 @@ class CifarResNetConfig(CifarConfig):
 
     Raises:
         GeodistillError: the depth is not 6n + 2, or there are not four widths.
+
+    Example:
+        CifarResNetConfig(depth=20, num_labels=10)
     """
 
     model_type = "geodistill_resnet"
@@ -62,6 +65,9 @@ class CifarResNetForImageClassification(CifarClassifier):
     """ResNet-n of He et al. for 32 × 32 images, with the shortcuts and widths of the CRD benchmark.
 
     Its hidden states are maps of h × w, h × w, h/2 × w/2 and h/4 × w/4, after the rectifier.
+
+    Args:
+        config: a `CifarResNetConfig`.
 
     Example:
         model = CifarResNetForImageClassification(CifarResNetConfig(depth=20, num_labels=10))

@@ -17,14 +17,17 @@ class CifarShuffleNetV1Config(CifarConfig):
     """The config of a ShuffleNetV1.
 
     Args:
-        widths: channels of the three stages, of which each joins its predecessor's channels to new ones.
+        widths: channels of the three stages; each stage joins its predecessor's channels to new ones.
         blocks: blocks of the three stages.
-        groups: groups of the 1 × 1 convolutions; the first of all sees every channel of the stem.
+        groups: groups of the 1 × 1 convolutions; the very first convolution sees every channel of the stem.
         **kwargs: as for `CifarConfig`.
 
     Raises:
         GeodistillError: there are not three widths and numbers of blocks, or a quarter of the channels that a stage or
             its first block makes does not divide into the groups.
+
+    Example:
+        CifarShuffleNetV1Config(groups=3, num_labels=10)
     """
 
     model_type = "geodistill_shufflenet_v1"
@@ -75,10 +78,13 @@ class GroupedUnit(nn.Module):
 
 
 class CifarShuffleNetV1ForImageClassification(CifarClassifier):
-    """ShuffleNetV1 as in the CRD benchmark: a 1 × 1 stem that keeps the size, and a rectifier after each depthwise
-    convolution.
+    """ShuffleNetV1 as in the CRD benchmark, with a 1 × 1 stem that keeps the size.
 
-    Its hidden states are maps of h, h/2, h/4 and h/8, after the rectifier.
+    A rectifier follows each depthwise convolution. Its hidden states are maps of h, h/2, h/4 and h/8, after the
+    rectifier.
+
+    Args:
+        config: a `CifarShuffleNetV1Config`.
 
     Example:
         model = CifarShuffleNetV1ForImageClassification(CifarShuffleNetV1Config(num_labels=10))

@@ -25,6 +25,9 @@ class CifarShuffleNetV2Config(CifarConfig):
 
     Raises:
         GeodistillError: there are not three widths and numbers of blocks, or a width is odd.
+
+    Example:
+        CifarShuffleNetV2Config(widths=(48, 96, 192), num_labels=10)
     """
 
     model_type = "geodistill_shufflenet_v2"
@@ -76,6 +79,9 @@ class CifarShuffleNetV2ForImageClassification(CifarClassifier):
     """ShuffleNetV2 as in the CRD benchmark: a 1 × 1 stem that keeps the size, and no pooling after it.
 
     Its hidden states are maps of h, h/2, h/4 and h/8.
+
+    Args:
+        config: a `CifarShuffleNetV2Config`.
 
     Example:
         model = CifarShuffleNetV2ForImageClassification(CifarShuffleNetV2Config(num_labels=10))

@@ -21,6 +21,9 @@ class CifarVGGConfig(CifarConfig):
 
     Raises:
         GeodistillError: there are not five groups and widths, or a group is empty.
+
+    Example:
+        CifarVGGConfig(convolutions=(2, 2, 2, 2, 2), num_labels=10)
     """
 
     model_type = "geodistill_vgg"
@@ -44,6 +47,9 @@ class CifarVGGForImageClassification(CifarClassifier):
     The first group is the stem. Stages 1 to 3 halve the map by maximum pooling and then convolve; stage 4 convolves at
     the size of stage 3. The hidden states are maps of h × w, h/2 × w/2, h/4 × w/4, h/8 × w/8 and h/8 × w/8, after the
     rectifier.
+
+    Args:
+        config: a `CifarVGGConfig`.
 
     Example:
         model = CifarVGGForImageClassification(CifarVGGConfig(convolutions=(2, 2, 2, 2, 2), num_labels=10))

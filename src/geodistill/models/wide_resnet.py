@@ -20,6 +20,9 @@ class CifarWideResNetConfig(CifarConfig):
 
     Raises:
         GeodistillError: the depth is not 6n + 4, or the factor is below 1.
+
+    Example:
+        CifarWideResNetConfig(depth=40, widen_factor=2, num_labels=10)
     """
 
     model_type = "geodistill_wide_resnet"
@@ -61,6 +64,9 @@ class CifarWideResNetForImageClassification(CifarClassifier):
 
     Its hidden states are maps of h × w, h × w, h/2 × w/2 and h/4 × w/4 before any rectifier: the sums that the next
     block normalises.
+
+    Args:
+        config: a `CifarWideResNetConfig`.
 
     Example:
         model = CifarWideResNetForImageClassification(CifarWideResNetConfig(depth=40, widen_factor=2, num_labels=10))

@@ -21,22 +21,32 @@ logger = logging.getLogger(__name__)
 
 
 class LayerBits(NamedTuple):
-    """How many bits the weights and the inputs of a layer get; None for inputs that stay float."""
+    """How many bits the weights and the inputs of a layer get.
+
+    Args:
+        weights: bits of the weights.
+        activations: bits of what the layer reads; None: it stays float.
+
+    Example:
+        layer_bits(model, recipe)["classifier"].weights  # 8
+    """
 
     weights: int
     activations: int | None
 
 
 def quantize(model: nn.Module, recipe: QuantizationRecipe) -> list[str]:
-    """Put quantisers into the layers that the recipe names, in place, and return the names of these layers.
+    """Put quantisers into the layers that the recipe names, in place.
 
-    Intervals of weights start at the range of the weights. Intervals of inputs start at 1, until `calibrate` was
-    called.
+    Intervals of weights start at the range of the weights. Intervals of inputs start at 1, until `calibrate` is called.
 
     Args:
         model: any module. Its layers that are exactly nn.Linear, nn.Conv1d, nn.Conv2d, nn.Embedding or transformers'
             Conv1D can be quantised.
         recipe: bits, and which layers.
+
+    Returns:
+        The names of the layers.
 
     Raises:
         GeodistillError: a pattern matches no layer, no layer is left, only one of two layers with a common weight would
@@ -46,7 +56,7 @@ def quantize(model: nn.Module, recipe: QuantizationRecipe) -> list[str]:
         names = quantize(model, QuantizationRecipe(weights=4, activations=4, exclude=["*.pooler.*"]))
         calibrate(model, batches, recipe)
 
-    Reference: the quantisers are those of `Quantizer`; which layers get 8 bits by default is common practice.
+    Reference: the quantisers are those of `Quantizer`; 8 bits for the first and the last layer are common practice.
     """
     bits = layer_bits(model, recipe)
     for name, reason in _layers(model)[1].items():
@@ -75,11 +85,17 @@ def insert_quantizers(model: nn.Module, bits: Mapping[str, LayerBits], recipe: Q
 
 
 def remove_quantizers(model: nn.Module, *, round: bool = False) -> nn.Module:
-    """Make all layers plain again, in place, and return the model.
+    """Make all layers plain again, in place.
 
     Args:
         model: a model with or without quantisers.
         round: give weights and biases the values that they were rounded to.
+
+    Returns:
+        The model.
+
+    Example:
+        plain = remove_quantizers(student, round=True)
     """
     layers = quantized_modules(model).values()
     if round:
@@ -103,17 +119,48 @@ def rounded_parameters(layer: QuantizedModule) -> tuple[torch.Tensor, torch.Tens
 
 
 def quantized_modules(model: nn.Module) -> dict[str, QuantizedModule]:
-    """Return the quantised layers of a model by their names."""
+    """Return the quantised layers of a model.
+
+    Args:
+        model: any module.
+
+    Returns:
+        The layers by their names; an empty dictionary if the model has no quantisers.
+
+    Example:
+        quantized_modules(student)["classifier"].weight_quantizer.bits  # 8
+    """
     return {name: module for name, module in model.named_modules() if isinstance(module, QuantizedModule)}
 
 
 def is_quantized(model: nn.Module) -> bool:
-    """Tell whether a model has quantisers."""
+    """Tell whether a model has quantisers.
+
+    Args:
+        model: any module.
+
+    Returns:
+        True if at least one layer is quantised.
+
+    Example:
+        is_quantized(student)
+    """
     return any(isinstance(module, QuantizedModule) for module in model.modules())
 
 
 def check_intervals(model: nn.Module) -> None:
-    """Raise GeodistillError, which names the layer, if an interval has collapsed to zero or is not finite."""
+    """Check that no interval of a quantiser has collapsed to zero or is infinite or NaN.
+
+    Args:
+        model: any module.
+
+    Raises:
+        GeodistillError: an interval has; the error names the layer.
+
+    Example:
+        optimizer.step()
+        check_intervals(student)
+    """
     names, flags = [], []
     for name, module in model.named_modules():
         if isinstance(module, Quantizer):
@@ -135,7 +182,21 @@ def check_intervals(model: nn.Module) -> None:
 
 
 def layer_bits(model: nn.Module, recipe: QuantizationRecipe) -> dict[str, LayerBits]:
-    """Return what each layer that the recipe names would get, in the order of the model; for errors see `quantize`."""
+    """Return what each layer that the recipe names would get; nothing is changed.
+
+    Args:
+        model: any module.
+        recipe: bits, and which layers.
+
+    Returns:
+        The bits by the names of the layers, in the order of the model.
+
+    Raises:
+        GeodistillError: as `quantize` raises.
+
+    Example:
+        layer_bits(model, QuantizationRecipe(weights=4))["classifier"]  # LayerBits(weights=8, activations=8)
+    """
     _refuse_other_quantization(model)
     layers, left = _layers(model)
     _check_patterns([*(recipe.include or []), *recipe.exclude], layers, left, recipe)

@@ -19,13 +19,17 @@ LARGEST_BIAS = 2.0**31 - 128  # the largest float32 that an int32 holds
 
 
 class QuantizedModule(nn.Module):
-    """What quantised layers have in common: they are plain layers with these children.
+    """What quantised layers have in common. `quantize` makes a plain layer one, in place; nobody constructs it.
 
     Attributes:
-        weight_quantizer: rounds the weight. Layers that share a weight share the quantiser; it is a child of one alone.
-        input_quantizer: rounds what comes in; None if that stays float.
+        weight_quantizer: rounds the weight. Layers that share a weight share the quantiser; only one of them has it as
+            a child.
+        input_quantizer: rounds the input; None if the input stays float.
         rounds_bias: whether the bias is rounded to multiples of s_x · s_w, the steps of input and weight, as integer
             kernels hold it.
+
+    Example:
+        quantized_modules(student)["classifier"].rounded_weight()
     """
 
     plain: ClassVar[type[nn.Module]]
@@ -55,6 +59,12 @@ class QuantizedModule(nn.Module):
 
 
 class QuantizedLinear(QuantizedModule, nn.Linear):
+    """x̂ Ŵᵀ + b̂: an `nn.Linear` with rounded input, weight and bias; see `QuantizedModule`.
+
+    Example:
+        isinstance(student.classifier, QuantizedLinear)
+    """
+
     plain = nn.Linear
 
     def forward(self, input: Tensor) -> Tensor:
@@ -62,6 +72,12 @@ class QuantizedLinear(QuantizedModule, nn.Linear):
 
 
 class QuantizedConv1d(QuantizedModule, nn.Conv1d):
+    """An `nn.Conv1d` with rounded input, weight and bias; see `QuantizedModule`.
+
+    Example:
+        isinstance(student.get_submodule("first"), QuantizedConv1d)
+    """
+
     plain = nn.Conv1d
 
     def forward(self, input: Tensor) -> Tensor:
@@ -69,6 +85,12 @@ class QuantizedConv1d(QuantizedModule, nn.Conv1d):
 
 
 class QuantizedConv2d(QuantizedModule, nn.Conv2d):
+    """An `nn.Conv2d` with rounded input, weight and bias; see `QuantizedModule`.
+
+    Example:
+        isinstance(student.get_submodule("stem.0"), QuantizedConv2d)
+    """
+
     plain = nn.Conv2d
 
     def forward(self, input: Tensor) -> Tensor:
@@ -76,7 +98,11 @@ class QuantizedConv2d(QuantizedModule, nn.Conv2d):
 
 
 class QuantizedTransposedLinear(QuantizedModule, Conv1D):
-    """The linear layer of GPT-2, which has its weight as (in, out)."""
+    """The linear layer of GPT-2, `Conv1D` of transformers, whose weight is (in, out); see `QuantizedModule`.
+
+    Example:
+        isinstance(student.get_submodule("transformer.h.0.mlp.c_fc"), QuantizedTransposedLinear)
+    """
 
     plain = Conv1D
     channel_axis = 1
@@ -89,7 +115,11 @@ class QuantizedTransposedLinear(QuantizedModule, Conv1D):
 
 
 class QuantizedEmbedding(QuantizedModule, nn.Embedding):
-    """An embedding whose rows are rounded after they are looked up: the few of a batch, not the whole table."""
+    """An `nn.Embedding` whose rows are rounded after they are looked up: the rows of a batch, not the whole table.
+
+    Example:
+        isinstance(student.get_input_embeddings(), QuantizedEmbedding)
+    """
 
     plain = nn.Embedding
 

@@ -101,7 +101,17 @@ def load_quantized(folder: str | Path, model: nn.Module) -> None:
 def describe_quantization(model: nn.Module) -> dict[str, Any]:
     """Say how a model is quantised, as its config does: the bits of each layer, and what all layers have in common.
 
-    Raises GeodistillError if it is not quantised.
+    Args:
+        model: a model with quantisers.
+
+    Returns:
+        A dictionary with `layers`, `per_channel`, `symmetric` and `biases`.
+
+    Raises:
+        GeodistillError: the model has no quantisers.
+
+    Example:
+        describe_quantization(student)["layers"]["classifier"]  # {"weights": 8, "activations": 8}
     """
     layers = quantized_modules(model)
     if not layers:
@@ -122,7 +132,17 @@ def describe_quantization(model: nn.Module) -> dict[str, Any]:
 
 
 def saved_quantization(folder: str | Path) -> dict[str, Any] | None:
-    """Return what the config of a folder says of its quantisation; None for a model without."""
+    """Return what the config of a folder says of its quantisation.
+
+    Args:
+        folder: what `save_quantized` or `save_pretrained` wrote.
+
+    Returns:
+        What `describe_quantization` returned for the model, or None if it was not quantised.
+
+    Example:
+        saved_quantization("runs/mine/student")
+    """
     path = Path(folder) / "config.json"
     config = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     return config.get(CONFIG_KEY)
