@@ -11,7 +11,9 @@ from collections.abc import Iterable
 
 
 class GeodistillError(ValueError):
-    """What is wrong, in one sentence, and how to fix it, in another.
+    """A mistake that a user can fix: what is wrong, in one sentence, and how to fix it, in another.
+
+    The command line prints both sentences and ends with exit code 2.
 
     Args:
         problem: the first sentence.

@@ -69,9 +69,9 @@ class DistillationTrainer(LengthGroupedTrainer):
         loss = w_label · label loss + w_logits · T² D(teacher, student) + Σ w_i · feature loss i
 
     Everything the Trainer can do still works: mixed precision, accumulation, clipping, checkpoints and resuming,
-    distributed training, callbacks, `report_to`, `model_init`. Evaluation is of the student alone, with its own label
-    loss. `save_model` writes the student alone, its adapters merged, for plain transformers. A checkpoint has more: the
-    adapters as they are, and what the objective learns.
+    distributed training, callbacks, `report_to`, `model_init`. Evaluation is of the student alone, with the student's
+    label loss. `save_model` writes the student alone, its adapters merged, for plain transformers. A checkpoint has
+    more: the adapters unmerged, and what the objective learns.
 
     Args:
         model: the student, or a PeftModel around it, whose checkpoints then hold its adapters alone.
@@ -80,27 +80,28 @@ class DistillationTrainer(LengthGroupedTrainer):
             changed as `Teacher` says. Or a `SignalSource` such as a `TeacherCache`. A label term alone needs none.
         terms: the terms of the loss, each a LabelTerm, a LogitTerm or a FeatureTerm; of the first two at most one.
         teacher_terms: the terms of a second loss, by which all weights of the teacher are trained in the same steps.
-            There the roles are swapped: the teacher learns, and the student's answers are what it is compared with.
-            The teacher is then a transformers model in float32. Terms are logged under `teacher/`, the gradients of
-            both models are clipped each by its own norm, and checkpoints hold the teacher in the folder `teacher`.
-        probe: a tiny batch of what both models read, to measure the widths of features. It is needed if no batch can
-            be made up from a model's config, as of a module of the user's own.
+            There the roles are swapped: the teacher learns, and is compared with the student's answers. The teacher is
+            then a transformers model in float32. Terms are logged under `teacher/`, the gradients of both models are
+            clipped each by its own norm, and checkpoints hold the teacher in the folder `teacher`.
+        probe: a tiny batch that both models read, to measure the widths of features. It is needed if no batch can be
+            made up from a model's config, as for a module of the user's own.
         model_init: makes a student. Each `train()` begins with a new one, and new projections.
         processing_class: a tokenizer or an image processor. It is saved with the student, and pads the batches unless
-            there is a data_collator. The logit term of language models leaves out logits that stand for no token of it,
-            with which families pad their vocabularies to different sizes.
+            there is a data_collator. The logit term of language models leaves out logits that stand for no token of it;
+            families pad their vocabularies to different sizes with such logits.
 
-    All other arguments, and their order, are those of `Trainer`. Columns of the data that only the teacher's forward
-    names are kept for it.
+    All other arguments, and their order, are the arguments of `Trainer`. Columns of the data that only the teacher's
+    forward names are kept for it.
 
     The first weights of learned projections depend on `args.seed` alone. Label and logit terms are the mean over all
     scored tokens of a step (examples, for a classifier), over all ranks and micro-batches, however many each has.
 
-    Each log entry carries the mean of every term since the last one, and under `chance/` what the feature terms would
+    Each log entry carries the mean of every term since the last entry, and under `chance/` what the feature terms would
     give for rows that are not paired, on the batch that was logged.
 
-    Raises GeodistillError for terms that do not go together or do not fit the models, for teacher signals that lack
-    what the terms compare, and for what belongs to another loss (`compute_loss_func`, `label_smoothing_factor`).
+    Raises:
+        GeodistillError: terms do not go together or do not fit the models, teacher signals lack what the terms compare,
+            or an argument belongs to another loss (`compute_loss_func`, `label_smoothing_factor`).
 
     Example:
         DistillationTrainer(

@@ -32,18 +32,24 @@ from geodistill.geometry.symmetric import add_lower_gram, gram, mirror
 class Moments:
     """Weighted second moments of n paired rows S (n, d_s), T (n, d_t) about their means: the feature side.
 
-    With weights w_i (a mask; 1 without), count Σ w_i, means μ = Σ w_i s_i / Σ w_i and ν = Σ w_i t_i / Σ w_i:
-
-    - `rows`: how many rows have a non-zero weight; `count`: Σ w_i. Scalars, float64.
-    - `student_mean` μ (d_s,), `teacher_mean` ν (d_t,).
-    - `student_square` Σ w_i ‖s_i − μ‖², `teacher_square` Σ w_i ‖t_i − ν‖². Scalars, float64.
-    - `cross` Σ w_i (s_i − μ)(t_i − ν)ᵀ, (d_s, d_t): centred SᵀT.
-    - `student_gram` Σ w_i (s_i − μ)(s_i − μ)ᵀ, (d_s, d_s), and `teacher_gram`, (d_t, d_t): centred SᵀS and TᵀT; None
-      if left out, because not every distance needs them.
+    With weights w_i (a mask; 1 without), count Σ w_i, means μ = Σ w_i s_i / Σ w_i and ν = Σ w_i t_i / Σ w_i. Make them
+    by `Moments.from_rows(student, teacher, mask)`.
 
     `a + b` are the moments of the rows of both (Chan, Golub, LeVeque 1983), so the moments of batches or ranks add up
-    to those of the whole. Being kept about the mean, they lose no digits to a large mean.
+    to the moments of the whole. Being kept about the mean, they lose no digits to a large mean.
     Differentiable once in the student; the teacher never receives a gradient.
+
+    Args:
+        rows: how many rows have a non-zero weight. A scalar, float64, as are the next one and the squares.
+        count: Σ w_i.
+        student_mean: μ (d_s,).
+        teacher_mean: ν (d_t,).
+        student_square: Σ w_i ‖s_i − μ‖².
+        teacher_square: Σ w_i ‖t_i − ν‖².
+        cross: Σ w_i (s_i − μ)(t_i − ν)ᵀ, (d_s, d_t): centred SᵀT.
+        student_gram: Σ w_i (s_i − μ)(s_i − μ)ᵀ, (d_s, d_s): centred SᵀS; None if left out, because not every distance
+            needs it.
+        teacher_gram: the same of the teacher, (d_t, d_t).
 
     Example:
         whole = Moments.from_rows(first_student, first_teacher) + Moments.from_rows(second_student, second_teacher)

@@ -30,10 +30,11 @@ from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy  # no
 class GeometryCallback(Callback):
     """Adds Σ weight · feature loss to what `training_step` returns, and logs each term under its name.
 
-    The student's hidden states are taken from the pass that `training_step` makes, and the teacher is run on what the
-    student was given there, with what else the batch says of the same tokens (`token_type_ids`, which a DistilBERT does
-    not take): in eval mode, without gradient, and on the module's device. It is no part of the module, so no checkpoint
-    holds it. Learned projections are in the module's first optimiser and in the callback's own part of a checkpoint.
+    The student's hidden states are taken from the pass that `training_step` makes. The teacher is run on what the
+    student was given there, and on what else the batch says of the same tokens (`token_type_ids`, which a DistilBERT
+    does not take): in eval mode, without gradient, and on the module's device. The teacher is no part of the module, so
+    no checkpoint holds it. Learned projections are in the module's first optimiser and in the callback's part of a
+    checkpoint.
 
     Args:
         teacher_model: a transformers model, a PeftModel or any module that takes the student's inputs, changed as
@@ -43,8 +44,13 @@ class GeometryCallback(Callback):
         seed: decides the first weights of learned projections.
         global_batch: with DDP, take the terms of the whole batch over all ranks.
 
-    Raises GeodistillError for a path that leads to no transformers model, for manual optimisation, for a
-    `training_step` that does not run the student, and for projections under a strategy that shards.
+    Raises:
+        GeodistillError: the path leads to no transformers model, optimisation is manual, `training_step` does not run
+            the student, or projections are used under a strategy that shards.
+
+    Example:
+        geometry = GeometryCallback(teacher, [FeatureTerm(loss="procrustes", layers="uniform")], model="model")
+        lightning.Trainer(callbacks=[geometry]).fit(module, loader)
     """
 
     def __init__(

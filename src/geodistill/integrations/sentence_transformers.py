@@ -25,25 +25,29 @@ class GeometryLoss(nn.Module):
     """A feature loss between the embeddings of a batch and the teacher's: one cloud of all sentences of all columns.
 
     The geometry is taken over the batch, so a batch should hold at least a few dozen sentences; with several ranks the
-    default loss takes it over all of theirs.
+    default loss takes it over the batches of all ranks. Wrapper losses work around it: `MatryoshkaLoss`,
+    `AdaptiveLayerLoss`, `Matryoshka2dLoss`. They call it several times a batch, and a teacher then runs as often;
+    labels cost nothing. The teacher is changed: it is put into eval mode, and its parameters ask for no gradient.
 
     Args:
         model: the SentenceTransformer that is trained.
-        loss: any feature loss; by default `ProcrustesLoss(global_batch=True)`.
+        loss: any feature loss; by default `ProcrustesLoss(global_batch=True)`. The weights of a `ProjectionLoss` are
+            trained, but a checkpoint of SentenceTransformerTrainer does not hold them.
         teacher_model: a SentenceTransformer with the student's tokenizer, run on the same tokens in eval mode and
             without gradient. Without one, the labels are its embeddings.
         rows: "sentences", or "tokens" for the token embeddings before pooling, padding left out; these need a teacher.
 
-    Wrapper losses work around it: `MatryoshkaLoss`, `AdaptiveLayerLoss`, `Matryoshka2dLoss`. They call it several times
-    a batch, and a teacher then runs as often; labels cost nothing.
-
-    The teacher is changed: it is put into eval mode, and its parameters ask for no gradient.
-
     Called with the features of each text column and with labels, either (b, d_t), the same for each column, or
-    (b, columns, d_t), as `sentence_transformers.losses.MSELoss` takes them. Returns a scalar. The weights of a
-    `ProjectionLoss` are trained, but a checkpoint of SentenceTransformerTrainer does not hold them.
+    (b, columns, d_t), as `sentence_transformers.losses.MSELoss` takes them.
 
-    Raises GeodistillError without teacher and labels, for labels that do not fit, and for another tokenizer.
+    Returns:
+        A scalar.
+
+    Raises:
+        GeodistillError: there are neither teacher nor labels, labels do not fit, or the teacher has another tokenizer.
+
+    Example:
+        loss = GeometryLoss(student_embedder, teacher_model=teacher_embedder, rows="tokens")
     """
 
     def __init__(

@@ -42,8 +42,25 @@ GEOMETRY_FILE = "geometry.safetensors"
 def with_geometry(trainer_class: type[Trainer]) -> type[Any]:
     """Return a subclass of one of TRL's trainers that adds feature terms to its loss; see `GeometryMixin`.
 
-    Made for `trl.DistillationTrainer`, `trl.experimental.gkd.GKDTrainer` and, with a teacher that it runs itself,
-    `trl.SFTTrainer`. Raises GeodistillError for what is no trainer.
+    Args:
+        trainer_class: `trl.DistillationTrainer`, `trl.experimental.gkd.GKDTrainer`, or `trl.SFTTrainer` with a teacher
+            that it then runs itself.
+
+    Returns:
+        A class with the arguments of the trainer and `teacher_model`, `terms` and `global_batch`.
+
+    Raises:
+        GeodistillError: the class is no trainer.
+
+    Example:
+        trainer = with_geometry(GKDTrainer)(
+            model=student,
+            teacher_model=teacher,
+            terms=[FeatureTerm(loss="procrustes", rows="response")],
+            args=GKDConfig("out"),
+            train_dataset=conversations,
+            processing_class=tokenizer,
+        )
     """
     if not (isinstance(trainer_class, type) and issubclass(trainer_class, Trainer)):
         raise GeodistillError(

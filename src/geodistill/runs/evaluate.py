@@ -49,17 +49,27 @@ def evaluate(
 ) -> dict[str, Any]:
     """Score the student on a split, write a line for each example to a file, and return the scores.
 
-    Without `data.source` among the overrides the run's own data is read, and `split` is `train`, `validation`, `test`
-    (the default) or `all`: the test split has the metrics that the run reported. With it, other data is read, and
-    nothing is cut from it: every row of a file, or the named split of a folder, a hub name or a bundled set (`test` by
-    default). Labels of other data are matched to the student's by name.
+    Without `data.source` among the overrides the run's own data is read, and the test split has the metrics that the
+    run reported. With it, other data is read, and nothing is cut from it: every row of a file, or the named split of a
+    folder, a hub name or a bundled set. Labels of other data are matched to the student's labels by name.
 
-    output: where the lines are written, by default predictions.jsonl in the run folder. What a line holds is the
-        task's: see its `score`. `row` is the place of the example in its file or split, from 0
+    Args:
+        folder: the folder of a run.
+        overrides: dotted keys of the recipe, such as ["data.source=other.csv"].
+        split: train, validation, test (the default) or all.
+        output: where the lines are written, by default predictions.jsonl in the run folder. A line has `row`, the place
+            of the example in its file or split, from 0, what was read, the prediction and the reference.
+        progress: show a progress bar.
 
-    Raises GeodistillError when the folder is no finished run of a single student, when there is no such split, for a
-    label that the student does not know, for an override that has no effect on the scores, and if the run's own data
-    has changed since.
+    Returns:
+        A dictionary with `metrics`, and with what was read and where the lines are.
+
+    Raises:
+        GeodistillError: the folder is no finished run of a single student, there is no such split, the student does not
+            know a label, an override has no effect on the scores, or the run's own data has changed since.
+
+    Example:
+        evaluate(Path("runs/mine"), ["data.source=other.csv"])["metrics"]
     """
     run = open_run(folder, overrides)
     other = "data.source" in run.given

@@ -77,28 +77,39 @@ class Predictor(Protocol):
 def predict(
     folder: Path, source: str, overrides: Sequence[str] = (), *, chunk: int = CHUNK, progress: bool = False
 ) -> Predictions:
-    """Let the student of a finished run answer to every row of a file, or of standard input where `source` is `-`.
-
-    For a student of images `source` may also be a folder, whose every file is a row, or one image, and a plain line is
-    the path of an image.
+    """Let the student of a finished run answer to every row of a file, or of standard input.
 
     There is one line for each row, in the order of the rows. It holds `row` (from 0), what was read, and
 
     - classification: `prediction` (a label), its `probability`, and the `probabilities` of all labels by name
     - multi-label: `prediction` (a list of labels, of probability 0.5 or more), and the `probabilities` of all by name
-    - regression: `prediction` (a number, or a list of numbers where the student gives several)
+    - regression: `prediction` (a number, or a list of numbers if the student gives several)
     - images: as for a classification
     - instructions: `response` (a text), drawn as the run's `generation` says, from the first of its seeds
 
     An empty text, an instruction whose prompt is over `data.max_prompt_length`, and a file that is no image or is
-    damaged is answered by null, and `note` says why. Texts are cut, prompts are written and images are read as in the
-    run. Columns are those that the run's recipe names, where the rows have them, else they are found by their usual
-    names. `chunk` rows are read at a time, so that memory does not grow with their number.
+    damaged get the answer null, and `note` says why. Texts are cut, prompts are written and images are read as in the
+    run. Columns are the columns that the run's recipe names, if the rows have them; otherwise usual names are looked
+    for.
 
-    Raises GeodistillError when the folder is no finished run, for rows that cannot be read, and for an override that
-    has no effect; and while the lines are read, for columns that are missing and a row that is damaged.
+    Args:
+        folder: the folder of a run.
+        source: a file of rows, or `-` for standard input. For a student of images also a folder, whose every file is a
+            row, or one image; a plain line is then the path of an image.
+        overrides: dotted keys of the recipe, such as ["data.text=body"].
+        chunk: so many rows are read at a time, so memory does not grow with their number.
+        progress: show a progress bar.
 
-    Example: `for line in predict(Path("runs/mine"), "new.csv"): print(line["prediction"])`
+    Returns:
+        An iterator over the lines, as dictionaries.
+
+    Raises:
+        GeodistillError: the folder is no finished run, rows cannot be read, or an override has no effect. While the
+            lines are read: columns are missing, or a row is damaged.
+
+    Example:
+        for line in predict(Path("runs/mine"), "new.csv"):
+            print(line["prediction"])
     """
     if chunk < 1:
         raise GeodistillError(f"A chunk of {chunk} rows is none.", "Give at least 1.")

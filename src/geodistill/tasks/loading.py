@@ -143,11 +143,14 @@ def load_student(folder: str | Path, *, trust: bool = False) -> PreTrainedModel:
         folder: `student/` of a run.
         trust: run the code that comes with the student.
 
+    Returns:
+        A model of transformers.
+
     Raises:
         GeodistillError: the folder holds no model, or its quantisers are missing or damaged.
 
     Example:
-        >>> student = geodistill.load_student("runs/mine/student")
+        student = geodistill.load_student("runs/mine/student")
     """
     name = str(folder)
     settings: dict[str, Any] = {"what": "student", "trust_remote_code": trust}

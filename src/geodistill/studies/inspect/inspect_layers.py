@@ -50,16 +50,16 @@ def inspect(
     data: it holds the moments and a sample of 1,000 examples.
 
     Args:
-        student, teacher: a folder, a hub name, bundled:NAME or the folder of a run; or two files of saved features,
-            .npy (n, d) or .safetensors with a tensor (n, d) for each layer. Without a teacher, a model is compared with
-            itself.
+        student: a folder, a hub name, bundled:NAME or the folder of a run; or a file of saved features, .npy (n, d) or
+            .safetensors with a tensor (n, d) for each layer.
+        teacher: the same. None: a model is compared with itself.
         data: `data.source` of a recipe, or a mapping with the keys of its data section. Not with arrays.
         overrides: keys of the data section, such as `["data.text=COLUMN", "data.limit=500"]`.
         task: how the data is read: a task of a recipe.
         split: train, validation, test, or all of them.
         rows: a kind of rows; by default tokens, words with two tokenizers, and the pooled map of an image.
         neighbours: k, of the neighbourhoods.
-        folder: where inspect.html and inspect.json are written; nothing is written without it.
+        folder: where inspect.html and inspect.json are written; None: nothing is written.
         trust_remote_code: run the code that comes with the models.
         progress: show a progress bar.
 
@@ -67,12 +67,12 @@ def inspect(
         Arrays, tables and figures; it prints as tables and shows as HTML in a notebook.
 
     Raises:
-        GeodistillError: for what cannot be loaded, read or compared, with what to do about it.
+        GeodistillError: something cannot be loaded, read or compared; the error says what to do about it.
 
     Example:
-        >>> found = geodistill.inspect("bundled:minilm-l3", "bundled:minilm-l6", "bundled:trec")
-        >>> found.matrices["procrustes"].shape
-        >>> print(found.recipe)
+        found = geodistill.inspect("bundled:minilm-l3", "bundled:minilm-l6", "bundled:trec")
+        found.matrices["procrustes"].shape
+        print(found.recipe)
     """
     if neighbours < 1:
         raise GeodistillError(f"{neighbours} neighbours are none.", "Give 1 or more.")
