@@ -25,7 +25,7 @@ demo: $(READY)
 test-lowest: $(LOWEST_READY)
 	$(SINGLE) $(LOWEST)/bin/python -m pytest $(CORE)
 
-test: lint $(TESTED)
+test: lint docs $(TESTED)
 	$(SINGLE) $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal
 
 test-slow: $(READY)
