@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import pytest
@@ -106,6 +106,13 @@ def test_two_seeds_are_compared_without_a_test(runs: list[ComparedRun]) -> None:
 
 def test_skipped_steps_are_added_up(make_run: Any) -> None:
     assert table([make_run("KD", seed, 0.5, skipped_steps=seed) for seed in (1, 2)])["KD"].skipped_steps == 3
+
+
+def test_a_teacher_has_no_row_for_a_metric_that_it_was_not_scored_by(
+    runs: list[ComparedRun], teacher: TeacherResult
+) -> None:
+    unscored = replace(teacher, metrics={"r2": 0.5})
+    assert list(table(runs, unscored)) == ["labels only", "KD", "KD + Procrustes"]
 
 
 def test_a_run_survives_json(runs: list[ComparedRun], teacher: TeacherResult) -> None:

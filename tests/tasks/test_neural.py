@@ -16,6 +16,7 @@ from geodistill.recipe import Recipe
 from geodistill.runs.evaluate import evaluate
 from geodistill.runs.recipe_file import check_recipe, merge
 from geodistill.runs.train import train
+from geodistill.studies.compare import compare
 from geodistill.tasks.choose import task_of
 from geodistill.tasks.neural import Neural, adapt
 
@@ -128,3 +129,14 @@ def test_bad_models_and_settings_are_refused(make: Any, tmp_path: Path) -> None:
         make(task="classification")
     with pytest.raises(GeodistillError, match="random weights"):
         make(teacher={"training": None})
+
+
+def test_students_are_compared_to_the_end(make: Any, tmp_path: Path) -> None:
+    """Workers read the teacher's rows from a cache, and the teacher itself has no retrieval."""
+    variants = {"seeds": [1], "baseline": "a", "variants": {"a": {}}}
+    recipe = make(data={"metrics": ["retrieval@1", "r2"]}, compare=variants)
+    results = compare(recipe, tmp_path, progress=False)
+    (run,) = results.runs
+    assert set(run.metrics) == {"retrieval@1", "r2"}
+    assert [row.role for row in results.rows("r2")] == ["teacher", "baseline"]
+    assert [row.role for row in results.rows("retrieval@1")] == ["baseline"]

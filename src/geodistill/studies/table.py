@@ -153,9 +153,10 @@ def build_table(
     The baseline of a sweep point is the baseline variant at the same point, or else the one that agrees in most of the
     swept fields: a baseline that no swept field touches serves every point. Pairs are runs of the same seed. Holm's
     correction is over the t tests of all candidates in this metric. The teacher comes first, then the constant
-    predictor, then the rows in the order of the runs.
+    predictor, then the rows in the order of the runs. The teacher has no row for a metric that it was not scored by,
+    such as retrieval of the teacher's own answers.
     """
-    _check(runs, baseline, main_metric, teacher)
+    _check(runs, baseline, main_metric)
     short = _short_paths(runs)
     points: dict[tuple[str, str], list[ComparedRun]] = {}
     for run in runs:
@@ -166,7 +167,7 @@ def build_table(
     adjusted = holm([row.comparison.t_p if row.comparison else None for row in rows])
     rows = [replace(row, holm_p=p) for row, p in zip(rows, adjusted, strict=True)]
     references = [
-        *([_teacher_row(teacher, main_metric)] if teacher else []),
+        *([_teacher_row(teacher, main_metric)] if teacher and main_metric in teacher.metrics else []),
         *([_constant_row(constant, main_metric)] if constant and main_metric in constant.metrics else []),
     ]
     return [*references, *rows]
@@ -311,13 +312,13 @@ def _short_paths(runs: Sequence[ComparedRun]) -> dict[str, str]:
     return short
 
 
-def _check(runs: Sequence[ComparedRun], baseline: str, main_metric: str, teacher: TeacherResult | None) -> None:
+def _check(runs: Sequence[ComparedRun], baseline: str, main_metric: str) -> None:
     if not runs:
         raise GeodistillError("There are no runs to compare.", "Finish at least one run of the comparison.")
     variants = list(dict.fromkeys(run.variant for run in runs))
     if baseline not in variants:
         raise GeodistillError(f"The baseline '{baseline}' is not among the variants.", suggest(baseline, variants))
-    for metrics in [run.metrics for run in runs] + ([teacher.metrics] if teacher else []):
+    for metrics in (run.metrics for run in runs):
         if main_metric not in metrics:
             raise GeodistillError(f"No result of the metric '{main_metric}'.", suggest(main_metric, metrics))
     names = run_names(runs)
