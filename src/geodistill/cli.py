@@ -45,6 +45,7 @@ class DemoTask(str, Enum):
     quantize = "quantize"
     languages = "languages"
     neural = "neural"
+    ephys = "ephys"
 
 
 @app.command()
@@ -52,7 +53,10 @@ def demo(
     overrides: Overrides = None,
     task: Annotated[
         DemoTask,
-        typer.Option(help="Questions, reviews, instructions, images, questions in few bits, two languages, or spikes."),
+        typer.Option(
+            help="Questions, reviews, instructions, images, questions in few bits, two languages, simulated spikes, "
+            "or a real recording."
+        ),
     ] = DemoTask.trec,
     output: Annotated[Path | None, typer.Option(help="Folder of the run. [default: runs/demo-TASK]")] = None,
     fresh: Fresh = False,

@@ -98,8 +98,9 @@ def clean(session: Session) -> tuple[Session, list[str]]:
         lfp[:, channel] = scaled
     if dropped == lfp.shape[1]:
         raise GeodistillError(
-            f"All LFP channels of session '{session.name}' are constant, missing or clipped.",
-            "Leave this session out of the data.",
+            f"All LFP channels of session '{session.name}' are constant, clipped, or missing in most bins of "
+            f"{session.bin_ms:g} ms.",
+            "Leave this session out of the data; if only some samples are missing, raise data.sessions.bin_ms.",
         )
     notes = [
         f"Session '{session.name}': {count:,} {what}."
