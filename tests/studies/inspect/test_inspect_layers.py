@@ -133,3 +133,30 @@ def test_a_map_is_written_as_a_part_of_a_recipe(llama: Path, tmp_path: Path) -> 
     objective = ObjectiveRecipe.model_validate(yaml.safe_load(found.recipe)["objective"])
     assert objective.features[0].layers == found.layer_map
     assert "Layer map" in str(found) and found.centroids is None
+
+
+def test_new_models_of_images_have_the_weights_of_a_seed() -> None:
+    first, again = (
+        inspect(
+            "new:resnet8",
+            "new:resnet14",
+            "bundled:digits",
+            task="images",
+            overrides=["data.limit=40"],
+            split="test",
+            progress=False,
+        )
+        for _ in range(2)
+    )
+    assert first.row_kind == "pooled" and first.layers == (["0", "1", "2", "3"],) * 2 and first.rows == 40
+    assert np.array_equal(first.matrices["procrustes"], again.matrices["procrustes"])
+    assert first.centroids is not None and len(first.centroids.names) == 10
+
+
+def test_two_tokenizers_are_compared_by_words_unless_rows_are_named(encoder: Path, llama: Path, tmp_path: Path) -> None:
+    text = tmp_path / "texts.csv"
+    text.write_text("text\n" + "\n".join(f"Which number is {number} of a few?" for number in range(30)))
+    found = inspect(encoder, llama, str(text), progress=False)
+    assert found.row_kind == "words" and found.layer_map and "rows: words" in found.recipe
+    with pytest.raises(GeodistillError, match="different vocabularies"):
+        inspect(encoder, llama, str(text), rows="tokens", progress=False)

@@ -209,12 +209,14 @@ def model_source(
 
 
 def _recipe(student: str, teacher: str, data: Mapping[str, Any], task: str, rows: str | None, trust: bool) -> Recipe:
-    term = {"loss": "procrustes", **({"rows": rows} if rows else {})}
+    # Without a kind of rows, `model_source` chooses one; rows of whole examples are valid for any two readers.
+    term = {"loss": "procrustes", "rows": rows or POOLED[task == "images"]}
     return check_recipe(
         {
             "task": task,
             "data": dict(data),
-            "teacher": {"model": teacher, "trust_remote_code": trust},
+            # Training it is what makes a recipe take a new teacher; nothing is trained here.
+            "teacher": {"model": teacher, "trust_remote_code": trust, "training": {}},
             "student": {"model": student, "trust_remote_code": trust},
             "objective": {"features": [term]},
         },
@@ -223,12 +225,15 @@ def _recipe(student: str, teacher: str, data: Mapping[str, Any], task: str, rows
 
 
 def _load(task: Any, name: str, trust: bool) -> Any:
-    # A head of another task is replaced: what is inspected is below it.
-    return send(task.load_model(name, new_head=True, trust=trust), run_device()).eval()
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        torch.manual_seed(0)  # of the weights of a new model
+        # A head of another task is replaced: what is inspected is below it.
+        model = task.load_model(name, new_head=True, trust=trust)
+    return send(model, run_device()).eval()
 
 
 def _student_of(name: str) -> str:
-    """The student within the folder of a run; any other name as it is."""
+    """The student within the folder of a run; any other name unchanged."""
     folder = Path(name).expanduser()
     inner = folder / "student"
     return str(inner) if inner.is_dir() and not (folder / "config.json").exists() else name
