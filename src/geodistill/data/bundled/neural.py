@@ -14,6 +14,8 @@ from geodistill.data.sessions import Floats, Session, bin_events, bin_samples
 Array = NDArray[np.float64]
 SESSIONS = 8
 SEED = 0
+CHANNELS = 12  # of the LFP
+DRIFT = 0.3  # of what the channels mix, from session to session
 LATENT = ("x", "y", "vx", "vy")
 FREQUENCIES = (6.0, 8.0, 11.0)  # Hz, of the oscillations whose power follows the latent
 DIRECTIONS = np.array([[1, 1, -1, -1], [1, -1, 1, -1], [1, -1, -1, 1]]) / 2  # of the latent, one for each oscillation
@@ -39,10 +41,10 @@ def simulated(
     - spikes: each session has 24 to 32 neurons of its own. Neuron i fires Poisson(Δt · exp(b_i + w_i·z(t))), with
       random w_i of length 0.4 to 1.2, at 3 to 12 Hz on average.
     - LFP: three sources, fewer than the latent has dimensions: u_j = p_j·z(t − lag_j), with lags of 20 to 100 ms and
-      orthogonal p_j, so that of each dimension three quarters are left. A
-      source sets the amplitude of an oscillation, exp(0.7 u_j) · cos(2π f_j t + φ_j(t)), whose phase drifts. Each of
-      12 channels of a session mixes these oscillations by weights of its own with three slow signals that have nothing
-      to do with the latent and are twice as strong, and adds white noise.
+      orthogonal p_j, so that of each dimension three quarters are left. A source sets the amplitude of an oscillation,
+      exp(0.7 u_j) · cos(2π f_j t + φ_j(t)), whose phase drifts. 12 channels mix these oscillations with three slow
+      signals that have nothing to do with the latent and are twice as strong, and add white noise. The electrodes stay
+      where they are, so session s mixes by M = √(1 − δ²) M₀ + δ M_s, δ = 0.3: M₀ serves all sessions, M_s one.
 
     So the LFP tells of three of four directions, by the power of oscillations and not by their values.
     """
@@ -50,6 +52,7 @@ def simulated(
         times, places = file["t"] - file["t"][0], file["pos"]
     step = bin_ms / 1000
     bins = int(minutes * 60 / step)
+    common = _orthogonal(np.random.default_rng((seed, 0)))
     found = []
     for number in range(sessions):
         draw = np.random.default_rng((seed, number + 1))
@@ -59,7 +62,7 @@ def simulated(
             Session(
                 name=f"simulated-{number + 1}",
                 spikes=_spikes(latent[20:], step, draw),
-                lfp=_potentials(latent, bins, step, draw),
+                lfp=_potentials(latent, bins, step, draw, common),
                 behaviour=latent[20:].astype(np.float32),
                 behaviour_names=LATENT,
                 bin_ms=bin_ms,
@@ -155,7 +158,7 @@ def _spikes(latent: Array, step: float, draw: np.random.Generator) -> Floats:
     return draw.poisson(step * rates * drive / drive.mean(axis=0)).astype(np.float32)
 
 
-def _potentials(latent: Array, bins: int, step: float, draw: np.random.Generator) -> Floats:
+def _potentials(latent: Array, bins: int, step: float, draw: np.random.Generator, common: Array) -> Floats:
     time = np.arange(bins) * step
     oscillations = []
     for frequency, direction in zip(FREQUENCIES, DIRECTIONS, strict=True):
@@ -166,5 +169,10 @@ def _potentials(latent: Array, bins: int, step: float, draw: np.random.Generator
     others = [2 * smooth(draw.normal(size=bins), 0.15 / step) for _ in range(3)]
     others = [each * 2 / each.std() for each in others]
     signals = np.stack([each / each.std() for each in oscillations] + others, axis=1)
-    mixing = draw.normal(size=(signals.shape[1], 12)) / np.sqrt(signals.shape[1])
-    return (signals @ mixing + 0.3 * draw.normal(size=(bins, 12))).astype(np.float32)
+    mixing = np.sqrt(1 - DRIFT**2) * common + DRIFT * _orthogonal(draw)
+    return (signals @ mixing + 0.3 * draw.normal(size=(bins, CHANNELS))).astype(np.float32)
+
+
+def _orthogonal(draw: np.random.Generator) -> Array:
+    """Random weights of the signals on the channels, (signals, channels), with orthogonal rows of length √2."""
+    return np.sqrt(2) * np.linalg.qr(draw.normal(size=(CHANNELS, 2 * len(FREQUENCIES))))[0].T
