@@ -41,6 +41,7 @@ bench: $(READY)
 	$(BIN)/python benchmarks/logits.py
 	$(BIN)/python benchmarks/step.py
 	$(BIN)/python benchmarks/cache.py
+	$(BIN)/python benchmarks/quantization.py
 	$(BIN)/python benchmarks/peers.py
 
 # The site, in site/, with warnings as errors.
