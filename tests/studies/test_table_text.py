@@ -10,7 +10,9 @@ from geodistill.runs.forms import Form
 from geodistill.runs.run_results import TeacherResult
 from geodistill.studies.table import ComparedRun, Row, build_table
 from geodistill.studies.table_text import (
+    ABSENT,
     ComparisonTable,
+    _points,
     columns,
     headline,
     legend,
@@ -237,3 +239,7 @@ def test_a_page_of_students_at_the_constant_predictor_says_so(
     assert (said in headline(rows)) == bool(low) == ("constant predictor (" in headline(rows))
     other = build_table(runs, baseline="KD", main_metric="macro_f1", teacher=teacher, constant=constant)
     assert all(row.role != "constant" and not row.at_constant for row in other)
+
+
+def test_a_difference_that_rounds_to_zero_is_not_negative() -> None:
+    assert [_points(value, 100) for value in (-1e-9, 0.0, -0.001, None)] == ["+0.00", "+0.00", "−0.10", ABSENT]

@@ -342,7 +342,10 @@ def _difference(row: Row) -> str:
 
 
 def _points(value: float | None, scale: float) -> str:
-    return ABSENT if value is None or not math.isfinite(value) else f"{scale * value:+.2f}".replace("-", "−")
+    if value is None or not math.isfinite(value):
+        return ABSENT
+    rounded = round(scale * value, 2) + 0.0  # a difference that is rounded to zero is not negative
+    return f"{rounded:+.2f}".replace("-", "−")
 
 
 def _interval(interval: tuple[float, float] | None, scale: float) -> str:
