@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from geodistill.errors import GeodistillError
 from geodistill.geometry import chance_level, cka, effective_rank, floor, measure
 from geodistill.recipe import ObjectiveRecipe
-from geodistill.studies.inspect import inspect_layers, sources
+from geodistill.studies.inspect import inspect_layers, inspection, sources
 from geodistill.studies.inspect.inspect_layers import inspect
 
 DRAW = np.random.default_rng(0)
@@ -160,3 +160,13 @@ def test_two_tokenizers_are_compared_by_words_unless_rows_are_named(encoder: Pat
     assert found.row_kind == "words" and found.layer_map and "rows: words" in found.recipe
     with pytest.raises(GeodistillError, match="different vocabularies"):
         inspect(encoder, llama, str(text), rows="tokens", progress=False)
+
+
+def test_matrices_too_wide_for_a_terminal_are_left_to_the_report(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inspection, "SHOWN", 2)
+    save_file({f"layer_{place}": torch.tensor(STUDENT) for place in range(3)}, tmp_path / "deep.safetensors")
+    found = inspect(tmp_path / "deep.safetensors", neighbours=2, progress=False)
+    assert "3 × 3 layers are in the report" in str(found) and "neighbour" not in str(found)
+    assert len(found.tables) == 1 + len(found.matrices)

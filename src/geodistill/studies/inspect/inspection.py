@@ -24,6 +24,7 @@ MATRICES = {
     "residual": "projection residual",
     "neighbours": "neighbour overlap",
 }
+SHOWN = 16  # columns of a matrix that a terminal has room for
 NEARER_IS_LOWER = ("procrustes", "gram", "residual")
 
 
@@ -211,8 +212,15 @@ class Inspection:
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         yield Text(self.lead)
         for table in self.tables:
+            if len(table.heads) <= SHOWN + 1:
+                yield ""
+                yield Drawn(table)
+        if len(self.layers[1]) > SHOWN:
             yield ""
-            yield Drawn(table)
+            yield Text(
+                f"The matrices of {len(self.layers[0])} × {len(self.layers[1])} layers are in the report and in "
+                "`matrices`: they are too wide for a terminal."
+            )
         if self.layer_map:
             yield ""
             yield Text("Layer map, in order:")
