@@ -6,6 +6,7 @@ from dataclasses import fields
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from geodistill.geometry import Kernels, Moments
 from geodistill.geometry import features as rows_module
@@ -95,6 +96,23 @@ def test_sum_keeps_what_both_have(draw):
     assert lean.student_gram is None and lean.teacher_gram is not None
     total = lean + Moments.from_rows(student, teacher)
     assert total.student_gram is None and total.teacher_gram is not None
+
+
+def test_a_sum_without_grams_forms_none(draw):
+    """d × d products of a wide teacher that nobody reads were formed, and dropped, at each addition."""
+    formed = []
+
+    class Shapes(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            result = function(*args, **(kwargs or {}))
+            formed.append(getattr(result, "shape", ()))
+            return result
+
+    student, teacher = draw(9, 3, 7)
+    part = Moments.from_rows(student, teacher, student_gram=False, teacher_gram=False)
+    with Shapes():
+        part + part
+    assert (3, 7) in formed and (7, 7) not in formed and (3, 3) not in formed
 
 
 def test_sum_of_two_empty_parts_is_empty(draw):

@@ -33,7 +33,8 @@ class LayerMoments:
     """Paired second moments of every student layer with every teacher layer, summed over batches in float64.
 
     Each layer gets one more column, p_i = ‖x_i − c‖² with c the mean row of the first batch. Its moments hold
-    Σ p_i q_i, which the debiased CKA needs of all rows together.
+    Σ p_i q_i, which the debiased CKA needs of all rows together. Sums of rows and of products are taken about c, in
+    place: they are the largest tensors, one number for each column of a student layer and of a teacher layer.
 
         moments = LayerMoments()
         for student, teacher in batches:  # lists of (n, d), one for each layer
@@ -42,8 +43,11 @@ class LayerMoments:
     """
 
     def __init__(self) -> None:
-        self._total: tuple[Moments, list[Moments], list[Moments]] | None = None
+        self.rows = 0
         self._origins: tuple[list[Tensor], list[Tensor]] = ([], [])
+        self._sums: tuple[list[Tensor], list[Tensor]] = ([], [])  # Σ (x − c)
+        self._products: tuple[list[Tensor], list[Tensor]] = ([], [])  # Σ (x − c)(x − c)ᵀ
+        self._cross: Tensor  # Σ (s − c)(t − c)ᵀ, all student layers by all teacher layers
 
     def add(self, student: Sequence[Tensor], teacher: Sequence[Tensor]) -> None:
         """Add a batch: the rows (n, d) of each layer of both sides, n the same in all.
@@ -64,21 +68,25 @@ class LayerMoments:
                 raise GeodistillError(
                     f"The {name}'s features hold NaN or infinity.", "Leave these rows out, or look for what made them."
                 )
-        if self._total is None:
-            self._origins = tuple([rows.mean(0) for rows in side] for side in wide)  # type: ignore[assignment]
-        s, t = (
+        if not self.rows:
+            self._begin(wide)
+        moved = [
             [_with_squares(x, c) for x, c in zip(*side, strict=True)] for side in zip(wide, self._origins, strict=True)
-        )
-        new = _moments(torch.cat(s, 1), torch.cat(t, 1)), [_moments(x, x) for x in s], [_moments(x, x) for x in t]
-        if self._total is not None:
-            cross, own, others = self._total
-            new = cross + new[0], _sums(own, new[1]), _sums(others, new[2])
-        self._total = new
+        ]
+        for layers, sums, products in zip(moved, self._sums, self._products, strict=True):
+            for rows, total, product in zip(layers, sums, products, strict=True):
+                total += rows.sum(0)
+                product.addmm_(rows.mT, rows)
+        self._cross.addmm_(torch.cat(moved[0], 1).mT, torch.cat(moved[1], 1))
+        self.rows += counts.pop()
 
-    @property
-    def rows(self) -> int:
-        """How many rows were added."""
-        return 0 if self._total is None else int(self._total[0].rows)
+    def _begin(self, sides: Sequence[Sequence[Tensor]]) -> None:
+        for rows, origins, sums, products in zip(sides, self._origins, self._sums, self._products, strict=True):
+            origins += [layer.mean(0) for layer in rows]
+            sums += [layer.new_zeros(layer.shape[1] + 1) for layer in rows]
+            products += [layer.new_zeros(layer.shape[1] + 1, layer.shape[1] + 1) for layer in rows]
+        student, teacher = (sum(map(len, sums)) for sums in self._sums)
+        self._cross = torch.zeros(student, teacher, dtype=torch.float64)
 
     @property
     def widths(self) -> tuple[list[int], list[int]]:
@@ -87,24 +95,28 @@ class LayerMoments:
 
     def pair(self, student: int, teacher: int) -> Moments:
         """The moments of a student layer and a teacher layer, by their places."""
-        s, t = self._own(student, teacher)
+        n = torch.tensor(float(self.rows), dtype=torch.float64)
+        s, t = self._covariance(0, student), self._covariance(1, teacher)
         return Moments(
-            s.rows,
-            s.count,
-            s.student_mean[:-1],
-            t.student_mean[:-1],
-            s.cross.diagonal()[:-1].sum(),
-            t.cross.diagonal()[:-1].sum(),
-            self._cross(student, teacher)[:-1, :-1],
-            s.cross[:-1, :-1],
-            t.cross[:-1, :-1],
+            n,
+            n,
+            self._sums[0][student][:-1] / n,
+            self._sums[1][teacher][:-1] / n,
+            s.diagonal()[:-1].sum(),
+            t.diagonal()[:-1].sum(),
+            self._shared(student, teacher)[:-1, :-1],
+            s[:-1, :-1],
+            t[:-1, :-1],
         )
 
     def spectra(self) -> tuple[list[Tensor], list[Tensor]]:
         """The shares of the variance along the principal directions of each layer, largest first."""
-        assert self._total is not None, "no rows were added"
-        _, own, others = self._total
-        return tuple([spectrum_of(each.cross[:-1, :-1]) for each in side] for side in (own, others))  # type: ignore[return-value]
+        assert self.rows, "no rows were added"
+        own, others = (
+            [spectrum_of(self._covariance(side, layer)[:-1, :-1]) for layer in range(len(layers))]
+            for side, layers in enumerate(self._products)
+        )
+        return own, others
 
     def compare(self, student: int, teacher: int) -> LayerComparison:
         """All measures of a pair of layers, by their places."""
@@ -124,9 +136,9 @@ class LayerMoments:
         n = self.rows
         if n < 4:
             return 0.0
-        own = self._own(student, teacher)
         # ‖x − mean‖² = p − 2 (x − c)·(mean − c) + constant, so it is linear in the columns that there are.
-        weights = [torch.cat([-2 * each.student_mean[:-1], each.student_mean.new_ones(1)]) for each in own]
+        means = moments.student_mean, moments.teacher_mean
+        weights = [torch.cat([-2 * mean, mean.new_ones(1)]) for mean in means]
         sums = moments.student_square, moments.teacher_square
 
         def unbiased(product: Tensor, covariance: Tensor, a: int, b: int) -> Tensor:
@@ -134,31 +146,26 @@ class LayerMoments:
             return unbiased_product(product, diagonal, sums[a], sums[b], torch.tensor(float(n), dtype=product.dtype))
 
         s, t, cross = moments.gram_squares()
-        scale = unbiased(s, own[0].cross, 0, 0) * unbiased(t, own[1].cross, 1, 1)
-        shared = unbiased(cross, self._cross(student, teacher), 0, 1)
+        scale = unbiased(s, self._covariance(0, student), 0, 0) * unbiased(t, self._covariance(1, teacher), 1, 1)
+        shared = unbiased(cross, self._shared(student, teacher), 0, 1)
         return (shared / scale.clamp(min=0).sqrt()).item() if scale > 0 else 0.0
 
-    def _own(self, student: int, teacher: int) -> tuple[Moments, Moments]:
-        assert self._total is not None, "no rows were added"
-        return self._total[1][student], self._total[2][teacher]
+    def _covariance(self, side: int, layer: int) -> Tensor:
+        """Σ (x − μ)(x − μ)ᵀ of a layer and its additional column."""
+        total = self._sums[side][layer]
+        return self._products[side][layer] - torch.outer(total, total) / self.rows
 
-    def _cross(self, student: int, teacher: int) -> Tensor:
-        assert self._total is not None, "no rows were added"
+    def _shared(self, student: int, teacher: int) -> Tensor:
+        """Σ (s − μ)(t − ν)ᵀ of two layers and their additional columns."""
+        assert self.rows, "no rows were added"
         rows, columns = map(_slices, self.widths)
-        return self._total[0].cross[rows[student], columns[teacher]]
+        means = torch.outer(self._sums[0][student], self._sums[1][teacher]) / self.rows
+        return self._cross[rows[student], columns[teacher]] - means
 
 
 def _with_squares(rows: Tensor, origin: Tensor) -> Tensor:
     moved = rows - origin
     return torch.cat([moved, torch.linalg.vecdot(moved, moved).unsqueeze(1)], 1)
-
-
-def _moments(student: Tensor, teacher: Tensor) -> Moments:
-    return Moments.from_rows(student, teacher, student_gram=False, teacher_gram=False)
-
-
-def _sums(a: Sequence[Moments], b: Sequence[Moments]) -> list[Moments]:
-    return [one + two for one, two in zip(a, b, strict=True)]
 
 
 def _slices(widths: Sequence[int]) -> list[slice]:

@@ -131,8 +131,12 @@ class Moments:
             student_square=self.student_square + self.count * square_sum(student),
             teacher_square=self.teacher_square + self.count * square_sum(teacher),
             cross=self.cross + _outer(self.count, student, teacher),
-            student_gram=_sum(self.student_gram, _outer(self.count, student, student)),
-            teacher_gram=_sum(self.teacher_gram, _outer(self.count, teacher, teacher)),
+            student_gram=None
+            if self.student_gram is None
+            else self.student_gram + _outer(self.count, student, student),
+            teacher_gram=None
+            if self.teacher_gram is None
+            else self.teacher_gram + _outer(self.count, teacher, teacher),
         )
 
     def about_origin(self) -> Moments:
