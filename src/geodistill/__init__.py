@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from geodistill.tasks.loading import load_student
 
 # Where each public name lives. They are imported when first asked for, so that `geodistill --help` does not wait for
-# torch, and whoever wants a loss alone does not wait for transformers.
+# torch, and a program that wants a loss alone does not wait for transformers.
 _HOMES = {
     "procrustes_distance": "geometry",
     "gram_distance": "geometry",
@@ -134,8 +134,8 @@ class _Registration:
     """Makes transformers know the models of this package as soon as it has its auto classes, and not before: to import
     this package must not import torch.
 
-    `AutoModel.from_pretrained` asks a table for the class that config.json names, so whoever imported this package can
-    load a student that was saved, in whatever order the imports were.
+    `AutoModel.from_pretrained` asks a table for the class that config.json names. So a program that imported this
+    package can load a saved student, in whatever order the imports were.
     """
 
     @classmethod

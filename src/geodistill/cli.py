@@ -157,7 +157,7 @@ def inspect(
         typer.Argument(help="A folder, a hub name, bundled:NAME or a run; or .npy / .safetensors.", show_default=False),
     ],
     teacher: Annotated[
-        str | None, typer.Argument(help="Likewise. [default: the student beside itself]", show_default=False)
+        str | None, typer.Argument(help="The same. [default: the student beside itself]", show_default=False)
     ] = None,
     overrides: Annotated[
         list[str] | None, typer.Argument(help="Keys of the data, such as data.text=COLUMN or data.limit=500.")
@@ -221,7 +221,7 @@ def _compare(recipe: Path, overrides: list[str], folder: Path | None, fresh: boo
 def main() -> None:
     """Run the command line. A user's mistake ends in two sentences and exit code 2, never in a traceback."""
     # Worker processes inherit these: thread pools of a tokenizer beside ours only fight over the cores, and the
-    # advice that libraries print is for programmers, not for whoever runs a command.
+    # advice that libraries print is for programmers, not for people who run a command.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")

@@ -108,7 +108,7 @@ def plain(shown: RenderableType, width: int | None = None) -> str:
 
 
 def show(shown: RenderableType) -> None:
-    """Print to the standard output: with colours, and as wide as it is, where that is a terminal."""
+    """Print to the standard output; if that is a terminal, with colours and in its width."""
     console = Console(width=_terminal_width())
     if console.is_terminal:
         console.print(Group(shown), crop=False, highlight=False)
@@ -151,7 +151,7 @@ def notebook(lead: str, tables: Sequence[Table], notes: Sequence[str], places: M
 
 
 def read_template(name: str) -> str:
-    """Return the text of a file beside the templates, such as a style sheet, as it is."""
+    """Return the text of a file beside the templates, such as a style sheet, unchanged."""
     templates = _templates()
     assert templates.loader is not None
     return templates.loader.get_source(templates, name)[0]

@@ -115,7 +115,7 @@ def decode(image: EncodedImage) -> Image.Image:
         raise Unreadable("is no image") from None
     except Image.DecompressionBombError:
         raise Unreadable("has too many pixels") from None
-    # Pillow has no error of its own for a damaged file: each of its formats raises what its parser raises.
+    # Pillow has no single error for a damaged file: each of its formats raises what its parser raises.
     except (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, OverflowError) as error:
         raise Unreadable(f"is damaged or truncated ({str(error).strip() or type(error).__name__})") from None
     if picture.mode not in MODES:

@@ -136,7 +136,7 @@ def lacks_label(value: Any) -> bool:
 
 
 def labels_of(value: Any) -> list[str]:
-    """Return the labels of a row, by name: those of a list, or the columns that hold 1.
+    """Return the labels of a row, by name: the labels of a list, or the columns that hold 1.
 
     Raises GeodistillError for a single value, and for a column that holds neither 0 nor 1.
     """

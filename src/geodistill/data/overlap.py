@@ -44,7 +44,7 @@ class HeldOut:
 
 
 def held_out(parts: Mapping[str, Part]) -> HeldOut:
-    """The texts of the parts that are measured on: `test`, `unseen` and `validation`, as far as they are there."""
+    """The texts of the parts that are measured on: `test`, `unseen` and `validation`, if they exist."""
     rows = {name: parts[name].contents() for name in MEASURED if name in parts}
     return HeldOut(
         texts={

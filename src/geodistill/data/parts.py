@@ -121,7 +121,7 @@ def cut(keys: Sequence[str], strata: Sequence[Any], shares: Mapping[str, float],
 
 
 def sample(keys: Sequence[str], limit: int, seed: int) -> list[int]:
-    """At most `limit` indices in the order of the rows; those of a smaller limit are among those of a larger one."""
+    """At most `limit` indices in the order of the rows; a larger limit keeps all indices of a smaller one."""
     if limit >= len(keys):
         return list(range(len(keys)))
     return sorted(sorted(range(len(keys)), key=lambda index: (_rank(keys[index], f"limit {seed}"), index))[:limit])

@@ -1,4 +1,4 @@
-"""Rows that are scored as they are: nothing is cut from them, their order stays, and no label is learned from them."""
+"""Rows that are scored unchanged: nothing is cut from them, their order stays, and no label is learned from them."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def rows_to_score(
 ) -> Examples:
     """Read labelled rows for a student whose head solves `problem` with the labels `label_names`, in their order.
 
-    The names of a regression are those of its outputs where it has several, and else empty.
+    The names of a regression are the names of its outputs if it has several, and empty otherwise.
 
     A file is one split named `all`. Of other sources the named split is read, `test` by default, and `all` reads every
     split that there is. Rows keep their order; `example_id` is a row's place in its file or split, from 0. Rows with an

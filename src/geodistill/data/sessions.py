@@ -22,7 +22,7 @@ MODALITIES = ("spikes", "lfp")
 class Session:
     """One recording.
 
-    name: of its own among the sessions of a data set
+    name: unique among the sessions of a data set
     spikes: (t, neurons), counts; NaN where a neuron was not recorded
     lfp: (t, channels), potentials; NaN where a channel was not recorded
     behaviour: (t, k), what is decoded; NaN where it was not tracked

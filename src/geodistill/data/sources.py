@@ -37,7 +37,7 @@ class Source:
     """The splits of a source by name, each read on demand, and the metrics it is reported with, when it has its own.
 
     found: how its columns came about, in sentences, if they are no columns of a table
-    notes: what whoever uses it should know, one sentence each
+    notes: what a user of it should know, one sentence each
     whole: whether nothing says which split its rows are of
     """
 
@@ -151,7 +151,7 @@ def _folder(folder: Path) -> Source:
 def _hub(name: str, configuration: str | None) -> Source:
     try:
         loaded = load_dataset(name, configuration)
-    except Exception as error:  # those of datasets, the hub client and its transport share no base of their own
+    except Exception as error:  # datasets, the hub client and its transport share no base class of errors
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise GeodistillError(
             f"The data set '{name}' could not be loaded from the hub ({reason}).",

@@ -24,7 +24,7 @@ LINE = "line"  # the column that a plain line is in
 class Stream:
     """Rows that are read once.
 
-    name: of the file, as it is shown
+    name: of the file, for messages
     plain: whether a row is a line of text, in the one column `LINE`
     chunks: tables of at most so many rows as were asked for, in order
     """

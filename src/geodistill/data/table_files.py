@@ -50,7 +50,7 @@ def stream_table(path: Path, size: int | None) -> Iterator[Table]:
 
 
 def _check_format(path: Path) -> None:
-    """Raise GeodistillError for another suffix than those of `READERS`, and a file that cannot be of its suffix."""
+    """Raise GeodistillError for a suffix that is not in `READERS`, and a file that cannot have its suffix."""
     if path.suffix.lower() not in READERS:
         remedy = f"Name it by what it holds: {', '.join(READERS)}."
         if path.suffix.lower() in COMPRESSED:
@@ -94,7 +94,7 @@ UNBALANCED = "line {}: a field begins with a quotation mark and does not end wit
 
 
 def _read_separated(path: Path, size: int | None) -> Iterator[Table]:
-    """Read a file with separators. Every value is a text, as it is written: `NA` is no gap, and `007` no number."""
+    """Read a file with separators. Every value is an unchanged text: `NA` is no gap, and `007` no number."""
     delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
     quoted = delimiter != "\t" or not _is_unquoted(path)
     header = _header(path, delimiter, quoted)
@@ -157,7 +157,7 @@ def _is_unquoted(path: Path) -> bool:
 
 
 def _header(path: Path, delimiter: str, quoted: bool) -> list[str]:
-    """The names of the columns, as they are written.
+    """The names of the columns, unchanged.
 
     Raises GeodistillError if two are equal, and if the first lines have one field, and several of equal number by
     another separator.

@@ -83,7 +83,7 @@ class ExactAccumulation:
         the first pass had for it."""
         first = not self._parts
         if first:
-            # A batch that was not announced is a step of its own.
+            # A batch that was not announced is a whole step.
             self._look_ahead(model, self._expected or [inputs], chance_seed)
             self._expected = []
         part = self._parts.popleft()

@@ -33,7 +33,7 @@ class StepCounts(TrainerCallback, ExportableState):
         return {"args": {}, "attributes": {"skipped_steps": self.skipped_steps, "starved_terms": self.starved_terms}}
 
     def restore(self, state: TrainerState) -> None:
-        """Take the counts that a checkpoint holds; one of a training without counts leaves them as they are."""
+        """Take the counts that a checkpoint holds; a checkpoint without counts changes nothing."""
         saved: Any = state.stateful_callbacks  # a list for the constructor, a dictionary afterwards
         vars(self).update(saved.get(type(self).__name__, self.state())["attributes"])
 

@@ -22,7 +22,7 @@ class DistillationConfig(TrainingArguments):
         max_skipped_steps: a step whose gradient is not finite is skipped and counted. After so many in a row, training
             stops with GeodistillError.
         global_batch: with several ranks, a feature term is of the whole batch over all of them, with its exact
-            gradient. Otherwise each rank takes the term of its own rows.
+            gradient. Otherwise each rank takes the term of the rows that it has.
         rates: learning rates by patterns of parameter names, such as {"*.bias": 1e-3}. The first pattern that matches a
             name counts, and learning_rate is that of all other parameters. Names are those of the student; those of a
             teacher that learns begin with `teacher.`, and learned projections with `objective.`.
@@ -31,7 +31,7 @@ class DistillationConfig(TrainingArguments):
         DistillationConfig("out", num_train_epochs=3, gradient_accumulation_steps=4, exact_accumulation=True)
     """
 
-    _VALID_DICT_FIELDS = [*TrainingArguments._VALID_DICT_FIELDS, "rates"]  # noqa: RUF012  # as it is there
+    _VALID_DICT_FIELDS = [*TrainingArguments._VALID_DICT_FIELDS, "rates"]  # noqa: RUF012  # as in TrainingArguments
 
     exact_accumulation: bool = field(
         default=False,
@@ -53,9 +53,9 @@ class DistillationConfig(TrainingArguments):
 
     @classmethod
     def of(cls, arguments: TrainingArguments) -> DistillationConfig:
-        """Return arguments that are a DistillationConfig as they are, and others as one with the defaults above.
+        """Return a DistillationConfig unchanged, and other arguments as one with the defaults above.
 
-        Others are copied as they stand: they are not initialised again, which would read the launcher's settings twice.
+        Others are copied without initialising them again, which would read the launcher's settings twice.
         """
         if isinstance(arguments, cls):
             return arguments

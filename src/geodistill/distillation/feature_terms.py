@@ -42,7 +42,7 @@ class FeaturePair(NamedTuple):
     reads_logits: bool = False
 
     def value(self, student_logits: Tensor | None, teacher_logits: Any) -> Tensor:
-        """The loss of the pair; of one that compares logits too, with those of both sides."""
+        """The loss of the pair; a loss that compares logits too gets the logits of both sides."""
         if not self.reads_logits:
             return self.loss(self.student, self.teacher, mask=self.mask)
         for side, logits in (("student", student_logits), ("teacher", teacher_logits)):

@@ -59,7 +59,7 @@ def run_layers(
 ) -> Iterator[LayerBatch]:
     """Run both models over batches, in evaluation mode, and yield the hidden states of the layers of each.
 
-    A model beside itself runs once. What a side reads under its prefix is its own.
+    A model beside itself runs once. A side reads alone what is under its prefix.
     """
     alone = teacher is student
     captures = Capture(student, layers[0]), Capture(teacher, layers[1])

@@ -61,7 +61,7 @@ class DistillationModel(nn.Module):
     each objective (see `Objective`); `only_summary` returns what this micro-batch adds to the feature terms, in place
     of a loss.
 
-    A teacher that learns is in the module as well, with an objective of its own. The signals are then what each of the
+    A teacher that learns is in the module as well, with another objective. The signals are then what each of the
     two models says to the other in this pass, and those that are given are not read.
     """
 
@@ -156,7 +156,7 @@ def _run(
     *,
     only_summary: bool,
 ) -> Pass:
-    """Run one of the models once, for its own objective and for that of the other model, if that one learns too."""
+    """Run one of the models once, for its objective and, if the other model learns too, for the other objective."""
     points = [*own.student_points, *(request.point for request in (other.requests if other is not None else ()))]
     labels = own.label_weight is not None and not only_summary
     logits_read = own.reads_logits or (other is not None and other.asks_for_logits)

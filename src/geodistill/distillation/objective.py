@@ -137,7 +137,7 @@ class Objective(nn.Module):
     ) -> ObjectiveOutput:
         """Add up the terms of one batch; with `chance_seed`, also tell what unpaired rows would have given.
 
-        A causal model's `outputs` hold all logits (b, t, V) or those of its scored tokens alone (r, V).
+        A causal model's `outputs` hold all logits (b, t, V), or the logits of its scored tokens alone (r, V).
         Feature terms alone need no `outputs` and no logits of the teacher's; a label term needs the student's loss.
         With `accumulated`, the batch is one micro-batch of a step: its feature terms are its share of those of the
         whole, times the number of micro-batches, which the mean over them takes out again. `share` does the same for

@@ -18,7 +18,7 @@ Whose = Literal["student", "teacher"]
 
 
 class Reader(Protocol):
-    """From the rows of a split to tensors that a model reads. Texts, images and signals each have readers of their own.
+    """From the rows of a split to tensors that a model reads. Texts, images and signals have different readers.
 
     fingerprint: identifies all that decides what it makes of a row
     names: the columns that it makes
@@ -90,7 +90,7 @@ def two_sides(student: nn.Module, reader: Reader, teacher: nn.Module, teacher_re
 
 @dataclass(frozen=True)
 class SideCollator:
-    """Collates what both sides read of the examples: one batch, or the columns of each by its own reader."""
+    """Collates what both sides read of the examples: one batch, or the columns of each side by the side's reader."""
 
     student: Reader
     teacher: Reader

@@ -45,7 +45,7 @@ class TeacherSignals:
 
 
 TEACHER_PREFIX = "teacher_"
-"""What the names of a batch's inputs begin with that are the teacher's alone, if it has a tokenizer of its own."""
+"""What the names of a batch's inputs begin with that only the teacher reads, if it has another tokenizer."""
 
 
 NO_INPUTS = ("example_id", "special_tokens_mask", "word_ids")
@@ -157,7 +157,7 @@ def teacher_rows(
 
 
 def teacher_view(inputs: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return what the teacher reads of a batch or an example: its own inputs where it has any, else the student's.
+    """Return what the teacher reads of a batch or an example: separate inputs if there are any, else the student's.
 
     Raises GeodistillError if it has some but none to answer from, such as a mask alone: nothing is filled in from
     the student's, which are others.

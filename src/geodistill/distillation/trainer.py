@@ -1,7 +1,7 @@
 """DistillationTrainer: a transformers.Trainer whose model is the student together with its objective.
 
 A checkpoint holds the student as `save_pretrained` writes it, what the objective learns in a file beside it, and a
-teacher that learns in a folder of its own. `save_model` writes the student alone.
+teacher that learns in a separate folder. `save_model` writes the student alone.
 """
 
 from __future__ import annotations
@@ -442,7 +442,7 @@ class DistillationTrainer(LengthGroupedTrainer):
 
     @overrides(Trainer)
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
-        """Drop a gradient that is not finite: an optimiser leaves parameters without a gradient as they are."""
+        """Drop a gradient that is not finite: an optimiser does not change parameters without a gradient."""
         grad_norm = super()._get_grad_norm(model, grad_norm)
         if torch.isfinite(torch.as_tensor(grad_norm)):
             self._skipped_in_a_row = 0

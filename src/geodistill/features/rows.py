@@ -376,7 +376,7 @@ def _content(hidden: Tensor, batch: Batch, special_tokens: bool) -> Tensor:
 
 
 def _as_map(features: Tensor, kind: str) -> Tensor:
-    """Maps (b, c, h, w) as they are, and the patch tokens (b, t, d) of a square image as a map (b, d, √t, √t)."""
+    """Maps (b, c, h, w) unchanged, and the patch tokens (b, t, d) of a square image as a map (b, d, √t, √t)."""
     if features.ndim == 4:
         return features
     if features.ndim == 3:

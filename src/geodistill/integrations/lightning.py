@@ -142,7 +142,7 @@ def others_of(args: Sequence[Any], inputs: Mapping[str, Tensor]) -> dict[str, Te
 
 @contextmanager
 def inputs_of(model: nn.Module) -> Iterator[dict[str, Tensor]]:
-    """Take the tensors that a model is called with meanwhile, by name; those of the last call."""
+    """Take the tensors that a model is called with meanwhile, by name; of several calls the last one counts."""
     found: dict[str, Tensor] = {}
     signature = inspect.signature(adapted_model(model).forward)
 

@@ -81,7 +81,7 @@ class GeometryMixin(Trainer):
     The terms are logged under their names beside the trainer's own metrics, as means since the last entry, with
     `starved_terms` for how many of a batch had fewer than two rows. Evaluation logs them with `eval_` and leaves
     `eval_loss` the trainer's own. Learned projections are in the trainer's optimiser, though not in its gradient norm,
-    and in a file of their own beside each checkpoint; they never reach the saved model.
+    and in a separate file beside each checkpoint; they never reach the saved model.
 
     Raises GeodistillError for a missing teacher, a batch whose models the trainer does not run, and for projections
     under FSDP or DeepSpeed.

@@ -1,7 +1,7 @@
 """The loss of a whole batch that arrives in parts, with the exact gradient of the whole.
 
 The sum of the losses of micro-batches is another objective than the loss of their union. The union's is reached in two
-passes: sum the moments of all parts, then give each part its own share of the gradient. The second pass runs the
+passes: sum the moments of all parts, then give each part its share of the gradient. The second pass runs the
 student again, unless its graph is kept; the loss itself, with its polar factor, is solved once.
 
     total = sum((loss.moments(s, t, m) for s, t, m in parts[1:]), loss.moments(*parts[0]))   # under torch.no_grad()

@@ -102,7 +102,7 @@ class FeatureLoss(nn.Module):
 
 
 class RowLoss(FeatureLoss):
-    """A scalar loss between each student row (…, d_s) and its own teacher row (…, d_t), in the teacher's coordinates.
+    """A scalar loss between each student row (…, d_s) and its teacher row (…, d_t), in the teacher's coordinates.
 
     Rows are neither centred nor scaled as a whole. A loss writes its formula, `square`, of moments about the origin.
 
@@ -134,7 +134,7 @@ class RowLoss(FeatureLoss):
         return self.local_moments(rows)
 
     def mapped(self, rows: PairedRows) -> PairedRows:
-        """The rows as they are compared: the student's with the teacher's width."""
+        """The rows that are compared: the student's have the teacher's width."""
         _, student_width, teacher_width = rows.shape
         if self.weight is None:
             if student_width != teacher_width:
@@ -215,7 +215,7 @@ class MapLoss(nn.Module):
 
 
 def resize(maps: Tensor, height: int, width: int) -> Tensor:
-    """Maps (b, c, h, w) at another height and width (bilinear, corners not aligned), or as they are."""
+    """Maps (b, c, h, w) at another height and width (bilinear, corners not aligned), or unchanged."""
     if maps.shape[2:] == (height, width):
         return maps
     return functional.interpolate(maps, size=(height, width), mode="bilinear", align_corners=False)

@@ -26,7 +26,7 @@ class LogitLoss(nn.Module):
 
     - `"single_label_classification"`: one distribution over all outputs, as above. This also suits tokens. A single
       output has nothing to choose from, and counts as a regression.
-    - `"multi_label_classification"`: each output l is a yes or no of its own, p_l = sigmoid(logit_l / T). The loss is
+    - `"multi_label_classification"`: each output l is a separate yes or no, p_l = sigmoid(logit_l / T). The loss is
       T² · (1/L) Σ_l D([p_T,l, 1 − p_T,l], [p_S,l, 1 − p_S,l]), the mean over the L labels. The label loss of
       transformers, `BCEWithLogitsLoss`, is also a mean over labels, so both terms have the same scale.
     - `"regression"`: the mean squared error over rows and outputs. T and D play no part.

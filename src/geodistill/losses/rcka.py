@@ -12,7 +12,7 @@ from geodistill.losses.ranks import agree_on_rows, gather_rows, world_size
 
 
 class RCKALoss(nn.Module):
-    """The distillation part of RCKA; the cross-entropy with the labels is a term of its own.
+    """The distillation part of RCKA; the cross-entropy with the labels is a separate term.
 
     w_f (1 − CKA(S, T)) + w_s (1 − CKA(Z_S, Z_T)) + w_c (1 − CKA(Z_Sᵀ, Z_Tᵀ)), with S and T the features of N samples,
     one row each, and Z_S and Z_T their logits.

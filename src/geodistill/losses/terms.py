@@ -35,8 +35,8 @@ class CheckedTerm(FeatureTerm):
 def loss_options(loss: type[nn.Module]) -> dict[str, tuple[Any, Any]]:
     """Return the options of a loss, by name: the type and the default in a recipe.
 
-    They are the keyword-only parameters of the constructor. A constructor that ends in **options has those of its base
-    class too.
+    They are the keyword-only parameters of the constructor. A constructor that ends in **options also has the
+    parameters of its base class.
     """
     options: dict[str, tuple[Any, Any]] = {}
     for owner in loss.__mro__:

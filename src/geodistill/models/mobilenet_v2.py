@@ -73,7 +73,7 @@ class CifarMobileNetV2ForImageClassification(CifarClassifier):
 
     It differs from the original in three ways: the stem and later stages halve an image 4 times instead of 5, the
     first block also has its 1 × 1 convolution, and the rectifiers have no upper bound. The hidden states are maps of
-    h/2, h/2, h/4, h/8 and h/16; those of the stages are linear, as the blocks end without a rectifier.
+    h/2, h/2, h/4, h/8 and h/16; the maps of the stages are linear, because the blocks end without a rectifier.
 
     Args:
         config: a `CifarMobileNetV2Config`.

@@ -36,7 +36,7 @@ class NeuralConfig(PretrainedConfig):
         kernel_size: bins that the convolution reads.
         mask_ratio: the share of tokens that are hidden while the model trains on its reconstruction.
         mask_span: for how many bins in a row a patch is hidden.
-        separate: each session has a transformer of its own, and nothing is shared: one model for each session in one.
+        separate: each session has a separate transformer, and nothing is shared: many models in one.
         rope_theta: base of the rotary angles.
 
     Raises:
@@ -155,7 +155,7 @@ class NeuralModel(PreTrainedModel):
             values: (b, t, c) counts or potentials; sessions with fewer than c channels are padded.
             session: (b,) the number of each segment's session, in the order of `config.sessions`; or (b, t), the same
                 in each bin and 0 in padding.
-            value_mask: (b, t, c), which values are there; those of the session's channels by default.
+            value_mask: (b, t, c), which values are there; by default the values of the session's channels.
             attention_mask: (b, t), non-zero at bins that are there; all by default.
             labels: (b, t, c), what is reconstructed; as `values`, as a rule.
             output_hidden_states, return_dict: as in transformers.

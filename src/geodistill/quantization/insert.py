@@ -56,7 +56,7 @@ def quantize(model: nn.Module, recipe: QuantizationRecipe) -> list[str]:
         names = quantize(model, QuantizationRecipe(weights=4, activations=4, exclude=["*.pooler.*"]))
         calibrate(model, batches, recipe)
 
-    Reference: the quantisers are those of `Quantizer`; 8 bits for the first and the last layer are common practice.
+    Reference: `Quantizer` has the sources of the quantisers; 8 bits for the outer layers are common practice.
     """
     bits = layer_bits(model, recipe)
     for name, reason in _layers(model)[1].items():

@@ -140,5 +140,5 @@ def runs_two_bits() -> bool:
     try:
         session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
         return session.run(None, {})[0].tolist() == [0, 1, 2, 3]
-    except Exception:  # the runtime raises classes of its own, which differ between releases
+    except Exception:  # the runtime raises its classes, which differ between releases
         return False

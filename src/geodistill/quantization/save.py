@@ -25,7 +25,7 @@ from geodistill.recipe import QuantizationRecipe
 
 QUANTIZATION_FILE = "quantization.safetensors"
 CONFIG_KEY = "geodistill_quantization"
-"""Not `quantization_config`, by which transformers would look for a quantiser of its own."""
+"""Not `quantization_config`, by which transformers would look for one of its quantisers."""
 QUANTIZERS = ("weight_quantizer", "input_quantizer")
 
 
@@ -149,7 +149,7 @@ def saved_quantization(folder: str | Path) -> dict[str, Any] | None:
 
 
 def split_state(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Part a state dict into the model's own tensors and those of its quantisers."""
+    """Part a state dict into the tensors of the model and the tensors of its quantisers."""
     quantizers = {name: value for name, value in state.items() if any(part in QUANTIZERS for part in name.split("."))}
     return {name: value for name, value in state.items() if name not in quantizers}, quantizers
 

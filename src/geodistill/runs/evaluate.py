@@ -1,4 +1,4 @@
-"""`geodistill evaluate`: a finished run's student on a split of its own data, or on other data of the same task."""
+"""`geodistill evaluate`: a finished run's student on a split of the run's data, or on other data of the same task."""
 
 from __future__ import annotations
 

@@ -126,7 +126,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def read_recipe(path: Path) -> dict[str, Any]:
-    """Read the recipe of a run as it was written."""
+    """Read the recipe that a run wrote."""
     return dict(yaml.safe_load(path.read_text(encoding="utf-8")))
 
 

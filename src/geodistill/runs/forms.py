@@ -1,4 +1,4 @@
-"""The forms of a quantised student: in float32, fake-quantised as it was trained, and as integers."""
+"""The forms of a quantised student: in float32, fake-quantised as in training, and as integers."""
 
 from __future__ import annotations
 

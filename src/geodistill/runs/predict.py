@@ -52,7 +52,7 @@ Line = dict[str, Any]
 
 @dataclass
 class Predictions:
-    """The lines of `predict`, one for each row, made as they are asked for.
+    """The lines of `predict`, one for each row, made when they are asked for.
 
     notes: what was read and which rows were not answered, one sentence each; complete when the last line was read
     """
@@ -251,7 +251,7 @@ class TextPredictor:
         return lines
 
     def _task(self, rows: Rows) -> Classification:
-        """The rows as examples without labels, so that they are encoded as those of the run are."""
+        """The rows as examples without labels, so that they are encoded as the rows of the run."""
         length = self.run.recipe.data.max_length or MAX_LENGTH
         splits = DatasetDict({PART: split_dataset(rows, "unlabelled")})
         return Classification(Examples(splits, "unlabelled", [], [], length, "", []))
@@ -339,7 +339,7 @@ class InstructionPredictor:
         fitting = {place: ids for place, ids in zip(asked, prompts, strict=True) if len(ids) <= self.longest}
         responses: dict[int, str] = {}
         if fitting:
-            # Chunks are drawn from seeds of their own; else all of them would begin with the same draws.
+            # Each chunk has another seed; otherwise all of them would begin with the same draws.
             seed = generation.seeds[0] + start
             drawn = generate(self.model, self.tokenizer, list(fitting.values()), generation, seed=seed, progress=False)
             responses = dict(zip(fitting, drawn.texts, strict=True))

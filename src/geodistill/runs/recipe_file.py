@@ -76,7 +76,7 @@ def check_recipe(content: Mapping[str, Any], source: str = "the recipe") -> Reci
 def check_names(recipe: Recipe, source: str = "the recipe") -> Recipe:
     """Return a recipe with the rows and options of its feature terms filled in, after a check of all names in it.
 
-    The names of tasks, rows, losses and divergences are those of the dicts, and a loss has the options of its class.
+    The names of tasks, rows, losses and divergences are keys of the dicts, and a loss has the options of its class.
     A recipe that is checked already stays unchanged, so one that was made in Python may be checked again.
     Raises GeodistillError, which names the nearest valid name.
     """

@@ -43,7 +43,7 @@ def check_training(training: TrainingRecipe) -> None:
     """Make a trainer of these settings around a model of one weight, with its optimiser, its schedule and a batch.
 
     The Trainer refuses later than TrainingArguments: what reports to a package that is not installed, an optimiser
-    whose package is missing, a schedule that lacks an argument. The random state is left as it was.
+    whose package is missing, a schedule that lacks an argument. The random state does not change.
     Raises GeodistillError.
     """
     with _random_state_kept(), tempfile.TemporaryDirectory() as folder:

@@ -30,7 +30,7 @@ SAMPLED_TEXTS = 1024  # training texts whose tokens decide the directions that a
 def start_student(
     recipe: Recipe, teacher: PreparedTeacher, own_reader: Reader | None, folder: Path, *, progress: bool = True
 ) -> Student:
-    """Return the student that a run begins with; `own_reader` is its own, None if it reads with the teacher's.
+    """Return the student that a run begins with; `own_reader` is its reader, None if it reads with the teacher's.
 
     With `student.training` it is fine-tuned by that section, its seed too, and kept in `folder`, under a name of its
     own, where every run of the same student, teacher and data finds it again. Adapters are put on afterwards.
@@ -59,7 +59,7 @@ def kept_start(start: StudentRecipe, recipe: Recipe, student: Student, folder: P
     """Write a student that was made out of its teacher to the disk, and return how to begin with it: the process of a
     run then does not load the teacher.
 
-    A student with code of its own is made by its run, since only its teacher tells which class it is of.
+    A student that comes with code is made by its run, because only the teacher tells its class.
     """
     if start.model is not None or not isinstance(student, PreTrainedModel) or recipe.trusts_student:
         return start
@@ -106,7 +106,7 @@ def build_start(start: StudentRecipe, teacher: PreparedTeacher, own_reader: Read
     source = teacher.outline if start.model is not None else teacher.model
     reader = teacher.reader if own_reader is None else own_reader
     sample, head = embedding_sample(teacher), teacher.task.student_head
-    # Its channels are those of the data's sessions, which neither its teacher nor a name tells.
+    # The data's sessions say which channels it has; neither its teacher nor a name does.
     load = partial(teacher.task.load_model, new_head=True) if isinstance(teacher.task, Neural) else None
     student = build_student(start, source, seed=seed, sample=sample, probe=reader.probe(), head=head, load=load)
     if own_reader is not None:

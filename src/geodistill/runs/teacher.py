@@ -1,4 +1,4 @@
-"""The teacher of a run: loaded as it is, or fine-tuned on the data first and kept in the run folder."""
+"""The teacher of a run: loaded unchanged, or fine-tuned on the data first and kept in the run folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What was read is told before anything is trained on it, and what the teacher adds to it as soon as it is loaded."""
+"""A run says what was read before it trains on it, and what the teacher adds as soon as the teacher is loaded."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from geodistill.tasks.task import Task
 
 
 def records_of(tasks: Mapping[str, Task]) -> dict[str, Record]:
-    """Return what was read of the task and of each stage that has data of its own, by name, the task first."""
+    """Return what was read of the task and of each stage with separate data, by name, the task first."""
     return {name: each.record for name, each in {TASK_STAGE: tasks[TASK_STAGE], **own_data(tasks)}.items()}
 
 
 def own_data(tasks: Mapping[str, Task]) -> dict[str, Task]:
-    """Return the stages that have data of their own."""
+    """Return the stages that have separate data."""
     return {name: each for name, each in tasks.items() if each is not tasks[TASK_STAGE]}
 
 
 class Teller:
-    """Tells each line of a record once: those of the data at first, and later what came to be known since.
+    """Prints each line of a record once: first the lines of the data, and later what became known since.
 
     Nothing is printed if no progress is wanted, and on any process but the main one.
     """

@@ -232,7 +232,7 @@ def distil(
 
 
 def validate_teacher(teacher: PreparedTeacher) -> Mapping[str, float]:
-    """Return the metrics on the validation split of a teacher as it is now."""
+    """Return the metrics on the validation split of a teacher in its present state."""
     with placed(teacher.model, run_device()):
         return teacher.task.validate(teacher.model.eval(), teacher.reader, teacher.encoded).metrics
 
@@ -291,7 +291,7 @@ def train_stage(
     """Train the student through one stage, going on from the stage's newest checkpoint if there is one; with it the
     teacher, where the stage has an objective for it."""
     reading = ready.reading
-    # What is cached is of the examples as they are. No variant of a comparison is varied then, so that all learn alike.
+    # The cache is of unchanged examples. Then no variant of a comparison sees varied ones, so that all learn alike.
     learnt = ready.learnt if recipe.teacher.cache else reading.task.varied(ready.learnt, recipe.training.seed)
     checkpoints = folder / "checkpoints" / stage.name
     training = stage.training.model_copy(update={"seed": recipe.training.seed})

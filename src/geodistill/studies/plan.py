@@ -1,4 +1,4 @@
-"""What a comparison will run: variants × sweep points × seeds, each a complete recipe with a folder of its own."""
+"""What a comparison will run: variants × sweep points × seeds, each a complete recipe with a folder."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def default_comparison(recipe: Recipe) -> CompareRecipe:
 
 
 def comparison_of(recipe: Recipe) -> CompareRecipe:
-    """Return what a recipe compares: its own variants or, if it has none, the default ones with its seeds and jobs.
+    """Return what a recipe compares: the variants that it names, or else the default ones with its seeds and jobs.
 
     A baseline that the recipe names is kept, so that one that is no variant is refused.
     """

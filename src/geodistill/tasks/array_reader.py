@@ -1,4 +1,4 @@
-"""How an array becomes what a model reads: features as they are, series padded to one length with a mask."""
+"""How an array becomes what a model reads: features unchanged, series padded to one length with a mask."""
 
 from __future__ import annotations
 

@@ -46,7 +46,7 @@ def generate(
     Prompts go in batches of like length, padded on the left, longest first. A response ends at the model's or the
     tokenizer's end of sequence, or after `recipe.max_new_tokens`, or if the model has no more positions. With
     `recipe.sample` tokens are drawn from the softmax at `temperature`, cut to `top_p` and `top_k` (0: not cut), from
-    `seed`; else the likeliest is taken. The global random state is left as it was; which draw meets which prompt
+    `seed`; else the likeliest is taken. The global random state does not change; which draw meets which prompt
     depends on `recipe.batch_size`.
     """
     model.eval()
@@ -89,7 +89,7 @@ def generate(
 
 
 def end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Return the tokens that end a response: the tokenizer's end of sequence and those of the generation config."""
+    """Return the tokens that end a response: the tokenizer's end of sequence, and what the generation config names."""
     known = model.generation_config.eos_token_id if model.generation_config is not None else None
     also = known if isinstance(known, list) else [known]
     return list(dict.fromkeys(token for token in [tokenizer.eos_token_id, *also] if token is not None))

@@ -119,7 +119,7 @@ class ImageReader(WithoutTokens):
         return isinstance(other, ImageReader) and (other.fingerprint, other.column) == (self.fingerprint, self.column)
 
     def save(self, folder: Path) -> None:
-        """Write `preprocessor_config.json`, from which `pipeline("image-classification")` reads images likewise."""
+        """Write `preprocessor_config.json`, from which `pipeline("image-classification")` reads images."""
         self.processor.save_pretrained(folder)
 
     def read(self, picture: PillowImage.Image) -> Example:

@@ -162,7 +162,7 @@ class Images(LabelledTask):
 
     @property
     def _shape(self) -> dict[str, int]:
-        """Of what a new model reads: the images as they are where they are square and of one size."""
+        """The size of images that a new model reads: the images' size if they are square and of one size."""
         size = self.examples.size
         side = size[0] if size is not None and size[0] == size[1] else DEFAULT_SIZE
         return {"image_size": side, "num_channels": self.examples.channels}

@@ -176,7 +176,7 @@ class Neural(TaskDefaults):
         return NeuralConfig(sessions=dict(channels_of(self.examples.sessions, modality)), **settings)
 
     def _known(self, config: NeuralConfig) -> dict[str, int]:
-        """All sessions of a model, those of the data that it did not know after those that it does."""
+        """All sessions of a model: first the sessions that it knows, then the new sessions of the data."""
         return {**(config.sessions or {}), **channels_of(self.examples.sessions, config.modality)}
 
     @staticmethod
@@ -218,14 +218,14 @@ def adapt(model: NeuralModel, reader: NeuralReader, segments: Segments, *, steps
     """Return a copy of a model that is fitted to sessions that it was not trained on: by the reconstruction of their
     values, and in what is theirs alone.
 
-    That is their patch embeddings; all else stays as it is. Of a model with a transformer for each session
+    That is their patch embeddings; everything else stays unchanged. Of a model with a transformer for each session
     (`NeuralConfig.separate`) it is their transformers too, with the same number of steps.
 
     Args:
         model: knows these sessions (`with_sessions`).
         reader: of the model.
         segments: of the train blocks of the sessions.
-        steps: of AdamW, on a few segments each, drawn by a seed of its own.
+        steps: of AdamW, on a few segments each, drawn with a separate seed.
     """
     adapted = copy.deepcopy(model).train()
     examples = reader.encode(segments)

@@ -1,4 +1,4 @@
-"""How a student and its teacher read one data set: as one batch, or each by its own reader."""
+"""How a student and its teacher read one data set: as one batch, or each by a separate reader."""
 
 from __future__ import annotations
 

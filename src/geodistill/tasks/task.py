@@ -34,7 +34,7 @@ MOST_EXAMPLES = 512
 
 @dataclass(frozen=True)
 class Scores:
-    """The metrics of a model on a split; how they came about, as far as it is worth keeping; a line an example.
+    """The metrics of a model on a split; details of how they came about; a line for each example.
 
     notes: what the metrics hide, each the end of a sentence that begins with the model
     """
@@ -52,14 +52,14 @@ class Task(Protocol):
     scoring: the fingerprint of all that a model's scores depend on, the model aside
     metrics: names of the reported metrics, the main one first; empty where nothing can be scored
     notes: what was done to the data that its owner should know, one sentence each
-    record: what was read, as far as it is known by now
+    record: what is known so far of what was read
     held_out: the texts that are measured on, which no stage of the task is trained on
     labelled: whether there is something to learn from the examples themselves, by which a teacher is scored too
     rows: the kind of rows that the held-out geometry is measured on
     compares: the kind of rows that a feature term compares where neither the recipe nor its loss names one
     kinds: all kinds of rows that a feature term may compare
     measured: of how many examples at most
-    scores_tokens: whether logits are those of tokens, so that both sides have to split texts alike
+    scores_tokens: whether logits are of tokens, so that both sides have to split texts alike
     asks_teacher: whether scores compare a student with its teacher, which is asked first (`ask`)
     student_head: the head of a student, where it is not its teacher's
     """
@@ -148,7 +148,7 @@ class Task(Protocol):
         teacher's fingerprint `teacher_side`, and ends where `positions` do."""
 
     def varied(self, encoded: Any, seed: int) -> Any:
-        """Return training examples as they vary from epoch to epoch, by `set_epoch`; as they are where they do not."""
+        """Return training examples as they vary from epoch to epoch, by `set_epoch`; unchanged if they do not vary."""
 
     def score(
         self,
@@ -175,7 +175,7 @@ class Task(Protocol):
 
 
 class TaskDefaults:
-    """What a task answers unless it has something of its own to say; see `Task` for the members."""
+    """What a task answers by default; see `Task` for the members."""
 
     scores_tokens = False
     asks_teacher = False

@@ -38,7 +38,7 @@ def simulated(
     The way is cut into sessions one after the other. Position and velocity, smoothed over half a second and
     standardised, are the latent z(t) of four dimensions, which all sessions share, and the behaviour that is decoded.
 
-    - spikes: each session has 24 to 32 neurons of its own. Neuron i fires Poisson(Δt · exp(b_i + w_i·z(t))), with
+    - spikes: each session has 24 to 32 other neurons. Neuron i fires Poisson(Δt · exp(b_i + w_i·z(t))), with
       random w_i of length 0.4 to 1.2, at 3 to 12 Hz on average.
     - LFP: three sources, fewer than the latent has dimensions: u_j = p_j·z(t − lag_j), with lags of 20 to 100 ms and
       orthogonal p_j, so that of each dimension three quarters are left. A source sets the amplitude of an oscillation,

@@ -45,7 +45,7 @@ class Package:
 
 
 def by_name(folder: str, *files: str) -> dict[str, str]:
-    """Members of a folder of the archive, under their own names."""
+    """Members of a folder of the archive, under the same names."""
     return {PurePosixPath(file).name: f"{folder}/{file}" for file in files}
 
 

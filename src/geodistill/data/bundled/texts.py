@@ -27,7 +27,7 @@ NEUTRAL = 0.5  # mean ratings run from −4 to +4; nearer to zero than this a re
 
 
 def bundled_splits(recipe: DataRecipe) -> dict[str, Callable[[], Table]]:
-    """The splits of `bundled:NAME`: all rows as `train`, except for instructions and pairs, whose splits are their own.
+    """The splits of `bundled:NAME`: all rows as `train`, except for instructions and pairs, which come with splits.
 
     Raises GeodistillError for an unknown name.
     """
@@ -74,9 +74,9 @@ def spam(recipe: DataRecipe) -> Table:
 def sentences(recipe: DataRecipe) -> Table:
     """Unlabelled sentences of movie and product reviews, tweets and editorials (Hutto & Gilbert 2014).
 
-    The movie-review sentences are those of `bundled:reviews`. What falls into the test part of `bundled:reviews` or
+    The movie-review sentences come from `bundled:reviews`. What falls into the test part of `bundled:reviews` or
     `bundled:trec`, at this recipe's `seed` and `test_share`, is left out; what falls into their other parts is here, as
-    text without a label. A stage leaves out whatever its own task is measured on (overlap.py).
+    text without a label. A stage leaves out all rows that the task is measured on (overlap.py).
     """
     held_out = {key for table in (trec(recipe), reviews(recipe)) for key in _test_keys(table, recipe)}
     texts = {text_key(text): text.strip() for name in SENTENCE_FILES for _, text in _rated(name)}

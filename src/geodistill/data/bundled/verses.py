@@ -3,7 +3,7 @@
 Each row is a verse, with a column for each language. All translations are in the public domain: the World English Bible
 (en), Louis Segond 1910 (fr), Reina-Valera 1909 (es), Elberfelder 1932 (de) and Diodati (it). Whole books are held out,
 so that no chapter is both trained on and measured on. They are books that no other book tells again, as the Gospels
-tell each other's stories and the Chronicles those of the Kings.
+tell each other's stories, and the Chronicles tell the stories of the Kings.
 """
 
 from __future__ import annotations

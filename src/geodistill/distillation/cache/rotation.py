@@ -2,7 +2,7 @@
 
 Procrustes, Gram and CKA do not change when the teacher's features are rotated, so these may be stored in their
 principal axes and cut to the leading ones. Centring is linear and commutes with that; the mean is not subtracted, and
-what of it lies outside the leading axes has an axis of its own, so that a loss without centring keeps its rows too.
+what of it lies outside the leading axes has a separate axis, so that a loss without centring keeps its rows too.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ class CutBounds:
 
     `share` is the part ρ of the centred features' variance that is kept. Each bound holds for centred features of unit
     Frobenius norm (after the cut too) and says |measure before − measure after| ≤ bound, whatever the student. It is
-    of the rows it was computed from: a batch has a share of its own, smaller or greater. Rounding is not in it.
+    of the rows it was computed from: the share of a batch is smaller or greater. Rounding is not in it.
     """
 
     share: float
@@ -88,7 +88,7 @@ def cut_bounds(covariance: Tensor, axes: Tensor) -> CutBounds:
     - CKA is the cosine of the angle between Gram matrices, an angle that moves by at most the one between T and T',
       whose cosine is κ = CKA(T, T') = tr C²P / (‖C‖ ‖PCP‖): CKA moves by at most √(1 − κ²).
 
-    The covariance may be of any scale; the bounds are those of the rows it is the covariance of.
+    The covariance may have any scale; the bounds are bounds of the rows that it was computed from.
     """
     covariance = covariance.double()
     axes = axes.double()

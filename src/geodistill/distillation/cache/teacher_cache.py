@@ -51,7 +51,7 @@ class TeacherCache:
     side and to any length. Its tokens are compared with a checksum: a batch of other data raises GeodistillError.
 
     `widths` maps each request to the width of its rows. In a rotated cache that is less than the teacher's; `axes` has
-    the matrix (d, width) that rotates and cuts the teacher's own rows likewise, and `bounds` what the cut can cost.
+    the matrix (d, width) that rotates and cuts the teacher's rows in the same way, and `bounds` what the cut can cost.
 
     `model` is the teacher that the signals are of. A trainer pairs its layers with the student's, and does not run it.
     `vocabulary` is how many of its logits stand for a token. Both are None if the cache was opened without them.

@@ -67,14 +67,14 @@ def adapted_model(model: Any) -> Any:
 
 
 def merge_adapters(student: Student) -> PreTrainedModel:
-    """Return a plain transformers model that computes what the adapted one does; one without adapters as it is."""
+    """Return a plain transformers model that computes what the adapted one does; a model without adapters unchanged."""
     return student if isinstance(student, PreTrainedModel) else student.merge_and_unload()
 
 
 def save_student(student: Student, folder: Path, state: Mapping[str, Tensor]) -> None:
     """Write a student whose inner model has the weights `state`: its adapters alone, if it has any.
 
-    Quantisers are written beside the weights, which stay as they are trained.
+    Quantisers are written beside the weights, which are not rounded.
     """
     if isinstance(student, PreTrainedModel):
         weights, quantizers = split_state(state)

@@ -86,7 +86,7 @@ def build_student(
 
     With `recipe.lora` it is a PeftModel around that student; see `add_adapters` and, for the end, `merge_adapters`.
 
-    `seed` decides every random weight, and the global random state is left as it was.
+    `seed` decides every random weight, and the global random state does not change.
     Raises GeodistillError for a model that cannot be loaded, a layer out of range, or a family that cannot be cut.
     """
     with _seeded(seed):

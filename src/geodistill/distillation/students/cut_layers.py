@@ -21,8 +21,8 @@ def keep_layers(teacher: PreTrainedModel, layers: int | Sequence[int]) -> PreTra
     """Return a copy of the teacher with the first `layers` of its blocks, or with the blocks listed, in that order.
 
     Blocks are numbered as everywhere: 1 is the first, -1 the last, and 0, the embedding layer, is always kept, as is
-    whatever follows the blocks. The numbers that blocks carry within themselves are those of their new places, and of
-    what the config lists block by block, such as `layer_types`, the student has the entries of its blocks.
+    whatever follows the blocks. A block that carries a number gets the number of its new place. Of what the config
+    lists block by block, such as `layer_types`, the student has the entries of its blocks.
 
     Raises GeodistillError for a layer that the teacher lacks, and if the student would not compute what the
     teacher's blocks do one after the other, as in families where a block's place decides what it is.

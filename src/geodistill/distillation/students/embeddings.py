@@ -114,7 +114,7 @@ def _second_moment(layer: EmbeddingLayer, teacher: PreTrainedModel, sample: Iter
 
 
 def _embed(layer: EmbeddingLayer, teacher: PreTrainedModel, inputs: Mapping[str, Tensor]) -> Tensor:
-    """The teacher's embedding layer (b, t, d) on a batch; the blocks need not run if it is a module of its own."""
+    """The teacher's embedding layer (b, t, d) on a batch; the blocks need not run if it is a separate module."""
     with evaluation_mode(teacher):
         if layer.norm is not None:
             return teacher.get_submodule(layer.path)(input_ids=inputs["input_ids"])

@@ -36,7 +36,7 @@ def match_labels(outputs: Sequence[str], labels: Sequence[str], name: str) -> La
     """Match each label of the data to one of a model's outputs; `name` is the model's, for messages.
 
     Names are compared exactly first, and without regard to case where all names of each side stay distinct so. The
-    data may lack labels that the model has. Names decide nothing where those of one side say only a number (`LABEL_0`,
+    data may lack labels that the model has. Names decide nothing if the names of one side say only a number (`LABEL_0`,
     `1`), both sides have equally many, and none is common to both: then numbers are matched where both sides have the
     same ones, and else the first label is the first output. A note tells this mapping.
 

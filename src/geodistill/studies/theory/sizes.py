@@ -11,7 +11,7 @@ class Sizes:
 
     seeds: of the random clouds
     rows: vectors of a synthetic teacher
-    shares: which share of these vectors has a direction of its own
+    shares: which share of these vectors has a separate direction
     widths: d_s of the students
     steps: of the optimiser
     rates: learning rates, of which each loss takes its best one where speed is compared

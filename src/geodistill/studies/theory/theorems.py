@@ -1,4 +1,4 @@
-"""What the paper proves, on constructions of its own: Theorems 1 and 2, the identities, and what few rows do."""
+"""What the paper proves, on its constructions: Theorems 1 and 2, the identities, and what few rows do."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ FEW_DRAWS = 10
 
 def antipodal_clouds(n: int, m: int) -> tuple[Tensor, Tensor]:
     """Theorem 1: n student vectors (n, 1) in two antipodal points, and the teacher (n, m + 1), of which m vectors have
-    moved to m directions of their own, orthogonal to each other and to the line."""
+    moved to m new directions, orthogonal to each other and to the line."""
     student = torch.tensor([[1.0], [-1.0]], dtype=torch.float64).repeat(-(-n // 2), 1)[:n]
     teacher = torch.zeros(n, m + 1, dtype=torch.float64)
     teacher[:, :1] = student
