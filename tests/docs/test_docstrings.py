@@ -15,7 +15,8 @@ from typing import Any
 from transformers import PretrainedConfig, Trainer, TrainingArguments
 
 PAGE = Path(__file__).parents[2] / "docs" / "api.md"
-PACKAGES = ("geodistill", *(f"geodistill.{room}" for room in ("losses", "features", "quantization", "models")))
+ROOMS = ("geometry", "losses", "features", "quantization", "models")
+PACKAGES = ("geodistill", *(f"geodistill.{room}" for room in ROOMS))
 
 
 def public() -> dict[str, Any]:

@@ -24,9 +24,19 @@ BLOCK_ELEMENTS = 2**22  # 16 MiB in float32, which stays in a CPU's last cache
 
 
 class FeatureRows:
-    """The rows of one model: values (n, d) of any dtype, weights (n,) or None, and the dtype of products.
+    """The rows of one model, with what was computed from them.
 
-    What is computed from them is kept: a teacher that is met again and again is prepared once (`prepare_features`).
+    A teacher that is compared many times is prepared once (`prepare_features`), and its products are then kept.
+
+    Args:
+        values: (n, d), of any floating dtype.
+        weights: (n,), or None if every row counts once.
+        dtype: of products.
+        prepared: whether products are kept.
+
+    Example:
+        rows = prepare_features(teacher_hidden, attention_mask)
+        loss = ProcrustesLoss()(student_hidden, rows)
     """
 
     def __init__(self, values: Tensor, weights: Tensor | None, dtype: torch.dtype, prepared: bool = False) -> None:
@@ -164,13 +174,24 @@ class PairedRows:
 
 
 def prepare_features(teacher: Tensor, mask: Tensor | None = None) -> FeatureRows:
-    """Prepare teacher features (…, d_t) and their mask (…) for being compared with many students, or many times.
+    """Prepare teacher features for being compared with many students, or many times.
 
     Every distance and loss takes the result instead of the teacher's tensor (and then no mask). What depends on the
     teacher alone, such as TᵀT, is computed when first needed and kept; so is a reference to the features themselves.
 
-    Raises GeodistillError for a mask of another shape, and for a negative weight on the CPU. On an accelerator a
-    negative weight makes the result NaN, because a check would block until the device has finished.
+    Args:
+        teacher: (…, d_t).
+        mask: (…), the rows that count, or a weight ≥ 0 for each.
+
+    Returns:
+        The rows.
+
+    Raises:
+        GeodistillError: the mask has another shape, or a weight is negative on the CPU. On an accelerator a negative
+            weight makes results NaN, because a check would block until the device has finished.
+
+    Example:
+        rows = prepare_features(teacher_hidden, attention_mask)
     """
     _check_features("teacher", teacher)
     if mask is not None and mask.shape != teacher.shape[:-1]:

@@ -174,7 +174,18 @@ class Moments:
 class Kernels:
     """The sample side: K_S = SSᵀ and K_T = TTᵀ, (n, n), of rows scaled by the roots of their weights.
 
-    Names as in `Moments`; ‖SᵀS‖_F = ‖K_S‖_F and ‖SᵀT‖_F² = ⟨K_S, K_T⟩. Kernels of batches do not add up.
+    ‖SᵀS‖_F = ‖K_S‖_F and ‖SᵀT‖_F² = ⟨K_S, K_T⟩. Kernels of batches do not add up. Make them by `Kernels.of(rows)`.
+
+    Args:
+        rows: how many rows have a non-zero weight. A scalar, float64, as are the next three.
+        count: the sum of the weights.
+        student_square: ‖S‖_F².
+        teacher_square: ‖T‖_F².
+        student_kernel: K_S.
+        teacher_kernel: K_T.
+
+    Example:
+        loss.from_moments(Kernels.of(pair_rows(student_hidden, teacher_hidden)))
     """
 
     rows: Tensor

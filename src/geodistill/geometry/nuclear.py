@@ -26,10 +26,19 @@ Algorithm = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 
 def nuclear_norm(matrix: Tensor) -> Tensor:
-    """‖M‖∗ of a matrix (m, k), or of each of a batch (…, m, k), in float64; differentiable once.
+    """‖M‖∗, the sum of the singular values of a matrix, in float64; differentiable once.
 
     The gradient is the polar factor UVᵀ (Watson 1992, Characterization of the subdifferential of some matrix norms).
-    A matrix that holds NaN or infinity gives NaN, as a sum would, and raises nothing.
+
+    Args:
+        matrix: (m, k), or a batch of matrices (…, m, k).
+
+    Returns:
+        A scalar, or one number for each matrix of the batch. A matrix that holds NaN or infinity gives NaN, as a sum
+        would.
+
+    Example:
+        nuclear_norm(student.mT @ teacher)
     """
     return _NuclearNorm.apply(matrix)
 

@@ -24,7 +24,16 @@ from geodistill.geometry.moments import Moments
 
 @dataclass(frozen=True)
 class Geometry:
-    """The three measures side by side: D_P² and D_FG², in [0, 2], lower is closer; CKA, in [0, 1], higher is closer."""
+    """The three measures side by side.
+
+    Args:
+        procrustes: D_P², in [0, 2]; lower is nearer.
+        gram: D_FG², in [0, 2]; lower is nearer.
+        cka: CKA, in [0, 1]; higher is nearer.
+
+    Example:
+        measure(student_hidden, teacher_hidden).procrustes
+    """
 
     procrustes: float
     gram: float
@@ -34,9 +43,22 @@ class Geometry:
 def measure(
     student: Tensor, teacher: Tensor | FeatureRows, *, mask: Tensor | None = None, center: bool = True
 ) -> Geometry:
-    """D_P² and D_FG² of features (…, d_s) and (…, d_t) of unit Frobenius norm, and their CKA, as plain numbers.
+    """D_P² and D_FG² of clouds of unit Frobenius norm, and their CKA, as plain numbers.
 
-    Raises GeodistillError when shapes do not fit.
+    Args:
+        student: (…, d_s).
+        teacher: (…, d_t), the same inputs. Or the result of `prepare_features`.
+        mask: (…), the rows that count, or a weight ≥ 0 for each.
+        center: subtract the mean row of each side.
+
+    Returns:
+        A `Geometry`: the floats `procrustes` (D_P²), `gram` (D_FG²) and `cka`.
+
+    Raises:
+        GeodistillError: shapes do not fit.
+
+    Example:
+        measure(student_hidden, teacher_hidden, mask=attention_mask).cka
     """
     student = student.detach()
     return Geometry(
@@ -134,10 +156,24 @@ def chance_level(
 
 
 def variance_spectrum(features: Tensor, *, mask: Tensor | None = None, center: bool = True) -> Tensor:
-    """The shares of the variance along the principal directions of features X (…, d): min(n, d) numbers, float64.
+    """The shares of the variance along the principal directions of features X (…, d).
 
-    They are the eigenvalues of XXᵀ for X of unit Frobenius norm, largest first, and sum to one; all are zero for a
-    cloud that is a single point, and NaN for features that are not finite.
+    They are the eigenvalues of XXᵀ for X of unit Frobenius norm.
+
+    Args:
+        features: (…, d).
+        mask: (…), the rows that count, or a weight ≥ 0 for each.
+        center: subtract the mean row.
+
+    Returns:
+        min(n, d) numbers in float64, largest first, which sum to one. All are zero for a cloud that is a single point,
+        and NaN for features that are not finite.
+
+    Raises:
+        GeodistillError: the mask has another shape than the rows.
+
+    Example:
+        variance_spectrum(teacher_hidden)[:16].sum()
     """
     rows = prepare_features(features, mask)
     rows = FeatureRows(rows.values, rows.weights, wide_dtype(features.device))
@@ -188,9 +224,21 @@ def rank_of_spectrum(spectrum: Tensor) -> float:
 
 
 def participation_ratio(features: Tensor, *, mask: Tensor | None = None, center: bool = True) -> float:
-    """(Σ λ_i)² / Σ λ_i² of the eigenvalues λ of the covariance of features (…, d).
+    """(Σ λ_i)² / Σ λ_i² of the eigenvalues λ of the covariance: how many directions share the variance.
 
-    Between 1 (a line) and min(n, d) (an even spectrum): how many directions share the variance.
+    Args:
+        features: (…, d).
+        mask: (…), the rows that count, or a weight ≥ 0 for each.
+        center: subtract the mean row.
+
+    Returns:
+        A number between 1 (a line) and min(n, d) (an even spectrum).
+
+    Raises:
+        GeodistillError: the mask has another shape than the rows.
+
+    Example:
+        participation_ratio(teacher_hidden)
     """
     spectrum = variance_spectrum(features, mask=mask, center=center)
     return (spectrum.sum().square() / or_one(spectrum.square().sum())).item()
