@@ -47,7 +47,7 @@ def quiet_and_single_threaded() -> None:
 
 @pytest.fixture(autouse=True)
 def denormals_kept() -> None:
-    """Begin each test with denormal numbers as they are: libraries that are compiled for speed flush them when they are
+    """Begin each test with denormal numbers kept: libraries that are compiled for speed flush them when they are
     loaded, and hypothesis refuses to draw floats then."""
     torch.set_flush_denormal(False)
 

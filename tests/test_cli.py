@@ -34,7 +34,7 @@ Cli = Callable[..., Said]
 
 @pytest.fixture
 def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Cli:
-    """Run `geodistill ARGUMENTS` in a folder of its own."""
+    """Run `geodistill ARGUMENTS` in an empty folder."""
     monkeypatch.chdir(tmp_path)
 
     def run(*arguments: object) -> Said:

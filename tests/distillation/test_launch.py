@@ -194,7 +194,7 @@ def check_against_one_process(recipe: dict[str, Any], tmp_path: Path) -> None:
 
 
 def test_fsdp(launch: Launch, sharded_recipe: dict[str, Any], tmp_path: Path) -> None:
-    """With the file for users, as it is; only that the processes are no GPUs is hidden from accelerate."""
+    """With the unchanged file for users. Only accelerate is told that the processes are GPUs."""
     done = launch(FSDP, program=DISGUISED)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "run" / "checkpoints" / "task" / "checkpoint-2" / "pytorch_model_fsdp.bin").is_file()

@@ -41,7 +41,7 @@ def side(weights: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 @pytest.mark.parametrize("clipping", [0.0, 0.5])
 def test_each_model_gets_the_gradient_of_a_training_of_its_own(tmp_path: Path, clipping: float) -> None:
-    """Against the other model as it is before the step, frozen; and clipped by its own norm."""
+    """Each model is compared with the other before the step, frozen, and clipped by its norm."""
     shared = {"dropout": 0.0, "max_grad_norm": clipping}
     both = one_step(tmp_path, 8, 1, **BOTH, **shared)["gradient"]
     student = one_step(tmp_path, 8, 1, **shared)["gradient"]

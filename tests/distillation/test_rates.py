@@ -41,7 +41,7 @@ def test_groups_keep_their_other_settings() -> None:
 
 
 def test_a_rate_of_next_to_nothing_leaves_its_parameters(make: Make) -> None:
-    """The names are those of the student; those of projections begin with `objective.`."""
+    """Names are names of the student's parameters; names of projections begin with `objective.`."""
     recorder = Recorder()
     rates = {"bert.*": 1e-30, "objective.*": 1e-30}
     trainer = make(rates=rates, max_steps=3, warmup_steps=0.5, weight_decay=0.0, callbacks=[recorder])

@@ -196,7 +196,7 @@ def test_features_that_lost_their_gradient_are_refused():
 
 
 class Outer(nn.Module):
-    """A student held as training code holds it, under a wrapper of its own."""
+    """A student under a wrapper, as training code holds it."""
 
     def __init__(self, student):
         super().__init__()
@@ -307,7 +307,7 @@ def test_a_pass_that_nobody_ran_is_told():
 
 def test_hooks_of_a_listener_are_gone_after_an_exception():
     model = build("llama")
-    model(**batch(), output_hidden_states=True)  # the library leaves hooks of its own
+    model(**batch(), output_hidden_states=True)  # the library leaves hooks
     before = hook_count(model)
     with pytest.raises(RuntimeError), Capture(model, [1, BLOCK["llama"]]).listen(with_gradient=True):
         raise RuntimeError

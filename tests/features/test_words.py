@@ -129,7 +129,7 @@ def test_a_wordpiece_and_a_bpe_tokenizer_agree_on_the_words(side, pair):
             for number, word in enumerate(sorted(kept)):
                 own = [place for place, each in enumerate(ids) if each == number]
                 start, end = offsets[own[0]][0], offsets[own[-1]][1]
-                # WordPiece drops an accent that is a character of its own.
+                # WordPiece drops an accent that is a separate character.
                 assert texts[owners[own[0]]][start:end].strip().rstrip("\u0303") == words[word].rstrip("\u0303")
 
 

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.parametrize("name", LOSSES)
 
 
 def batch(name: str, dtype: torch.dtype = torch.float32) -> tuple[Tensor, ...]:
-    """What the loss is called with: rows of its own kind and, if it reads them, logits."""
+    """What the loss is called with: rows of the kind that it takes and, if it reads them, logits."""
     kind, generator = LOSSES[name], torch.Generator().manual_seed(0)
     place = {"map": (8, 8), "tokens": ()}.get(kind.rows, ())
     rows = [torch.randn(12, width, *place, generator=generator, dtype=torch.float64) for width in WIDTHS]

@@ -133,7 +133,7 @@ def both_ways():
 
 
 def in_bfloat16():
-    """Low-precision rows cross the ranks as they are, and are multiplied in float32 like anywhere else."""
+    """Low-precision rows cross the ranks unchanged, and are multiplied in float32 as everywhere."""
     _, teacher, mask, slices, _ = batch("few")
     own, low = slices[dist.get_rank()], teacher.bfloat16()
     found = ProcrustesLoss(global_batch=True)(low[own, :12], low[own], mask[own])

@@ -99,7 +99,7 @@ def test_tuple_in_place_of_a_model_output() -> None:
 def test_saved_model_loads_by_its_folder(small: Small, tmp_path: Path) -> None:
     names = {0: "cat", 1: "dog", 2: "ship"}
     model = build(small(id2label=names, label2id={name: number for number, name in names.items()})).train()
-    model(torch.randn(4, 3, 32, 32))  # running statistics that are not those of a new model
+    model(torch.randn(4, 3, 32, 32))  # running statistics unlike a new model's
     model.eval().save_pretrained(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "model.safetensors"]
     loaded = AutoModelForImageClassification.from_pretrained(tmp_path)

@@ -17,7 +17,7 @@ Normalise = Callable[[torch.Tensor, nn.BatchNorm2d], torch.Tensor]
 
 
 def grouped(x: torch.Tensor, weight: torch.Tensor, groups: int) -> torch.Tensor:
-    """A 1 × 1 convolution, group by group: each group of outputs sees its own group of inputs."""
+    """A 1 × 1 convolution, group by group: each group of outputs sees one group of inputs."""
     parts = zip(x.chunk(groups, dim=1), weight[:, :, 0, 0].chunk(groups), strict=True)
     return torch.cat([torch.einsum("bchw,oc->bohw", part, block) for part, block in parts], dim=1)
 

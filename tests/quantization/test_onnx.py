@@ -121,7 +121,7 @@ def test_weights_alone_are_stored_as_integers_too(numbers: Tensor, tmp_path: Pat
     assert {*weight_types(file, model).values()} == {"UINT4"}
     found, _ = run(file, numbers)
     with torch.no_grad():
-        # ONNX Runtime has a product of its own for weights of 4 bits, which rounds what it reads to bytes.
+        # ONNX Runtime has a special product for weights of 4 bits, which rounds inputs to bytes.
         torch.testing.assert_close(found, model(numbers), rtol=0, atol=0.01)
 
 

@@ -72,7 +72,7 @@ def test_values_and_gradients_are_those_of_a_slow_twin(bits: int, symmetric: boo
 @pytest.mark.parametrize("bits", BITS)
 @pytest.mark.parametrize("symmetric", [True, False])
 def test_gradients_are_the_numerical_ones_where_rounding_counts_as_a_fixed_shift(bits: int, symmetric: bool) -> None:
-    """Straight through: round(u) = u + c, where c is what rounding added at the point and stays as it was."""
+    """Straight through: round(u) = u + c, where c is what rounding added at the point, a constant."""
     x = torch.randn(50, dtype=torch.float64) * 2
     levels, interval, offset = 2**bits - 1, 2.6, 0.0 if symmetric else -0.7
     lowest = -(2 ** (bits - 1)) if symmetric else round(offset * levels / interval)

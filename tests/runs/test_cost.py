@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-# In a process of its own: here a garbage collection at the wrong moment gives back what earlier tests left, and the
+# In a separate process: here a garbage collection at the wrong moment gives back what earlier tests left, and the
 # memory of the smaller tensor would fit below the peak.
 ALLOCATE = """
 import torch

@@ -1,4 +1,4 @@
-"""Models that come with code of their own: it is run where its own side says so, and nowhere else."""
+"""Models that come with code: it is run if the section of that model says so, and never otherwise."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ WITHOUT_GEOMETRY = {"label": {}, "logits": {}}
 
 @pytest.fixture
 def custom(classifier: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
-    """The fine-tuned teacher under code of its own, and the file that this code makes when it is run."""
+    """The fine-tuned teacher with code, and the file that this code makes when it is run."""
     monkeypatch.setattr(dynamic_module_utils, "HF_MODULES_CACHE", str(tmp_path / "modules"))
     folder, ran = tmp_path / "custom", tmp_path / "ran"
     shutil.copytree(classifier, folder)

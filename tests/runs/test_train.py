@@ -216,7 +216,7 @@ def test_a_finished_run_is_read_and_gets_its_onnx_file_later(make_recipe: MakeRe
 def with_files(
     make_recipe: MakeRecipe, encoder: Path, write_csv: Any, questions: list[tuple[str, str]], tmp_path: Path
 ) -> MakeRecipe:
-    """A run whose data, stage data and student all lie in files of its own."""
+    """A run whose data, stage data and student all lie in separate files."""
     source = str(write_csv(questions, "labelled.csv"))
     stage = {"name": "warm", "data": {"source": str(write_csv(questions[:40], "stage.csv")), "problem": "unlabelled"}}
     stage |= {"objective": {"features": [{"loss": "gram"}]}, "training": {"max_steps": 1, "batch_size": 8}}

@@ -251,7 +251,7 @@ def test_one_cache_serves_the_rows_of_all_runs(
 
 
 def test_no_worker_outlives_its_comparison(tmp_path: Path) -> None:
-    """Not even one that is killed: what it goes on writing would be in the way of whoever starts again."""
+    """Not even one that is killed: what it goes on writing would be in the way of the next start."""
     (tmp_path / "comparison.py").write_text(ORPHAN)
     command = [sys.executable, str(tmp_path / "comparison.py")]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as comparison:
@@ -264,7 +264,7 @@ def test_no_worker_outlives_its_comparison(tmp_path: Path) -> None:
 def test_a_killed_worker_is_told_with_what_to_lower(
     base: dict[str, Any], copied: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A process that the system ends leaves no exception of its own, and takes the other runs along."""
+    """A process that the system ends leaves no exception, and takes the other runs along."""
     first, second = sorted(stamps(copied))[:2]
     (copied / "runs" / first / RESULTS).unlink()
     monkeypatch.setattr(compare_module, "_run_job", killed)

@@ -73,7 +73,7 @@ def reading_of(recipe: Recipe, folder: Path) -> tuple[Reading, PreparedTeacher]:
 def test_a_wordpiece_student_of_a_bpe_teacher(
     across: MakeRecipe, encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A whole run: it resumes to the same weights, and its student is one of its own tokenizer."""
+    """A whole run: it resumes to the same weights, and the student is saved with WordPiece."""
     training = {"save_steps": 2, "logging_steps": 1}
     whole = train(across(training=training), tmp_path / "whole", progress=False)
 

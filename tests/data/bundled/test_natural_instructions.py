@@ -18,7 +18,7 @@ RECIPE = DataRecipe(source="bundled:instructions")
 
 @pytest.fixture
 def made_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Files like those of the package, with made-up rows: the second task asks what the first one says."""
+    """Files with the package's layout and made-up rows: the second task asks what the first one says."""
     for number, name in enumerate(NATURAL_INSTRUCTIONS.members):
         examples: list[dict[str, Any]] = []
         for i in range(40):
