@@ -14,7 +14,7 @@ from geodistill.runs.train import train as train_run
 from geodistill.studies.compare import compare as compare_runs
 from geodistill.studies.comparison_results import ComparisonResults
 from geodistill.studies.plan import split_sweeps
-from geodistill.studies.report.write import report_run
+from geodistill.studies.report.run_page import report_run
 
 RUNS = Path("runs")
 

@@ -38,6 +38,7 @@ class Table:
     label: what a screen reader says of the table
     groups: headings over several columns, from the second column on, each with its number of columns
     kinds: for each row what it is about (`teacher`, `constant`, `baseline`, …), which decides how it looks
+    prose: whether the cells are texts, which a page breaks over several lines, rather than numbers
     """
 
     heads: Sequence[str]
@@ -45,6 +46,7 @@ class Table:
     label: str = ""
     groups: Sequence[tuple[str, int]] = ()
     kinds: Sequence[str] = ()
+    prose: bool = False
 
     @property
     def starts(self) -> set[int]:

@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -44,6 +44,26 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 def json_text(content: Any, *, indent: int | None = None) -> str:
     """Return JSON that every reader accepts: a number that is not finite is null, since JSON has no NaN."""
     return json.dumps(finite(content), indent=indent, ensure_ascii=False, allow_nan=False)
+
+
+def write_lines(path: Path, lines: Iterable[Any]) -> None:
+    """Write a file of one JSON value a line, whole or not at all."""
+    write_text(path, "".join(f"{json_text(line)}\n" for line in lines))
+
+
+def read_lines(path: Path) -> list[Any]:
+    """Read a file of one JSON value a line; none without the file. A line that was cut short is left out."""
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")  # a text may hold other line separators
+    except FileNotFoundError:  # not begun, or cleared by a run that starts over beside us
+        return []
+    values = []
+    for line in lines:
+        try:
+            values.append(json.loads(line))
+        except ValueError:
+            continue
+    return values
 
 
 def finite(content: Any) -> Any:

@@ -12,9 +12,10 @@ from transformers.trainer_callback import TrainerCallback
 
 from geodistill.data.examples import load_examples
 from geodistill.errors import GeodistillError
+from geodistill.files import read_lines
 from geodistill.recipe import DataRecipe, TeacherRecipe, TrainingRecipe
 from geodistill.runs import fine_tune as fine_tune_module
-from geodistill.runs.folder import read_json, read_metrics
+from geodistill.runs.folder import TEST_PREDICTIONS, read_json, read_metrics
 from geodistill.runs.teacher import TEACHER_FILE, prepare_teacher
 from geodistill.tasks.classification import Classification
 
@@ -35,8 +36,11 @@ def test_what_is_fine_tuned_is_used_again(encoder: Path, examples: Classificatio
     assert (tmp_path / "model.safetensors").stat().st_mtime_ns == stamp
     assert (again.scores.metrics, again.training_seconds) == (first.scores.metrics, first.training_seconds)
 
-    given = prepare_teacher(TeacherRecipe(model=str(tmp_path)), examples, tmp_path / "unused", progress=False)
-    assert given.scores.metrics == first.scores.metrics and not (tmp_path / "unused").exists()
+    given = prepare_teacher(TeacherRecipe(model=str(tmp_path)), examples, tmp_path / "copy", progress=False)
+    assert given.scores.metrics == first.scores.metrics
+    assert {path.name for path in (tmp_path / "copy").iterdir()} == {TEACHER_FILE, TEST_PREDICTIONS}
+    answers = [read_lines(folder / TEST_PREDICTIONS) for folder in (tmp_path, tmp_path / "copy")]
+    assert answers[0] == answers[1] and len(answers[0]) == len(examples.examples.splits["test"])
 
 
 def test_the_recorded_score_is_not_taken_for_other_data(

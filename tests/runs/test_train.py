@@ -28,7 +28,7 @@ from geodistill.runs.prepare import cache_name, kept_logits, stages_of
 from geodistill.runs.recipe_file import merge
 from geodistill.runs.run_results import RunResults
 from geodistill.runs.train import train
-from geodistill.studies.report.write import report_run
+from geodistill.studies.report.run_page import report_run
 from geodistill.tasks import classification as classification_module
 from geodistill.tasks.task import Task
 

@@ -29,7 +29,7 @@ from geodistill.runs.teacher import TEACHER_FILE, prepare_teacher
 from geodistill.studies import compare as compare_module
 from geodistill.studies.compare import PreparedJob, collect_requests, compare
 from geodistill.studies.plan import plan_jobs
-from geodistill.studies.report.write import report_comparison
+from geodistill.studies.report.comparison_page import report_comparison
 from geodistill.tasks import classification as classification_module
 from geodistill.tasks.choose import task_of
 
@@ -102,7 +102,7 @@ def test_what_was_said_of_a_run_reaches_the_table_and_the_page(base: dict[str, A
     found = compare(recipe, copied, sweeps=SWEEP, progress=False)
     noted = [replace(run, notes=["The student never predicts <b> & 'c'."]) for run in found.runs]
     noted_results = replace(found, runs=noted)
-    report_comparison(noted_results, recipe)
+    report_comparison(noted_results, recipe.model_dump(mode="json"))
     assert "The student never predicts <b> & 'c'." in str(noted_results)
     page = (copied / "report.html").read_text(encoding="utf-8")
     assert "The student never predicts &lt;b&gt; &amp;" in page and "constant predictor" in page
@@ -297,7 +297,7 @@ def test_a_run_that_diverged_is_read_and_shown(base: dict[str, Any], copied: Pat
     text = (copied / RESULTS).read_text()
     assert "NaN" not in text
     (copied / found.runs[0].folder / METRICS).write_text('{"stage": "task", "step": 1, "done": 1.0, "loss": null}\n')
-    report_comparison(found, recipe)
+    report_comparison(found, recipe.model_dump(mode="json"))
     assert "not finite" in str(found) and "KD" in (copied / "report.html").read_text(encoding="utf-8")
 
 

@@ -31,7 +31,7 @@ def test_they_print_as_the_table_of_each_metric(results: ComparisonResults) -> N
 def test_they_show_as_html_in_a_notebook(results: ComparisonResults) -> None:
     evil = replace(results, runs=[replace(run, variant=run.variant.replace("KD +", "<b>&")) for run in results.runs])
     shown = evil._repr_html_()
-    assert shown.count("<table>") == 3 and "<b>" not in shown and "&lt;b&gt;&amp; Procrustes" in shown
+    assert shown.count("<table>") == 4 and "<b>" not in shown and "&lt;b&gt;&amp; Procrustes" in shown
     assert "90.05 ± 0.98" in shown and headline(results.rows()).split(":")[0][-12:] in shown
 
 

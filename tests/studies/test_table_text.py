@@ -106,7 +106,7 @@ def test_forms_of_quantised_students_have_columns_of_their_own(make_run: Any) ->
     }
     assert "median by ONNX Runtime" in " ".join(legend(rows))
     assert [table.groups[-1][0] for table in section_tables(rows)][-1].startswith("As ONNX")
-    assert len(section_tables(rows[:1])) == 2
+    assert len(section_tables(rows[:1])) == 3
 
 
 def test_the_legend_says_how_it_was_done(rows: list[Row]) -> None:

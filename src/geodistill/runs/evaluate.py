@@ -10,7 +10,7 @@ from geodistill.data.scoring import COLUMN_FIELDS, images_to_score, instructions
 from geodistill.distillation.devices import telling_of_memory
 from geodistill.distillation.sides import Side
 from geodistill.errors import GeodistillError, suggest
-from geodistill.files import json_text, write_text
+from geodistill.files import write_lines
 from geodistill.recipe import GenerationRecipe
 from geodistill.runs.arguments import run_device, send
 from geodistill.runs.finished import FinishedRun, open_run, refuse_others, student_head
@@ -199,4 +199,4 @@ def _write_lines(path: Path, lines: Sequence[dict[str, Any]]) -> None:
     if path.is_dir():
         raise GeodistillError(f"'{path}' is a folder, not a file.", "Give --output the name of a file.")
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_text(path, "".join(f"{json_text(line)}\n" for line in lines))
+    write_lines(path, lines)

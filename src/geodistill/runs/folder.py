@@ -18,15 +18,16 @@ from transformers.trainer_callback import TrainerCallback, TrainerControl, Train
 from transformers.training_args import TrainingArguments
 
 from geodistill.errors import GeodistillError
-from geodistill.files import CHECKPOINTS, json_text, locked, write_json, write_text
+from geodistill.files import CHECKPOINTS, json_text, locked, read_lines, write_json, write_lines, write_text
 
 RECIPE, ENVIRONMENT, METRICS, RESULTS = "recipe.yaml", "environment.json", "metrics.jsonl", "results.json"
 REPORT, FIGURE = "report.html", "scores.svg"
+TEST_PREDICTIONS = "test_predictions.jsonl"  # what a student, or in its folder a teacher, answered when it was scored
 PACKAGES = ("geodistill", "torch", "transformers", "accelerate", "datasets", "tokenizers", "numpy", "scipy")
 
 
 # All that a run or a comparison writes into its folder, beside ENVIRONMENT, which marks the folder as a run's.
-WRITTEN_FILES = (RECIPE, METRICS, RESULTS, REPORT, FIGURE, "predictions.jsonl")
+WRITTEN_FILES = (RECIPE, METRICS, RESULTS, REPORT, FIGURE, TEST_PREDICTIONS, "predictions.jsonl")
 WRITTEN_FOLDERS = ("student", "students", CHECKPOINTS, "teacher", "cache", "runs")
 
 
@@ -131,18 +132,8 @@ def read_recipe(path: Path) -> dict[str, Any]:
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """Read metrics.jsonl; a last line that an interruption cut short is left out."""
-    try:
-        lines = (folder / METRICS).read_text(encoding="utf-8").splitlines()
-    except FileNotFoundError:  # not begun, or cleared by a run that starts over beside us
-        return []
-    entries = []
-    for line in lines:
-        try:
-            entries.append(json.loads(line))
-        except ValueError:
-            continue
-    return entries
+    """Read metrics.jsonl of a run, begun or finished."""
+    return read_lines(folder / METRICS)
 
 
 class MetricsFile(TrainerCallback):
@@ -158,7 +149,7 @@ class MetricsFile(TrainerCallback):
         if state.is_world_process_zero and (self.folder / METRICS).is_file():
             entries = read_metrics(self.folder)
             kept = [entry for entry in entries if entry["stage"] != self.stage or entry["step"] <= state.global_step]
-            write_text(self.folder / METRICS, "".join(json_text(entry) + "\n" for entry in kept))
+            write_lines(self.folder / METRICS, kept)
 
     def on_log(
         self,

@@ -143,9 +143,14 @@ class RunResults:
         return tables if self.metrics else tables[1:]
 
     @property
+    def report(self) -> Path:
+        """The page that tells all of it."""
+        return self.folder / REPORT
+
+    @property
     def places(self) -> dict[str, Path]:
         """What of the run someone will open next."""
-        places = {"Student": self.folder / "student", "Report": self.folder / REPORT}
+        places = {"Student": self.folder / "student", "Report": self.report}
         return {name: place for name, place in places.items() if place.exists()}
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -14,11 +13,11 @@ from transformers import PretrainedConfig, PreTrainedModel, set_seed
 from geodistill.data.bundled.models import resolve_model
 from geodistill.distillation.sides import Reader, Side
 from geodistill.distillation.students.build import count_parameters, size_in_megabytes
-from geodistill.files import fingerprint_of, with_nan, write_json
+from geodistill.files import fingerprint_of, read_lines, with_nan, write_json, write_lines
 from geodistill.recipe import TeacherRecipe
 from geodistill.runs.arguments import placed, processes, run_device
 from geodistill.runs.fine_tune import fine_tune
-from geodistill.runs.folder import read_json
+from geodistill.runs.folder import TEST_PREDICTIONS, read_json
 from geodistill.runs.identity import teacher_fingerprint, teacher_side
 from geodistill.tasks.reading import check_reads
 from geodistill.tasks.task import Encoded, Scores, Task
@@ -143,17 +142,20 @@ def prepare_teacher(recipe: TeacherRecipe, task: Task, folder: Path, *, progress
     side = teacher_side(given, resolve_model(given.model))
     record = read_record(Path(resolve_model(given.model)))
     with processes().main_process_first():
-        scores = kept_scores(side, task, [record, read_record(folder)])
-        if scores is None:
+        places = [Path(resolve_model(given.model)), folder]
+        found = next((place for place in places if has_scores(place, side, task)), None)
+        if found is not None:
+            scores = kept_scores(found)
+        else:
             with placed(model, run_device()):
                 scores = score_teacher(model, reader, task, encoded, progress)
-            if processes().is_main_process:
-                keep_scores(folder, side, task, scores)
+        if found != folder and processes().is_main_process:
+            keep_scores(folder, side, task, scores)
     prepared = PreparedTeacher(
         task=task,
         reader=reader,
         encoded=encoded,
-        scores=scores,
+        scores=replace(scores, lines=[]),  # they are in the folder
         training_seconds=record.get("training_seconds"),
         name=record.get("model", recipe.model),
         given=given,
@@ -205,20 +207,23 @@ def read_record(folder: Path) -> dict[str, Any]:
     return read_json(folder / TEACHER_FILE) if (folder / TEACHER_FILE).is_file() else {}
 
 
-def kept_scores(side: str, task: Task, records: Sequence[Mapping[str, Any]]) -> Scores | None:
-    """Return the scores of the first record that were made of this teacher, on these examples, in this way."""
-    scoring = fingerprint_of(side, task.scoring)
-    for record in records:
-        if record.get("scoring") == scoring:
-            return Scores(metrics=with_nan(record["metrics"]), notes=record["notes"])
-    return None
+def has_scores(folder: Path, side: str, task: Task) -> bool:
+    """Tell whether a folder has scores of this teacher, on these examples, made in this way."""
+    return read_record(folder).get("scoring") == fingerprint_of(side, task.scoring)
+
+
+def kept_scores(folder: Path) -> Scores:
+    """Read a teacher's scores, and what it answered, from the folder that has them."""
+    record = read_record(folder)
+    return Scores(with_nan(record["metrics"]), lines=read_lines(folder / TEST_PREDICTIONS), notes=record["notes"])
 
 
 def keep_scores(folder: Path, side: str, task: Task, scores: Scores) -> None:
-    """Write a teacher's scores beside what its record in the folder says already."""
+    """Write a teacher's scores beside what its record in the folder says already, and what it answered."""
     if task.labelled:
         folder.mkdir(parents=True, exist_ok=True)
         made = {"scoring": fingerprint_of(side, task.scoring), "metrics": scores.metrics, "notes": scores.notes}
+        write_lines(folder / TEST_PREDICTIONS, scores.lines)
         write_json(folder / TEACHER_FILE, {**read_record(folder), **made})
 
 

@@ -22,7 +22,7 @@ from geodistill.distillation.signals import FeatureRequest, SignalSource, Teache
 from geodistill.distillation.students.adapters import Student, adapted_model, merge_adapters
 from geodistill.distillation.students.build import count_parameters, size_in_megabytes
 from geodistill.distillation.trainer import DistillationTrainer
-from geodistill.files import finite, write_json
+from geodistill.files import finite, write_json, write_lines
 from geodistill.quantization import is_quantized
 from geodistill.recipe import TASK_STAGE, Recipe, StageRecipe
 from geodistill.runs.arguments import (
@@ -35,7 +35,7 @@ from geodistill.runs.arguments import (
     training_arguments,
 )
 from geodistill.runs.cost import Cost, peak_megabytes, reset_peak_memory
-from geodistill.runs.folder import RESULTS, MetricsFile, claimed, read_json
+from geodistill.runs.folder import RESULTS, TEST_PREDICTIONS, MetricsFile, claimed, read_json
 from geodistill.runs.forms import Form, compare_forms, measure_forms
 from geodistill.runs.identity import run_fingerprint
 from geodistill.runs.measure import measure_geometry
@@ -196,7 +196,7 @@ def distil(
     results: dict[str, Any] = {}
     if processes().is_main_process:
         send(student, run_device()).eval()
-        measured = measure_student(student, prepared, progress, timed=alone)
+        measured, lines = measure_student(student, prepared, progress, timed=alone)
         results = {
             "fingerprint": fingerprint,
             "seed": recipe.training.seed,
@@ -224,6 +224,8 @@ def distil(
             student, prepared.reader, reading.encoded[results["split"]], folder, onnx=onnx, timed=alone
         )
         results = finite(results)  # what is read from the file later is the same
+        if lines:
+            write_lines(folder / TEST_PREDICTIONS, lines)
         write_json(folder / RESULTS, results)
         if learned:
             shutil.rmtree(folder / "cache", ignore_errors=True)
@@ -313,8 +315,11 @@ def train_stage(
     return trainer
 
 
-def measure_student(student: PreTrainedModel, prepared: PreparedRun, progress: bool, *, timed: bool) -> dict[str, Any]:
-    """Return the student's metrics and geometry on the test split, its size and, if it is timed, its speed."""
+def measure_student(
+    student: PreTrainedModel, prepared: PreparedRun, progress: bool, *, timed: bool
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Return the student's metrics and geometry on the test split, its size and, if it is timed, its speed; and a line
+    for each example of what it answered."""
     reading, reader = prepared.reading, prepared.reader
     task = reading.task
     split = measured_split(task)
@@ -322,7 +327,7 @@ def measure_student(student: PreTrainedModel, prepared: PreparedRun, progress: b
     validation = task.validate(student, reader, reading.encoded)
     constant = task.constant(split)
     pairs = geometry_pairs(student, prepared.teacher, reader)
-    return {
+    measured = {
         "metrics": found.metrics,
         "constant": None if constant is None else asdict(constant),
         "validation_metrics": validation.metrics,
@@ -340,6 +345,7 @@ def measure_student(student: PreTrainedModel, prepared: PreparedRun, progress: b
         "megabytes": size_in_megabytes(student),
         "latency_ms": measure_latency(student, reader, reading.encoded) if timed else None,
     }
+    return measured, found.lines
 
 
 def held_out_source(prepared: PreparedRun, layers: Sequence[int]) -> SignalSource:

@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from threading import Thread
 from typing import Any, NamedTuple
@@ -23,7 +23,7 @@ from geodistill.distillation.feature_terms import feature_requests
 from geodistill.distillation.sides import Reader
 from geodistill.distillation.students.adapters import adapted_model
 from geodistill.errors import GeodistillError
-from geodistill.files import fingerprint_of, with_nan, write_json
+from geodistill.files import fingerprint_of, write_json
 from geodistill.recipe import TASK_STAGE, Recipe, StudentRecipe
 from geodistill.runs.arguments import run_device
 from geodistill.runs.folder import ENVIRONMENT, RESULTS, claimed, read_json, read_metrics
@@ -48,7 +48,7 @@ from geodistill.runs.tell import Teller, records_of
 from geodistill.runs.train import check_onnx, describe_teacher, measure_latency, train_prepared
 from geodistill.studies.comparison_results import ComparisonResults
 from geodistill.studies.plan import Job, comparison_of, default_comparison, plan_jobs
-from geodistill.studies.report.write import report_comparison
+from geodistill.studies.report.comparison_page import report_comparison
 from geodistill.studies.table import ComparedRun
 from geodistill.tasks.choose import stage_tasks, task_of
 from geodistill.tasks.reading import student_reader
@@ -130,7 +130,7 @@ def _compare(
         runs=[read_run(job, folder, timed[_build(job)]) for job in jobs],
     )
     write_json(folder / RESULTS, results.to_dict())
-    report_comparison(results, recipe)
+    report_comparison(results, recipe.model_dump(mode="json"))
     return results
 
 
@@ -339,15 +339,14 @@ class Timed(NamedTuple):
 
 def read_run(job: Job, folder: Path, timed: Timed) -> ComparedRun:
     """Read what a finished job wrote in the folder of the comparison."""
-    results = read_json(job.folder / RESULTS) | {"latency_ms": timed.latency_ms}
-    results |= {"metrics": with_nan(results["metrics"]), "geometry": [with_nan(pair) for pair in results["geometry"]]}
-    results["folder"] = job.folder.relative_to(folder).as_posix()
-    results["forms"] = [
-        replace(timed.forms[form["name"]], agreement=form["agreement"], difference=form["difference"])
-        for form in results["forms"]
+    own = {"variant": job.variant, "seed": job.seed, "sweep": job.sweep, "latency_ms": timed.latency_ms}
+    run = ComparedRun.from_dict(
+        {**read_json(job.folder / RESULTS), **own, "folder": job.folder.relative_to(folder).as_posix()}
+    )
+    forms = [
+        replace(timed.forms[form.name], agreement=form.agreement, difference=form.difference) for form in run.forms
     ]
-    names = {field.name for field in fields(ComparedRun)} & results.keys() - {"seed"}
-    return ComparedRun(variant=job.variant, seed=job.seed, sweep=job.sweep, **{name: results[name] for name in names})
+    return replace(run, forms=forms)
 
 
 def _run_job(prepared: PreparedJob, onnx: bool) -> None:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console, ConsoleOptions, RenderResult
 
 from geodistill.display import notebook, plain, whole_line
-from geodistill.runs.folder import REPORT
+from geodistill.errors import GeodistillError
+from geodistill.files import with_nan
+from geodistill.runs.folder import REPORT, RESULTS
 from geodistill.runs.run_results import TeacherResult
 from geodistill.studies.table import ComparedRun, Row, build_table
 from geodistill.studies.table_text import (
@@ -33,7 +36,7 @@ class ComparisonResults:
         metrics: the reported metrics, the main one first.
         constant: the constant predictor on the test split; None if there is none.
         read: what the runs read, by stage.
-        teacher: on the same test split.
+        teacher: on the same test split; None if the runs had several.
         runs: one for each variant, sweep point and seed, in the order in which they were planned.
     """
 
@@ -42,8 +45,28 @@ class ComparisonResults:
     metrics: list[str]
     constant: Constant | None
     read: dict[str, Any]
-    teacher: TeacherResult
+    teacher: TeacherResult | None
     runs: list[ComparedRun]
+
+    @classmethod
+    def from_dict(cls, folder: Path, content: Mapping[str, Any]) -> ComparisonResults:
+        """Read what results.json of a comparison's folder holds.
+
+        Raises GeodistillError for content that this version does not write.
+        """
+        known = {each.name for each in fields(cls)} - {"folder"}
+        if odd := sorted(known ^ content.keys()):
+            raise GeodistillError(
+                f"{folder / RESULTS} was written by another version of geodistill: '{odd[0]}' is missing or unknown.",
+                "Run the same command again: finished runs are kept.",
+            )
+        constant, teacher = content["constant"], content["teacher"]
+        typed = {
+            "constant": None if constant is None else Constant(**constant),
+            "teacher": TeacherResult(**{**teacher, "metrics": with_nan(teacher["metrics"])}),
+            "runs": [ComparedRun.from_dict(run) for run in content["runs"]],
+        }
+        return cls(folder, **{**content, **typed})
 
     def to_dict(self) -> dict[str, Any]:
         """Return what results.json holds."""

@@ -10,10 +10,11 @@ import json
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from geodistill.errors import GeodistillError, suggest
+from geodistill.files import with_nan
 from geodistill.runs.forms import Form
 from geodistill.runs.run_results import TeacherResult
 from geodistill.studies.statistics import PairedComparison, Summary, compare_paired, holm, summarize
@@ -55,6 +56,18 @@ class ComparedRun:
     notes: list[str] = field(default_factory=list)
     folder: str = ""
     forms: list[Form] = field(default_factory=list)
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> ComparedRun:
+        """Read what results.json of a run or of a comparison holds of a run, beside what a comparison leaves out."""
+        known = {name: content[name] for name in {each.name for each in fields(cls)} & content.keys()}
+        typed = {
+            "metrics": with_nan(content["metrics"]),
+            "geometry": [with_nan(pair) for pair in content["geometry"]],
+            "latency_ms": _number(content["latency_ms"]),
+            "forms": [Form(**form) for form in content.get("forms", ())],
+        }
+        return cls(**{**known, **typed})
 
 
 @dataclass(frozen=True)
@@ -163,7 +176,7 @@ def build_table(
         points.setdefault((run.variant, json.dumps(run.sweep, sort_keys=True, default=str)), []).append(run)
     baselines = [group for (variant, _), group in points.items() if variant == baseline]
     rows = [_row(group, baseline, baselines, main_metric, short) for group in points.values()]
-    rows = [replace(row, at_constant=_at_constant(row, constant)) for row in rows]
+    rows = [replace(row, at_constant=at_constant(row.metric, row.score.mean, constant)) for row in rows]
     adjusted = holm([row.comparison.t_p if row.comparison else None for row in rows])
     rows = [replace(row, holm_p=p) for row, p in zip(rows, adjusted, strict=True)]
     references = [
@@ -260,10 +273,11 @@ def _constant_row(constant: Constant, metric: str) -> Row:
     )
 
 
-def _at_constant(row: Row, constant: Constant | None) -> bool:
-    if constant is None or row.metric not in constant.metrics or not is_share(row.metric):
+def at_constant(metric: str, value: float, constant: Constant | None) -> bool:
+    """Tell whether a score is no better than the constant predictor's; see `Row.at_constant`."""
+    if constant is None or metric not in constant.metrics or not is_share(metric):
         return False
-    return row.score.mean < constant.metrics[row.metric] + 1 / math.sqrt(constant.examples)
+    return value < constant.metrics[metric] + 1 / math.sqrt(constant.examples)
 
 
 def _geometry(group: list[ComparedRun]) -> tuple[tuple[Any, Any, str] | None, dict[str, Geometry]]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from rich.console import Console, ConsoleOptions, RenderResult
@@ -150,9 +150,14 @@ def comparison_table(rows: Sequence[Row], sections: Sequence[str]) -> Table:
 
 
 def section_tables(rows: Sequence[Row]) -> list[Table]:
-    """Return all columns in the tables of a page, as many sections in each as fit."""
-    wanted = [("quality",), ("geometry", "cost"), *([("forms",)] if any(row.forms for row in rows) else [])]
-    return [comparison_table(rows, sections) for sections in wanted]
+    """Return all columns in the tables of a page, one for each section that has any, with the rows that it is about."""
+    tables = []
+    for section in dict.fromkeys(column.section for column in columns(rows) if column.section):
+        whole = comparison_table(rows, (section,))
+        kept = [place for place, row in enumerate(whole.rows) if any(row[1:])]
+        shown, kinds = [whole.rows[place] for place in kept], [whole.kinds[place] for place in kept]
+        tables.append(replace(whole, rows=shown, kinds=kinds))
+    return tables
 
 
 def as_table(
@@ -171,15 +176,33 @@ def markdown_table(rows: Sequence[Row]) -> str:
     return "\n".join([*lines, "", *(f"- {_markdown(line)}" for line in legend(rows))])
 
 
+def best_rows(rows: Sequence[Row]) -> list[Row]:
+    """Return the rows of students that have the best mean; none if no mean is finite."""
+    students = [row for row in rows if row.is_student and math.isfinite(row.score.mean)]
+    if not students:
+        return []
+    pick = max if is_share(students[0].metric) else min
+    top = pick(row.score.mean for row in students)
+    return [row for row in students if row.score.mean == top]
+
+
+def against(row: Row) -> tuple[str, str]:
+    """Return the difference of a row from its baseline, and how sure it is."""
+    points = "points" if is_share(row.metric) else ""
+    comparison = row.comparison
+    if comparison is None or comparison.t_interval is None:
+        return _difference(row), points
+    interval = f"{100 * comparison.confidence:g} % interval {_interval(comparison.t_interval, row.scale)}"
+    return _difference(row), "; ".join(filter(None, [points, interval, f"Holm p {p_value(row.holm_p)}"]))
+
+
 def headline(rows: Sequence[Row]) -> str:
     """Say who is best by mean, by how much against the baseline, whether that is significant, and whether the students
     are better than the constant predictor at all."""
     students = [row for row in rows if row.is_student and math.isfinite(row.score.mean)]
-    if not students:
+    best = best_rows(students)
+    if not best:
         return "No run has a finite score."
-    pick = max if is_share(students[0].metric) else min
-    top = pick(row.score.mean for row in students)
-    best = [row for row in students if row.score.mean == top]
     verb = "share the best mean" if len(best) > 1 else "is best by mean" if len(students) > 1 else "was run alone"
     text = f"{' and '.join(one_line(row.name) for row in best)} {verb}: {one_line(best[0].metric)} {score(best[0])}"
     candidates = [row for row in students if row.comparison and row.comparison.mean_difference is not None]
@@ -188,7 +211,7 @@ def headline(rows: Sequence[Row]) -> str:
         told = best
         sentences = [f"{text}, {_against(best[0])}."]
     elif rivals:
-        told = [pick(rivals, key=lambda row: row.score.mean)]
+        told = best_rows(rivals)[:1]
         sentences = [f"{text}.", f"Next comes {one_line(told[0].name)}: {score(told[0])}, {_against(told[0])}."]
     else:
         told, sentences = candidates, [f"{text}."]

@@ -1,17 +1,32 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import hashlib
 import json
 import re
-from typing import Any
 
 import pytest
 from markupsafe import Markup
 
 from geodistill.display import Table, read_template
-from geodistill.studies.report.page import TEMPLATES, Plot, page, small_plots
-from geodistill.studies.report.scores import COLOURS, GREY
+from geodistill.studies.report.page import (
+    TEMPLATES,
+    Folded,
+    Listing,
+    Notes,
+    Plot,
+    Sample,
+    Section,
+    SmallPlots,
+    Tables,
+    Tile,
+    WidePlot,
+    page,
+    plots_of,
+    small_plots,
+)
+from geodistill.studies.report.scores import COLOURS, GREY, styles
 
 EVIL = "</script><script>alert('1')</script>\"'&"
 FIGURE = {"data": [{"name": EVIL}], "layout": {"height": 300}}
@@ -19,17 +34,26 @@ CSS = read_template(f"{TEMPLATES}/style.css")
 
 
 def shell(plots: list[Plot], text: str = "") -> str:
-    """The page of a run that has these plots and nothing else."""
-    content: dict[str, Any] = {"metrics": Table([text, text], [[text, text]], text), "notes": [text]}
-    content |= {"geometry": None, "references": "", "curves": plots, "read": [], "facts": Table([], []), "forms": None}
-    return page("run.html.jinja", plots, title=text, lead=text, kind=text, recipe=text, environment=text, **content)
+    """A page with a block of each kind."""
+    blocks = [
+        Tables([Table([text, text], [[text, text]], text, prose=True)]),
+        *([SmallPlots(plots, styles([text]))] if plots else []),
+        Notes([text]),
+        Folded(text, [Listing(text)]),
+        Sample(text, [(text, text)]),
+    ]
+    sections = [Section(text, blocks), Section("empty", []), None]
+    return page(sections, title=text, lead=text, kind=text, tiles=[Tile(text, text, text)])
 
 
 def test_everything_put_into_a_page_is_escaped() -> None:
     text = shell([Plot("figure", FIGURE, EVIL, EVIL, EVIL), *small_plots({EVIL: FIGURE}, "small", EVIL)], EVIL)
     assert "alert('1')" not in text and "alert(\\u00271\\u0027)" in text
-    scripts = re.findall(r"<script(?: type=\"application/json\" id=\"figures\")?>", text)
-    assert text.count("<script") == len(scripts) == 3
+    assert re.findall(r"<script([^>]*)>", text) == [
+        ' type="application/json" id="figures"',
+        ' type="text/plain" id="plotly"',
+        "",
+    ]
 
 
 def test_the_policy_allows_the_scripts_of_the_page_and_no_other() -> None:
@@ -37,16 +61,25 @@ def test_the_policy_allows_the_scripts_of_the_page_and_no_other() -> None:
     policy = re.search(r'Content-Security-Policy" content="(.*?)"', text)
     assert policy
     allowed = policy[1].replace("&#39;", "'")
-    assert allowed.startswith("default-src 'none'; style-src 'unsafe-inline'; img-src data: blob:; script-src")
-    scripts = re.findall(r"<script>(.*?)</script>", text, re.S)
-    digests = [base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts]
-    assert re.findall(r"'sha256-(.*?)'", allowed) == digests and len(digests) == 2
+    assert allowed.startswith("default-src 'none'; style-src 'unsafe-inline'; img-src data:; script-src")
+    own, packed = (re.findall(rf"<script{kind}>(.*?)</script>", text, re.S)[0] for kind in ("", r"[^>]*plotly\""))
+    scripts = [own.encode(), gzip.decompress(base64.b64decode(packed))]
+    digests = [base64.b64encode(hashlib.sha256(script).digest()).decode() for script in scripts]
+    assert re.findall(r"'sha256-(.*?)'", allowed) == digests
     assert "unsafe" not in allowed.split("script-src")[1]
 
 
-def test_a_page_without_plots_has_no_script_to_run() -> None:
+def test_a_page_is_small() -> None:
+    assert len(shell([Plot("figure", FIGURE, "", "")])) < 800_000
     text = shell([])
-    assert "script-src &#39;none&#39;" in text and "<script>" not in text and len(text) < 10_000
+    assert "plotly" not in text.split("<script>")[0] and len(text) < 25_000
+
+
+def test_sections_without_content_are_left_out() -> None:
+    text = shell([], "x")
+    assert text.count("<section") == 1 and "empty" not in re.sub(r"<script>.*?</script>", "", text, flags=re.S)
+    two = [Section(name, [Notes(["n"])]) for name in ("One & two", "Three", "Four")]
+    assert '<a href="#section-one---two">One &amp; two</a>' in page(two, title="", lead="", kind="")
 
 
 def test_figures_come_back_from_the_page_as_they_went_in() -> None:
@@ -55,6 +88,12 @@ def test_figures_come_back_from_the_page_as_they_went_in() -> None:
     assert stored and json.loads(stored[1]) == {"figure": FIGURE}
     assert '<div id="figure" class="plot" role="img" aria-label="label" style="min-height:300px">' in text
     assert "<noscript><svg></svg></noscript><figcaption>caption</figcaption>" in text
+
+
+def test_plots_are_found_wherever_they_stand() -> None:
+    plots = small_plots({name: FIGURE for name in "abc"}, "p", "")
+    blocks = [WidePlot(plots[0]), Folded("f", [SmallPlots(plots[1:])]), Notes([])]
+    assert list(plots_of(blocks)) == plots
 
 
 def luminance(colour: str) -> float:
@@ -69,10 +108,12 @@ def contrast(one: str, other: str) -> float:
     return (light + 0.05) / (dark + 0.05)
 
 
-light, dark = (dict(re.findall(r"--(\w+): (#\w{6})", block)) for block in re.findall(r":root \{(.*?)\}", CSS, re.S))
+light, dark, paper = (
+    dict(re.findall(r"--(\w+): (#\w{6})", block)) for block in re.findall(r":root \{(.*?)\}", CSS, re.S)
+)
 
 
-@pytest.mark.parametrize("theme", [light, dark], ids=["light", "dark"])
+@pytest.mark.parametrize("theme", [light, {**light, **dark}, {**light, **paper}], ids=["light", "dark", "paper"])
 def test_text_and_marks_stand_out(theme: dict[str, str]) -> None:
     for ground in ("page", "card"):
         assert contrast(theme["ink"], theme[ground]) >= 7

@@ -1,22 +1,21 @@
-"""The shell of a report page, and the figures that its script draws.
+"""The shell of every page: a verdict, a few figures, and sections that are made of blocks.
 
-Text that is put into a page is escaped by its template. The content security policy lets the page run no script but its
-own two, known by their digests, and load nothing at all.
+Text that is put into a page is escaped by its template. The content security policy lets the page run its own two
+scripts alone, known by their digests, and load nothing.
 """
 
 from __future__ import annotations
 
-import base64
-import hashlib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
 from markupsafe import Markup
-from plotly.offline import get_plotlyjs
 
-from geodistill.display import read_template, render
+from geodistill.display import Table, one_line, read_template, render
+from geodistill.studies.report.plotly_script import digest, plotly_script
 from geodistill.studies.report.plots import Figure
+from geodistill.studies.report.scores import Style
 
 TEMPLATES = "studies/report/templates"
 
@@ -45,21 +44,131 @@ def small_plots(figures: Mapping[str, Figure], name: str, label: str) -> list[Pl
     ]
 
 
-def page(template: str, plots: Sequence[Plot], *, title: str, lead: str, kind: str, **content: Any) -> str:
-    """Fill the template of a page; `plots` are all the plots that its content has."""
-    scripts = [get_plotlyjs(), read_template(f"{TEMPLATES}/draw.js")] if plots else []
-    allowed = " ".join(map(_digest, scripts)) or "'none'"
+@dataclass(frozen=True)
+class Tile:
+    """A figure at the top of a page: what it is of, the figure, and what it is measured against."""
+
+    name: str
+    value: str
+    note: str = ""
+
+
+class Block:
+    """A piece of a section; `kind` is the macro of blocks.html.jinja that draws it."""
+
+    kind: ClassVar[str]
+
+
+@dataclass(frozen=True)
+class Tables(Block):
+    """Tables under one another."""
+
+    kind: ClassVar[str] = "tables"
+    tables: Sequence[Table]
+
+
+@dataclass(frozen=True)
+class WidePlot(Block):
+    """A plot over the whole width, its caption below."""
+
+    kind: ClassVar[str] = "wide"
+    plot: Plot
+
+
+@dataclass(frozen=True)
+class SmallPlots(Block):
+    """Plots side by side, each under its caption, and a key to their colours and symbols."""
+
+    kind: ClassVar[str] = "grid"
+    plots: Sequence[Plot]
+    styles: Mapping[str, Style] = field(default_factory=dict)
+
+    @property
+    def key(self) -> list[tuple[Style, str]]:
+        return [(style, one_line(name)) for name, style in self.styles.items()]
+
+
+@dataclass(frozen=True)
+class Notes(Block):
+    """Sentences about what stands above them."""
+
+    kind: ClassVar[str] = "notes"
+    lines: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Listing(Block):
+    """Text as it was written, such as a recipe."""
+
+    kind: ClassVar[str] = "listing"
+    text: str
+
+
+@dataclass(frozen=True)
+class Folded(Block):
+    """Blocks that are shown when someone opens them."""
+
+    kind: ClassVar[str] = "folded"
+    summary: str
+    blocks: Sequence[Block]
+
+
+@dataclass(frozen=True)
+class Sample(Block):
+    """What was asked, and what each model answered: (who, what) pairs."""
+
+    kind: ClassVar[str] = "sample"
+    asked: str
+    answers: Sequence[tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class Section:
+    """A section of a page."""
+
+    title: str
+    blocks: Sequence[Block]
+
+    @property
+    def name(self) -> str:
+        """The id that a link to the section names."""
+        return "section-" + "".join(letter if letter.isalnum() else "-" for letter in self.title.casefold())
+
+
+def page(sections: Sequence[Section | None], *, title: str, lead: str, kind: str, tiles: Sequence[Tile] = ()) -> str:
+    """Return a page.
+
+    Args:
+        sections: from the top to the bottom; None, and a section without blocks, is left out.
+        title, lead: what was done, and what came out.
+        kind: the command that wrote the page.
+        tiles: the figures that someone looks for first.
+    """
+    shown = [section for section in sections if section is not None and section.blocks]
+    figures = {plot.name: plot.figure for section in shown for plot in plots_of(section.blocks)}
+    plotly = plotly_script() if figures else None
+    script = read_template(f"{TEMPLATES}/page.js")
+    allowed = [digest(script.encode()), *([plotly.digest] if plotly else [])]
     return render(
-        f"{TEMPLATES}/{template}",
-        policy=f"default-src 'none'; style-src 'unsafe-inline'; img-src data: blob:; script-src {allowed}",
+        f"{TEMPLATES}/page.html.jinja",
+        policy=f"default-src 'none'; style-src 'unsafe-inline'; img-src data:; script-src {' '.join(allowed)}",
+        sections=shown,
         title=title,
         lead=lead,
         kind=kind,
-        figures={plot.name: plot.figure for plot in plots},
-        scripts=list(map(Markup, scripts)),
-        **content,
+        tiles=tiles,
+        figures=figures,
+        plotly=plotly.packed if plotly else "",
+        script=Markup(script),
     )
 
 
-def _digest(script: str) -> str:
-    return f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"
+def plots_of(blocks: Sequence[Any]) -> Iterator[Plot]:
+    """Yield all plots of some blocks."""
+    for block in blocks:
+        if isinstance(block, WidePlot):
+            yield block.plot
+        elif isinstance(block, SmallPlots):
+            yield from block.plots
+        elif isinstance(block, Folded):
+            yield from plots_of(block.blocks)

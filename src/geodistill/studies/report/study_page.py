@@ -1,37 +1,14 @@
-"""The page of a study that is no training: sections of tables, small plots and notes."""
+"""The pages of studies that train nothing: the theory on synthetic vectors, and an inspection of layers."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
-from geodistill.display import Table
 from geodistill.files import write_text
 from geodistill.studies.inspect.inspection import MATRICES, Inspection
-from geodistill.studies.report.page import Plot, page, small_plots
+from geodistill.studies.report.page import Listing, Notes, Section, SmallPlots, Tables, page, small_plots
 from geodistill.studies.report.plots import chart_plot
 from geodistill.studies.theory.findings import TheoryResults, claim_table
-
-
-@dataclass(frozen=True)
-class Section:
-    """A section of the page.
-
-    text: shown as it is written, such as a part of a recipe
-    """
-
-    title: str
-    tables: Sequence[Table] = ()
-    plots: Sequence[Plot] = ()
-    notes: Sequence[str] = field(default_factory=list)
-    text: str = ""
-
-
-def write_study(path: Path, sections: Sequence[Section], *, title: str, lead: str, kind: str) -> None:
-    """Write a page of these sections."""
-    plots = [plot for section in sections for plot in section.plots]
-    write_text(path, page("study.html.jinja", plots, title=title, lead=lead, kind=kind, parts_of_study=sections))
 
 
 def write_theory_report(path: Path, results: TheoryResults) -> None:
@@ -42,14 +19,15 @@ def write_theory_report(path: Path, results: TheoryResults) -> None:
         sections.append(
             Section(
                 finding.title,
-                [claim_table(finding.claims), finding.table],
-                small_plots(figures, f"part-{number}", finding.title),
-                [finding.caveat] if finding.caveat else [],
+                [
+                    Tables([claim_table(finding.claims), finding.table]),
+                    SmallPlots(small_plots(figures, f"part-{number}", finding.title)),
+                    Notes([finding.caveat] if finding.caveat else []),
+                ],
             )
         )
-    write_study(
-        path, sections, title="What the theory says, and what holds", lead=results.lead, kind="geodistill theory"
-    )
+    title = "What the theory says, and what holds"
+    write_text(path, page(sections, title=title, lead=results.lead, kind="geodistill theory"))
 
 
 def write_inspection(path: Path, found: Inspection) -> None:
@@ -63,10 +41,11 @@ def write_inspection(path: Path, found: Inspection) -> None:
         "the residual are near where they are low; CKA and the overlap where they are high.",
         f"Neighbours: the {found.k} nearest of {found.examples:,} examples, each one row.",
     ]
-    sections = [Section("Each layer with each layer", [], small_plots(pairs, "pair", "Heat map"), notes)]
-    if found.layer_map:
-        sections.append(Section("Layer map", notes=found.reasons, text=found.recipe))
-    sections.append(Section("Layers", sides, small_plots(figures, "layer", "Layers")))
-    sections.append(Section("Numbers", matrices))
+    sections = [
+        Section("Each layer with each layer", [SmallPlots(small_plots(pairs, "pair", "Heat map")), Notes(notes)]),
+        Section("Layer map", [Notes(found.reasons), Listing(found.recipe)] if found.layer_map else []),
+        Section("Layers", [Tables(sides), SmallPlots(small_plots(figures, "layer", "Layers"))]),
+        Section("Numbers", [Tables(matrices)]),
+    ]
     title = found.names[0] if found.alone else f"{found.names[0]} and {found.names[1]}"
-    write_study(path, sections, title=title, lead=found.lead, kind="geodistill inspect")
+    write_text(path, page(sections, title=title, lead=found.lead, kind="geodistill inspect"))

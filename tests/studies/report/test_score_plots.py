@@ -8,8 +8,8 @@ import plotly.graph_objects as go
 import pytest
 
 from geodistill.runs.run_results import TeacherResult
-from geodistill.studies.report.plots import curve_plots, geometry_plot, scatter_plots, score_plot
-from geodistill.studies.report.scores import GREY, score_picture, styles
+from geodistill.studies.report.score_plots import cost_plots, depth_plots, geometry_plot, scatter_plots, score_plot
+from geodistill.studies.report.scores import score_picture, styles
 from geodistill.studies.statistics import mean_interval
 from geodistill.studies.table import ComparedRun, Row, build_table
 
@@ -86,35 +86,35 @@ def test_scatter_plots_have_a_point_for_each_run(rows: list[Row], runs: list[Com
     assert last["hovertext"][1] == "KD + Procrustes, seed 2"
 
 
-def test_curves_are_drawn_by_term_with_chance_in_the_plot_of_its_term() -> None:
-    curve = [
-        {"step": 20, "loss": 2.0, "procrustes": 0.9, "chance/procrustes": 1.7, "starved_terms": 0.0, "epoch": 0.1},
-        {"step": 40, "loss": 1.0, "procrustes": 0.7, "chance/procrustes": 1.6, "starved_terms": 0.0, "epoch": 0.2},
-        {"step": 40, "train_runtime": 12.0, "train_steps_per_second": 3.0, "note": "text", "flag": True},
-    ]
-    figures = curve_plots({"a": curve, "b": curve[:1]}, styles(["a"]))
-    assert list(figures) == ["loss", "procrustes"]
+def test_cost_plots_set_scores_beside_the_teachers(rows: list[Row]) -> None:
+    figures = cost_plots(rows)
+    assert list(figures) == ["Parameters", "Latency of one example"]
     for figure in figures.values():
         check(figure)
-    a, b = figures["loss"]["data"]
-    assert (a["x"], a["y"], a["mode"]) == ([20, 40], [2.0, 1.0], "lines")
-    assert (b["x"], b["mode"], b["line"]["color"]) == ([20], "markers", GREY)
-    assert [trace["line"]["dash"] for trace in figures["procrustes"]["data"]] == ["solid", "dot", "solid", "dot"]
+    teacher, *students = figures["Parameters"]["data"]
+    assert teacher["marker"]["symbol"] == "star" and teacher["x"] == [22_713_216]
+    assert [trace["x"] for trace in students] == [[4_386_178]] * 3
+    assert students[-1]["error_y"]["array"] == pytest.approx([100 * rows[-1].score.deviation])  # type: ignore[operator]
+    assert figures["Parameters"]["layout"]["shapes"][0]["y0"] == pytest.approx(95.5)
+    axis = figures["Parameters"]["layout"]["xaxis"]
+    assert dict(zip(axis["ticktext"], axis["tickvals"], strict=True))["5 M"] == 5e6
 
 
-def test_stages_whose_steps_start_over_get_plots_of_their_own() -> None:
-    curve = [{"stage": stage, "step": step, "loss": 1.0} for stage in ("features", "task") for step in (20, 40)]
-    figures = curve_plots({"run": curve}, {})
-    assert list(figures) == ["features: loss", "task: loss"]
-    assert all(figure["data"][0]["x"] == [20, 40] for figure in figures.values())
+def test_what_costs_the_same_is_not_drawn_against_its_cost(make_run: Any) -> None:
+    runs = [make_run("KD", 1, 0.8), make_run("KD", 2, 0.8)]
+    assert cost_plots(build_table(runs, baseline="KD", main_metric="accuracy")) == {}
 
 
-def test_gaps_in_a_curve_stay_gaps() -> None:
-    curve = [{"step": 1, "loss": float("nan")}, {"step": 2, "loss": 1.0}, {"step": 3}]
-    figure = curve_plots({"run": curve}, {})["loss"]
-    check(figure)
-    assert (figure["data"][0]["x"], figure["data"][0]["y"]) == ([1, 2], [None, 1.0])
-    assert curve_plots({"run": []}, {}) == {}
+def test_depth_plots_have_each_layer_pair_with_floor_and_chance(runs: list[ComparedRun]) -> None:
+    measured = {"KD": [run.geometry for run in runs[3:6]], "other": [runs[8].geometry], "nothing": [[]]}
+    figures = depth_plots(measured, styles(["KD", "other"]))
+    assert list(figures) == ["D_P²", "D_FG²", "CKA"]
+    for figure in figures.values():
+        check(figure)
+    kd, other, floor, chance = figures["D_P²"]["data"]
+    assert kd["x"] == ["1 ↔ 3", "2 ↔ 6"] and kd["y"] == pytest.approx([1.6, 1.2]) and other["y"][-1] == 0.5
+    assert floor["y"] == pytest.approx([0.2] * 4) and chance["y"] == pytest.approx([1.7] * 4)
+    assert depth_plots({"KD": [[]]}, {}) == {}
 
 
 def test_names_reach_plotly_as_text(make_run: Any) -> None:
@@ -122,6 +122,6 @@ def test_names_reach_plotly_as_text(make_run: Any) -> None:
     runs = [make_run(evil, seed, 0.8 + seed / 100) for seed in (1, 2)]
     rows = build_table(runs, baseline=evil, main_metric="accuracy")
     drawn = [score_plot(score_picture(rows, runs)), geometry_plot(rows), *scatter_plots(rows, runs).values()]
-    drawn += curve_plots({evil: [{"step": 1, evil: 1.0}]}, {}).values()
+    drawn += [*cost_plots(rows).values(), *depth_plots({evil: [run.geometry for run in runs]}, {}).values()]
     text = json.dumps(drawn)
     assert "<a" not in text.replace("<br>", "") and "&lt;a" in text
