@@ -18,6 +18,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipe
 
 from geodistill import api
 from geodistill.cli import main
+from geodistill.files import read_lines
 
 TEXT = "Who wrote the book of hours ?"
 
@@ -67,7 +68,7 @@ def test_help_as_a_module(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
         runpy.run_module("geodistill", run_name="__main__")
     assert leaving.value.code == 0
     shown = capsys.readouterr().out
-    assert all(command in shown for command in ("demo", "train", "compare", "evaluate", "predict"))
+    assert all(command in shown for command in ("demo", "train", "compare", "evaluate", "predict", "report"))
 
 
 def test_train_then_evaluate(cli: Cli, content: dict[str, Any], tmp_path: Path) -> None:
@@ -84,7 +85,7 @@ def test_train_then_evaluate(cli: Cli, content: dict[str, Any], tmp_path: Path) 
     assert "1 ↔ 2 " in said.out and "Report: runs/mine/report.html" in said.out
     folder = tmp_path / "runs" / "mine"
     expected = {"recipe.yaml", "environment.json", "metrics.jsonl", "results.json", "student", "report.html"}
-    expected |= {"checkpoints", ".lock"}
+    expected |= {"checkpoints", ".lock", "test_predictions.jsonl"}
     assert files(folder) == expected | {"teacher"}
 
     assert yaml.safe_load((folder / "recipe.yaml").read_text())["training"]["epochs"] == 2
@@ -125,6 +126,10 @@ def test_train_then_evaluate(cli: Cli, content: dict[str, Any], tmp_path: Path) 
     assert "Predictions: runs/mine/predictions.jsonl" in said.out and "replaced" not in said.out
     lines = [json.loads(line) for line in (folder / "predictions.jsonl").read_text().splitlines()]
     assert len(lines) == 64
+    own, theirs = (read_lines(place / "test_predictions.jsonl") for place in (folder, folder / "teacher"))
+    assert own == lines and [line["row"] for line in theirs] == [line["row"] for line in lines]
+    (folder / "report.html").unlink()
+    assert cli("report", "runs/mine").out == "Report: runs/mine/report.html\n" and (folder / "report.html").is_file()
     (tmp_path / "one.csv").write_text("text,label\nWho wrote it ?,HUM\n")
     said = cli("evaluate", "runs/mine", "data.source=one.csv", "--output", "one.jsonl")
     assert said.code == 0 and "student on one.csv (1 example): accuracy" in said.out, said.err

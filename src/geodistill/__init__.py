@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from geodistill.losses.top_k import TopKLogits
     from geodistill.recipe import FeatureTerm, LabelTerm, LogitTerm
     from geodistill.studies.inspect.inspect_layers import inspect
+    from geodistill.studies.report.join import report
     from geodistill.studies.theory.check import theory
     from geodistill.tasks.loading import load_student
 
@@ -78,6 +79,7 @@ _HOMES = {
     "compare": "api",
     "load_student": "tasks.loading",
     "inspect": "studies.inspect.inspect_layers",
+    "report": "studies.report.join",
     "LayerGeometry": "distillation.layer_geometry",
     "theory": "studies.theory.check",
 }
@@ -112,6 +114,7 @@ __all__ = [
     "inspect",
     "load_student",
     "procrustes_distance",
+    "report",
     "theory",
     "train",
 ]

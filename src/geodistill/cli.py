@@ -211,6 +211,25 @@ def theory(
     show(check(output, quick=quick))
 
 
+@app.command()
+def report(
+    runs: Annotated[
+        list[Path], typer.Argument(help="Folders of finished runs and comparisons.", metavar="RUN…", show_default=False)
+    ],
+    output: Annotated[
+        Path | None,
+        typer.Option(help="File of the page. [default: report.html of the run; of several runs/report.html]"),
+    ] = None,
+    baseline: Annotated[
+        str | None, typer.Option(help="The row that others are tested against. [default: of the first comparison]")
+    ] = None,
+) -> None:
+    """Write the page of a run or comparison anew, or join several into one page. Nothing is trained or scored again."""
+    from geodistill.studies.report.join import report as write
+
+    typer.echo(f"Report: {write(*runs, output=output, baseline=baseline)}")
+
+
 def _compare(recipe: Path, overrides: list[str], folder: Path | None, fresh: bool, onnx: bool) -> None:
     from geodistill.api import compare as run
     from geodistill.display import show

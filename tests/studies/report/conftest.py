@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -78,7 +78,9 @@ def answers(*predictions: str) -> list[dict[str, Any]]:
 def write_origin(folder: Path, **recipe: Any) -> None:
     """Write the recipe and the environment of a run."""
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / RECIPE, {"task": "classification", "data": {"source": "lost.csv"}, **recipe})  # YAML, too
+    write_json(
+        folder / RECIPE, {"task": "classification", "data": {"source": "lost.csv"}, "training": {"seed": 1}, **recipe}
+    )  # YAML, too
     write_json(folder / ENVIRONMENT, {"fingerprint": "abc", "cores": 2})
 
 
@@ -99,7 +101,9 @@ def make_comparison(tmp_path: Path, teacher: TeacherResult) -> MakeComparison:
         write_origin(folder)
         placed = [replace(run, folder=f"runs/{place}") for place, run in enumerate(runs)]
         for place, run in enumerate(placed):
-            write_origin(folder / run.folder, objective=run.variant)
+            write_origin(folder / run.folder, objective=run.variant, training={"seed": run.seed})
+            own = {"data_fingerprint": "data", "teacher": asdict(changes.get("teacher") or teacher)}
+            write_json(folder / run.folder / RESULTS, own)
             write_lines(folder / run.folder / METRICS, [{"stage": "task", **entry} for entry in curve])
             write_lines(folder / run.folder / TEST_PREDICTIONS, answers("a", "b" if place % 2 else "a", "b"))
         (folder / "teacher").mkdir(exist_ok=True)
@@ -124,8 +128,8 @@ def make_comparison(tmp_path: Path, teacher: TeacherResult) -> MakeComparison:
 def make_results(tmp_path: Path, make_run: Any, teacher: TeacherResult) -> MakeResults:
     """Write a run as it is on disk when its report is written."""
 
-    def make(folder: Path = tmp_path / "a run", **changes: Any) -> RunResults:
-        write_origin(folder)
+    def make(folder: Path = tmp_path / "a run", recipe: dict[str, Any] = {}, **changes: Any) -> RunResults:  # noqa: B006
+        write_origin(folder, **recipe)
         write_lines(folder / METRICS, CURVE)
         content: dict[str, Any] = {
             "folder": folder,

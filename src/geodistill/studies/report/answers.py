@@ -8,11 +8,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from geodistill.display import Table
+from geodistill.files import read_lines
+from geodistill.runs.folder import TEST_PREDICTIONS
 from geodistill.studies.report.page import Block, Notes, Sample, Section, SmallPlots, Tables, small_plots
 from geodistill.studies.report.plots import Figure, base_layout, clean, heat_map, markers, safe
 from geodistill.studies.report.scores import GREY, Style, styles
@@ -22,6 +25,17 @@ Answers = Mapping[str, Sequence[Lines]]
 
 MOST_EXAMPLES, MOST_SAMPLES, MOST_POINTS, MOST_WRITTEN = 20, 6, 1000, 12
 LONGEST = 400
+
+
+def read_answers(folder: Path) -> Lines:
+    """Read what the student of a run answered when it was scored."""
+    return read_lines(folder / TEST_PREDICTIONS)
+
+
+def read_teachers_answers(folder: Path) -> Lines:
+    """Read what the teacher of a run, or of a comparison, answered; runs of a comparison share its teacher."""
+    places = (place / "teacher" / TEST_PREDICTIONS for place in (folder, folder.parent.parent))
+    return next((lines for place in places if (lines := read_lines(place))), [])
 
 
 def confusion(answers: Answers, shown: Sequence[str]) -> Section | None:

@@ -12,11 +12,18 @@ from typing import Any
 from markupsafe import Markup
 
 from geodistill.display import ABSENT, NOT_FINITE, Table, count, duration, one_line, unit
-from geodistill.files import read_lines, write_text
-from geodistill.runs.folder import FIGURE, TEST_PREDICTIONS, read_metrics
+from geodistill.files import write_text
+from geodistill.runs.folder import FIGURE, read_metrics
 from geodistill.runs.run_results import MEASURE_NAMES
 from geodistill.studies.comparison_results import ComparisonResults
-from geodistill.studies.report.answers import Lines, confusion, disagreement, samples
+from geodistill.studies.report.answers import (
+    Lines,
+    confusion,
+    disagreement,
+    read_answers,
+    read_teachers_answers,
+    samples,
+)
 from geodistill.studies.report.curves import Curve, curve_plots, is_technical
 from geodistill.studies.report.made_of import Origin, origin_blocks, read_section
 from geodistill.studies.report.page import (
@@ -84,11 +91,8 @@ def comparison_page(
         points[name].append(run)
     curves = {name: [read_metrics(results.folder / run.folder) for run in runs] for name, runs in points.items()}
     answers: dict[str, list[Lines]] = {
-        TEACHER_NAME: [read_lines(results.folder / "teacher" / TEST_PREDICTIONS)],
-        **{
-            name: [read_lines(results.folder / run.folder / TEST_PREDICTIONS) for run in runs]
-            for name, runs in points.items()
-        },
+        TEACHER_NAME: [read_teachers_answers(results.folder)],
+        **{name: [read_answers(results.folder / run.folder) for run in runs] for name, runs in points.items()},
     }
     chosen = [TEACHER_NAME, results.baseline, *(row.name for row in best_rows(rows)[:1])]
     pairs = {name: [run.geometry for run in runs] for name, runs in points.items()}

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from geodistill.display import ABSENT, Table, count, decimal, duration, one_line, unit
-from geodistill.files import read_lines, write_text
-from geodistill.runs.folder import TEST_PREDICTIONS, read_metrics
+from geodistill.files import write_text
+from geodistill.runs.folder import read_metrics
 from geodistill.runs.run_results import FORMS, MEASURE_NAMES, RunResults, describe_details, forms_table
-from geodistill.studies.report.answers import against_teacher, confusion, samples
+from geodistill.studies.report.answers import against_teacher, confusion, read_answers, read_teachers_answers, samples
 from geodistill.studies.report.comparison_page import curve_section, saved
 from geodistill.studies.report.made_of import Origin, origin_blocks, read_section
 from geodistill.studies.report.page import Block, Folded, Notes, Section, SmallPlots, Tables, Tile, page, small_plots
@@ -33,7 +33,7 @@ def report_run(results: RunResults) -> None:
 def run_page(results: RunResults, origin: Origin, *, title: str) -> str:
     """Return the page of a run."""
     folder = results.folder
-    own, theirs = read_lines(folder / TEST_PREDICTIONS), read_lines(folder / "teacher" / TEST_PREDICTIONS)
+    own, theirs = read_answers(folder), read_teachers_answers(folder)
     answers = {STUDENT: [own], TEACHER: [theirs]}
     drawn = styles([STUDENT])
     scores = [results.tables[0]] if results.metrics else []
