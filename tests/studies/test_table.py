@@ -38,14 +38,6 @@ def test_the_teacher_has_a_score_and_a_cost_but_no_seeds(runs: list[ComparedRun]
     assert "teacher" not in table(runs)
 
 
-def test_a_metric_that_only_students_have_has_no_row_of_the_teacher(
-    runs: list[ComparedRun], teacher: TeacherResult
-) -> None:
-    found = [replace(run, metrics={**run.metrics, "retrieval@1": 0.5}) for run in runs]
-    rows = build_table(found, baseline="KD", main_metric="retrieval@1", teacher=teacher)
-    assert [row.name for row in rows] == ["labels only", "KD", "KD + Procrustes"]
-
-
 def test_geometry_is_that_of_the_deepest_pair(runs: list[ComparedRun]) -> None:
     row = table(runs)["KD + Procrustes"]
     assert row.layers == (2, 6, "tokens")
