@@ -132,12 +132,15 @@ def predict(
         str,
         typer.Argument(
             metavar="FILE",
-            help="CSV, TSV, JSONL, JSON, parquet or .txt lines; - for standard input; of images also a folder.",
+            help="CSV, TSV, JSONL, JSON, parquet, .npz or .txt lines; - for standard input; of images also a folder; "
+            "of recordings an .npz or .nwb file or a folder.",
         ),
     ],
     overrides: Annotated[
         list[str] | None,
-        typer.Argument(help="Columns of the file, such as data.text=COLUMN.", show_default=False),
+        typer.Argument(
+            help="Columns of the file, such as data.text=COLUMN or data.columns.student=COLUMN.", show_default=False
+        ),
     ] = None,
     output: Annotated[Path | None, typer.Option(help="File of the predictions. [default: standard output]")] = None,
 ) -> None:

@@ -20,7 +20,7 @@ from geodistill.errors import GeodistillError
 from geodistill.recipe import Recipe
 from geodistill.runs.evaluate import evaluate
 from geodistill.runs.predict import predict
-from geodistill.runs.recipe_file import check_recipe, merge
+from geodistill.runs.recipe_file import check_recipe, merge, read_yaml
 from geodistill.tasks.choose import task_of
 from geodistill.tasks.reading import student_reader
 
@@ -66,10 +66,40 @@ def test_two_sensors_from_a_recipe_to_a_student(make: MakeRecipe, tmp_path: Path
     assert scores["metrics"] == pytest.approx(results.metrics)
     line = json.loads((tmp_path / "run" / "predictions.jsonl").read_text().splitlines()[0])
     assert line["split"] == "test" and 1 <= line["rank"] <= 16
-    with pytest.raises(GeodistillError, match="not predicted from the command line"):
-        predict(tmp_path / "run", "rows.npz")
-    with pytest.raises(GeodistillError, match="scored on the data of its run alone"):
-        evaluate(tmp_path / "run", ["data.source=other.npz"])
+    check_other_data(tmp_path / "run", student, tmp_path)
+
+
+def check_other_data(run: Path, student: SensorModel, folder: Path) -> None:
+    """Rows that the run has not seen, with other names of the columns and one row that lacks an input."""
+    test = task_of(check_recipe(read_yaml(run / "recipe.yaml"))).examples.splits["test"]  # type: ignore[attr-defined]
+    rows = [
+        {"left": ankle.tolist(), "right": trunk.tolist()}
+        for ankle, trunk in zip(test["ankle"], test["trunk"], strict=True)
+    ]
+    (folder / "other.jsonl").write_text("\n".join(map(json.dumps, [*rows, {"left": None, "right": rows[0]["right"]}])))
+    named = [f"data.source={folder / 'other.jsonl'}", "data.columns.student=left", "data.columns.teacher=right"]
+    scores = evaluate(run, named, progress=False)
+    assert scores["metrics"] == pytest.approx(evaluate(run, output=folder / "own.jsonl", progress=False)["metrics"])
+    assert (scores["split"], scores["examples"]) == (None, 16)
+    assert "1 of the 17 other.jsonl rows lack the input of a side" in " ".join(scores["notes"])
+    with pytest.raises(GeodistillError, match=r"other.jsonl has no column 'ankle'.*data.columns.student=COLUMN"):
+        evaluate(run, named[:1], progress=False)
+    with pytest.raises(
+        GeodistillError, match="'right' holds arrays of 2 axes and width 3 in the train split and arrays of 2 axes"
+    ):
+        evaluate(run, [named[0], "data.columns.student=right", "data.columns.teacher=left"], progress=False)
+
+    lines = list(predict(run, str(folder / "other.jsonl"), ["data.columns.student=left"], chunk=10))
+    expected = student(torch.tensor(rows[11]["left"])[None]).last_hidden_state.mean(dim=1)[0]
+    assert lines[11]["embedding"] == pytest.approx(expected.tolist(), rel=1e-5, abs=1e-6)
+    assert lines[16] == {"row": 16, "embedding": None, "note": "there is no array"}
+    with pytest.raises(GeodistillError, match=r"no column 'ankle', which the student reads"):
+        list(predict(run, str(folder / "other.jsonl")))
+    bad = {"rows.npz": np.zeros((1, 4, 2)), "nan.npz": np.full((1, 4, 3), np.nan)}
+    for name, ankle in bad.items():
+        np.savez(folder / name, ankle=ankle)
+        (line,) = predict(run, str(folder / name))
+        assert line["embedding"] is None and ("shape (time, 3)" in line["note"] or "NaN" in line["note"])
 
 
 def test_the_cache_changes_nothing(make: MakeRecipe, tmp_path: Path) -> None:
@@ -161,6 +191,11 @@ def test_what_does_not_go_together(make: MakeRecipe, tmp_path: Path, changes: di
         train(make(**changes), tmp_path / "run", progress=False)
 
 
+def write_lines(folder: Path, *lines: str) -> Path:
+    (folder / "lines.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return folder / "lines.txt"
+
+
 def test_labels_are_for_a_label_term_of_the_student(encoder: Path, tmp_path: Path) -> None:
     rows = [{"fr": f"un texte {place}", "en": f"a text {place}", "kind": "ab"[place % 2]} for place in range(30)]
     (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
@@ -179,9 +214,25 @@ def test_labels_are_for_a_label_term_of_the_student(encoder: Path, tmp_path: Pat
     results = train(check_recipe(content), tmp_path / "run", progress=False)
     student = AutoModelForSequenceClassification.from_pretrained(tmp_path / "run" / "student")
     assert results is not None and student.config.id2label == {0: "a", 1: "b"}
+    assert list(results.metrics) == ["retrieval@1", "retrieval@10", "similarity_structure", "accuracy", "macro_f1"]
     logged = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert all("label" in entry for entry in logged if "loss" in entry)
     assert evaluate(tmp_path / "run", progress=False)["metrics"] == pytest.approx(results.metrics)
+    scored = [json.loads(line) for line in (tmp_path / "run" / "predictions.jsonl").read_text().splitlines()]
+    right = sum(line["prediction"] == line["reference"] for line in scored) / len(scored)
+    assert results.metrics["accuracy"] == pytest.approx(right)
+    (tmp_path / "new.csv").write_text("fr,en,kind\nun texte,a text,A\nun autre,another,b\n", encoding="utf-8")
+    found = evaluate(tmp_path / "run", [f"data.source={tmp_path / 'new.csv'}"], progress=False)
+    assert found["examples"] == 2 and set(found["metrics"]) == set(results.metrics)
+    (tmp_path / "bare.csv").write_text("fr,en\nun texte,a text\n,another\n", encoding="utf-8")
+    found = evaluate(tmp_path / "run", [f"data.source={tmp_path / 'bare.csv'}"], progress=False)
+    assert set(found["metrics"]) == {"retrieval@1", "retrieval@10", "similarity_structure"}
+    assert "There is no column 'kind'" in " ".join(found["notes"])
+    first, empty = predict(tmp_path / "run", str(tmp_path / "bare.csv"))
+    assert first["prediction"] in "ab" and len(first["embedding"]) == student.config.hidden_size
+    assert empty["embedding"] is None and empty["note"] == "the text is empty"
+    (plain,) = predict(tmp_path / "run", str(write_lines(tmp_path, "un texte")))
+    assert plain["embedding"] == pytest.approx(first["embedding"], rel=1e-4, abs=1e-5)
     with pytest.raises(GeodistillError, match="has a head, and its teacher has none"):
         check_recipe({**content, "student": {"teacher_layers": 1}})
 

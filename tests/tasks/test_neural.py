@@ -14,6 +14,7 @@ from geodistill.errors import GeodistillError
 from geodistill.models import NeuralModel
 from geodistill.recipe import Recipe
 from geodistill.runs.evaluate import evaluate
+from geodistill.runs.predict import predict
 from geodistill.runs.recipe_file import check_recipe, merge
 from geodistill.runs.train import train
 from geodistill.studies.compare import compare
@@ -63,8 +64,7 @@ def test_a_student_of_potentials_learns_from_a_teacher_of_spikes(make: Any, tmp_
     assert isinstance(student, NeuralModel) and list(student.config.sessions or {}) == ["day-0", "day-1", "day-2"]
     found = evaluate(tmp_path / "whole", progress=False)
     assert found["metrics"] == pytest.approx(results.metrics)
-    with pytest.raises(GeodistillError, match="on the data of its run alone"):
-        evaluate(tmp_path / "whole", ["data.source=other.npz"], progress=False)
+    check_other_data(tmp_path / "whole", recipe, results.metrics, tmp_path)
 
     class Interrupted(Exception): ...
 
@@ -84,6 +84,37 @@ def test_a_student_of_potentials_learns_from_a_teacher_of_spikes(make: Any, tmp_
     train(recipe, tmp_path / "cut", shared=tmp_path / "whole", progress=False)
     resumed = AutoModel.from_pretrained(tmp_path / "cut" / "student").state_dict()
     assert all(torch.equal(value, resumed[name]) for name, value in student.state_dict().items())
+
+
+def check_other_data(run: Path, recipe: Recipe, metrics: dict[str, float], folder: Path) -> None:
+    """The run's own recordings as other data: two sessions that the student knows, and one that is new to it."""
+    scores = evaluate(run, [f"data.source={recipe.data.source}"], progress=False)
+    assert {name: scores["metrics"][name] for name in ("r2", "r2_unseen")} == pytest.approx(
+        {name: metrics[name] for name in ("r2", "r2_unseen")}
+    )
+    assert scores["split"] == "test" and set(scores["metrics"]) == set(metrics)
+    said = " ".join(scores["notes"])
+    assert "'day-2' is new to a model: its patch embeddings alone were fitted to its train blocks in 2 steps" in said
+    assert "'day-0' is taken for the session of this name" in said
+    with pytest.raises(GeodistillError, match=r"'data.sessions.bin_ms' cannot be overridden here"):
+        evaluate(run, [f"data.source={recipe.data.source}", "data.sessions.bin_ms=20"], progress=False)
+
+    whole = dict(np.load(Path(recipe.data.source) / "day-0.npz"))
+    np.savez(folder / "day-0.npz", lfp=whole["lfp"])  # potentials alone, which is what an implant records for years
+    predictions = predict(run, str(folder / "day-0.npz"))
+    lines = list(predictions)
+    assert [line["row"] for line in lines] == list(range(660)) and {line["session"] for line in lines} == {"day-0"}
+    assert [line["row"] for line in lines if "note" in line] == list(range(100, 104))
+    assert len(lines[0]["latent"]) == 64 and "4 of the 660 rows are answered by null" in " ".join(predictions.notes)
+    np.savez(folder / "new.npz", lfp=whole["lfp"])
+    again = list(predict(run, str(folder / "new.npz"), ["data.sessions.adaptation_steps=1"]))
+    assert again[0]["latent"] != lines[0]["latent"]
+    assert again == list(predict(run, str(folder / "new.npz"), ["data.sessions.adaptation_steps=1"]))
+    np.savez(folder / "day-1.npz", lfp=whole["lfp"][:, :2])
+    with pytest.raises(GeodistillError, match="'day-1' has 2 channels, and the model knows it with 3"):
+        list(predict(run, str(folder / "day-1.npz")))
+    with pytest.raises(GeodistillError, match="has no array 'spikes'"):
+        evaluate(run, [f"data.source={folder / 'day-0.npz'}"], progress=False)
 
 
 def test_adaptation_changes_the_embeddings_of_unseen_sessions_alone(make: Any) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -11,8 +11,9 @@ from typing import NamedTuple
 import numpy as np
 
 from geodistill.data.bundled.neural import real, simulated
+from geodistill.data.parts import ALL
 from geodistill.data.record import PartRecord, Record
-from geodistill.data.session_files import chosen, read_sessions
+from geodistill.data.session_files import ARRAYS, chosen, read_sessions
 from geodistill.data.sessions import MODALITIES, Session, clean
 from geodistill.errors import GeodistillError, suggest
 from geodistill.recipe import DataRecipe
@@ -57,7 +58,7 @@ class NeuralExamples:
     sessions: all of them, cleaned
     unseen: the names of those that no model is trained on, but for their patch embeddings
     splits: segments of `train`, `validation` and `test`, of sessions that are trained on
-    unseen_splits: the same of unseen sessions
+    unseen_splits: the same of unseen sessions; empty if `splits` has all sessions (`sessions_to_score`)
     fingerprint: SHA-256 over all values, splits and names
     notes: what was masked, a sentence each
     """
@@ -81,20 +82,7 @@ def load_sessions(recipe: DataRecipe) -> NeuralExamples:
     Raises GeodistillError for what is no session, for an unseen session that is not there, and where all are unseen.
     """
     settings = recipe.sessions
-    if recipe.source in BUNDLED_SESSIONS:
-        sessions = [chosen(each, settings) for each in BUNDLED_SESSIONS[recipe.source](settings.bin_ms)]
-    elif recipe.source.startswith("bundled:"):
-        raise GeodistillError(
-            f"No bundled sessions are named '{recipe.source}'.", suggest(recipe.source, BUNDLED_SESSIONS)
-        )
-    elif Path(recipe.source).expanduser().exists():
-        sessions = read_sessions(Path(recipe.source).expanduser(), settings)
-    else:
-        raise GeodistillError(
-            f"There is no file or folder '{recipe.source}'.", "Give an .npz or .nwb file, or a folder of them."
-        )
-    cleaned = [clean(session) for session in sessions]
-    sessions, notes = [session for session, _ in cleaned], [note for _, found in cleaned for note in found]
+    sessions, notes = _read(recipe)
     names = [session.name for session in sessions]
     for name in settings.unseen:
         if name not in names:
@@ -106,13 +94,7 @@ def load_sessions(recipe: DataRecipe) -> NeuralExamples:
         for part, segments in cut(number, len(session), recipe).items():
             found[session.name not in settings.unseen][part] += segments
     counted = {part: len(segments) for part, segments in found[True].items()}
-    if not all(counted.values()):
-        raise GeodistillError(
-            f"The sessions are too short: there are {counted['train']} segments to train on, {counted['validation']} "
-            f"to validate and {counted['test']} to test.",
-            "Lower data.sessions.block_seconds and data.sessions.bins.",
-        )
-    splits = {part: _usable(sessions, each, recipe.limit) for part, each in found[True].items()}
+    splits = _splits(sessions, found[True], recipe)
     return NeuralExamples(
         sessions=sessions,
         unseen=list(settings.unseen),
@@ -129,6 +111,81 @@ def load_sessions(recipe: DataRecipe) -> NeuralExamples:
             notes=notes,
         ),
     )
+
+
+def sessions_to_score(recipe: DataRecipe, trained: Collection[str]) -> NeuralExamples:
+    """Read sessions for a student that was trained on the sessions named `trained`; all others are `unseen` to it.
+
+    All sessions are cut into blocks as `load_sessions` cuts them, since patch embeddings of unseen sessions are fitted
+    to train blocks, and all are in `splits`.
+    """
+    sessions, notes = _read(recipe)
+    found: dict[str, list[Segment]] = {part: [] for part in PARTS}
+    for number, session in enumerate(sessions):
+        for part, segments in cut(number, len(session), recipe).items():
+            found[part] += segments
+    return _for_a_student(sessions, notes, trained, _splits(sessions, found, recipe))
+
+
+def sessions_to_read(recipe: DataRecipe, trained: Collection[str], needs: Collection[str]) -> NeuralExamples:
+    """Read sessions as `sessions_to_score` does, in one split, `all`, of all their bins, from files that need not have
+    more than `needs`."""
+    sessions, notes = _read(recipe, needs)
+    size = recipe.sessions.bins
+    segments = [
+        Segment(number, start, min(start + size, len(session)), 0)
+        for number, session in enumerate(sessions)
+        for start in range(0, len(session), size)
+    ]
+    return _for_a_student(sessions, notes, trained, {ALL: _usable(sessions, segments, None, least=1)})
+
+
+def _for_a_student(
+    sessions: Sequence[Session], notes: Iterable[str], trained: Collection[str], splits: dict[str, Segments]
+) -> NeuralExamples:
+    names = [session.name for session in sessions]
+    known = [
+        f"The session '{name}' is taken for the session of this name that the student was trained on."
+        for name in names
+        if name in trained
+    ]
+    return NeuralExamples(
+        sessions=sessions,
+        unseen=[name for name in names if name not in trained],
+        splits=splits,
+        unseen_splits={},
+        fingerprint="",
+        notes=[*notes, *known],
+    )
+
+
+def _read(recipe: DataRecipe, needs: Collection[str] = ARRAYS) -> tuple[list[Session], list[str]]:
+    """Read the sessions that `recipe.source` names, clean them, and say what was masked."""
+    settings = recipe.sessions
+    if recipe.source in BUNDLED_SESSIONS:
+        sessions = [chosen(each, settings) for each in BUNDLED_SESSIONS[recipe.source](settings.bin_ms)]
+    elif recipe.source.startswith("bundled:"):
+        raise GeodistillError(
+            f"No bundled sessions are named '{recipe.source}'.", suggest(recipe.source, BUNDLED_SESSIONS)
+        )
+    elif Path(recipe.source).expanduser().exists():
+        sessions = read_sessions(Path(recipe.source).expanduser(), settings, needs)
+    else:
+        raise GeodistillError(
+            f"There is no file or folder '{recipe.source}'.", "Give an .npz or .nwb file, or a folder of them."
+        )
+    cleaned = [clean(session) for session in sessions]
+    return [session for session, _ in cleaned], [note for _, found in cleaned for note in found]
+
+
+def _splits(sessions: Sequence[Session], found: dict[str, list[Segment]], recipe: DataRecipe) -> dict[str, Segments]:
+    if not all(found.values()):
+        raise GeodistillError(
+            f"The sessions are too short: there are {len(found['train'])} segments to train on, "
+            f"{len(found['validation'])} to validate and {len(found['test'])} to test.",
+            "Lower data.sessions.block_seconds and data.sessions.bins.",
+        )
+    return {part: _usable(sessions, each, recipe.limit) for part, each in found.items()}
 
 
 def cut(session: int, bins: int, recipe: DataRecipe) -> dict[str, list[Segment]]:
@@ -156,10 +213,10 @@ def _falls(place: int, share: float) -> bool:
     return int((place + 1) * share + 1e-9) > int(place * share + 1e-9)
 
 
-def _usable(sessions: Sequence[Session], segments: list[Segment], most: int | None) -> Segments:
-    """The segments with at least two bins of both modalities; where they are too many, some, evenly spread."""
+def _usable(sessions: Sequence[Session], segments: list[Segment], most: int | None, least: int = 2) -> Segments:
+    """The segments with at least so many bins of both modalities; if they are too many, some, evenly spread."""
     every = Segments(sessions, segments)
-    usable = [each for each in segments if every.there(each).sum() > 1]
+    usable = [each for each in segments if every.there(each).sum() >= least]
     if most is not None and most < len(usable):
         usable = [usable[place * len(usable) // most] for place in range(most)]
     return Segments(sessions, usable)

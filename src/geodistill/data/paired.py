@@ -110,8 +110,8 @@ class PairedExamples:
         return 1
 
     def cells(self, column: str) -> Cells:
-        """Return the training cells of a column, which tell its kind and its width."""
-        return self.splits["train"].columns[column]
+        """Return the cells of a column in the first split, train as a rule, which tell its kind and its width."""
+        return next(iter(self.splits.values())).columns[column]
 
 
 def load_pairs(recipe: DataRecipe, task: HeldOut | None = None) -> PairedExamples:
@@ -136,12 +136,12 @@ def load_pairs(recipe: DataRecipe, task: HeldOut | None = None) -> PairedExample
         )
     if isinstance(recipe.label, list):
         raise GeodistillError("data.label names several columns, and a pair has one label.", "Name one column.")
-    source = _open(recipe)
+    source = open_pairs(recipe)
     notes = list(source.notes)
     names = choose_splits(source, recipe)
     tables = {part: source.splits[name]() for part, name in names.items()}
-    rows = {part: _rows(table, sides, recipe.label, part, notes) for part, table in tables.items()}
-    _check_kinds(rows)
+    rows = {part: read_pairs(table, sides, recipe.label, part, notes) for part, table in tables.items()}
+    check_kinds(rows["train"], rows)
     labels = _labels(rows["train"], tables["train"], recipe.label)
     rows = {part: _numbered(each, labels, part) for part, each in rows.items()}
     strata = rows["train"].labels if labels.problem == "classification" else None
@@ -191,13 +191,14 @@ def load_pairs(recipe: DataRecipe, task: HeldOut | None = None) -> PairedExample
     )
 
 
-def _open(recipe: DataRecipe) -> Source:
+def open_pairs(recipe: DataRecipe) -> Source:
+    """Open a source that may have columns of images, which only `open_images` keeps as they are."""
     if recipe.source.startswith("bundled:") and recipe.source not in BUNDLED_IMAGES:
         return open_source(recipe)
     return open_images(recipe)
 
 
-def _rows(table: Table, sides: ColumnsRecipe, label: str | None, part: str, notes: list[str]) -> PairedRows:
+def read_pairs(table: Table, sides: ColumnsRecipe, label: str | None, part: str, notes: list[str]) -> PairedRows:
     """Read the rows of a split that have all that they need; the others are counted in `notes`."""
     found = {name: read_cells(table, name, part) for name in dict.fromkeys((sides.student, sides.teacher))}
     columns = {name: cells for name, (cells, _) in found.items()}
@@ -232,14 +233,15 @@ def _rows(table: Table, sides: ColumnsRecipe, label: str | None, part: str, note
     return PairedRows(kept, chosen, sides, labels)
 
 
-def _check_kinds(rows: Mapping[str, PairedRows]) -> None:
+def check_kinds(train: PairedRows, rows: Mapping[str, PairedRows]) -> None:
+    """Raise GeodistillError for a column that does not hold in every split what it holds in the train split."""
     for part, each in rows.items():
         for name, cells in each.columns.items():
-            train = rows["train"].columns[name]
-            if (cells.kind, cells.axes, cells.width) != (train.kind, train.axes, train.width):
+            known = train.columns[name]
+            if (cells.kind, cells.axes, cells.width) != (known.kind, known.axes, known.width):
                 raise GeodistillError(
-                    f"The column '{name}' holds {_described(train)} in the train split and {_described(cells)} in the "
-                    f"{part} split.",
+                    f"The column '{cells.column}' holds {_described(known)} in the train split and {_described(cells)} "
+                    f"in the {part} split.",
                     "Give it one kind and one width in every split.",
                 )
 

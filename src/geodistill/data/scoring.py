@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from geodistill.data.instructions import MAX_LENGTH as INSTRUCTIONS_MAX_LENGTH
 from geodistill.data.instructions import Instructions, instruction_dataset
 from geodistill.data.label_lists import LabelLists, are_several, by_outputs, is_gathered, labels_of, with_one_label
 from geodistill.data.labels import Labels, Problem, label_name
+from geodistill.data.paired import PairedExamples, PairedRows, check_kinds, open_pairs, read_pairs
 from geodistill.data.parts import ALL, limited
 from geodistill.data.sources import Source, open_source
 from geodistill.data.tables import Table
@@ -137,6 +139,56 @@ def images_to_score(
         label_names=list(label_names),
         metrics=recipe.metrics or list(metrics) or DEFAULT_METRICS["classification"],
         **vars(image_statistics(facts, facts)),
+        fingerprint="",
+        notes=notes,
+    )
+
+
+def pairs_to_score(
+    recipe: DataRecipe, own: PairedExamples, *, split: str | None = None, named: Collection[str] = ()
+) -> PairedExamples:
+    """Read paired inputs as `rows_to_score` reads texts, as far as a student and a teacher read them that were trained
+    on `own`: with its kinds of columns, its labels and its names of the columns.
+
+    Labels are read if `recipe.label` names a column that the data has. A label column that it lacks is an error only if
+    it is in `named`; without labels the pairs alone are scored.
+
+    Raises GeodistillError as `rows_to_score` does, and for a column that holds something else than the run's.
+    """
+    sides = recipe.columns
+    assert sides is not None, "a run of pairs has columns"
+    if own.sides.student == own.sides.teacher and sides.student != sides.teacher:
+        raise GeodistillError(
+            "Student and teacher of the run read one column, and data.columns names two.",
+            "Give data.columns.student and data.columns.teacher the same name.",
+        )
+    notes: list[str] = []
+    _, tables = _tables(recipe, split, open_pairs)
+    label = recipe.label if isinstance(recipe.label, str) else None
+    if label and "label" not in named and not all(label in table.columns for table in tables.values()):
+        notes.append(f"There is no column '{label}', which has the labels of the run: the pairs alone are scored.")
+        label = None
+    parts = {}
+    for name, table in tables.items():
+        shown = _shown(recipe, name)
+        for side, column in sides.model_dump().items():
+            if column not in table.columns:
+                raise GeodistillError(
+                    f"{shown} has no column '{column}', which the {side} reads.",
+                    f"Name it with data.columns.{side}=COLUMN. {suggest(column, table.columns)}",
+                )
+        rows = read_pairs(table, sides, label, shown, notes)
+        labels = None
+        if rows.labels is not None:
+            labels = match_labels(rows.labels, own.problem, own.label_names, shown)
+        columns = {own.sides.student: rows.student, own.sides.teacher: rows.teacher}
+        parts[name] = PairedRows(rows.ids, columns, own.sides, labels)
+        check_kinds(own.splits["train"], {shown: parts[name]})
+    return replace(
+        own,
+        splits=limited(parts, recipe),
+        problem=own.problem if label else "unlabelled",
+        max_length=recipe.max_length or own.max_length,
         fingerprint="",
         notes=notes,
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,11 @@ SUFFIXES = (".npz", ".nwb")
 ARRAYS = ("spikes", "lfp", "behaviour")
 
 
-def read_sessions(path: Path, recipe: SessionsRecipe) -> list[Session]:
+def read_sessions(path: Path, recipe: SessionsRecipe, needs: Collection[str] = ARRAYS) -> list[Session]:
     """Read a file, or all files of a folder in the order of their names: a session each, named as its file.
+
+    `needs` has `lfp`, and what else of `ARRAYS` is read. What is not read need not be there: a session then has one
+    neuron that never fires, and no behaviour.
 
     Raises GeodistillError where there is none, or where one lacks what a session has.
     """
@@ -27,10 +30,10 @@ def read_sessions(path: Path, recipe: SessionsRecipe) -> list[Session]:
             f"There are no sessions in '{path}'.",
             "Give an .npz or .nwb file, or a folder with a file for each session.",
         )
-    return [(read_npz if file.suffix == ".npz" else read_nwb)(file, recipe) for file in files]
+    return [(read_npz if file.suffix == ".npz" else read_nwb)(file, recipe, needs) for file in files]
 
 
-def read_npz(path: Path, recipe: SessionsRecipe) -> Session:
+def read_npz(path: Path, recipe: SessionsRecipe, needs: Collection[str] = ARRAYS) -> Session:
     """Read a session whose arrays are binned: `spikes` (t, neurons), `lfp` (t, channels), `behaviour` (t, k), and
     optionally `behaviour_names` (k,) and `bin_ms`.
 
@@ -41,10 +44,10 @@ def read_npz(path: Path, recipe: SessionsRecipe) -> Session:
             arrays = {name: file[name] for name in file.files}
     except (OSError, ValueError) as error:
         raise GeodistillError(f"'{path}' is no whole NPZ file: {error}.", "Write it with numpy.savez.") from error
-    for name in ARRAYS:
+    for name in needs:
         if name not in arrays:
             raise GeodistillError(
-                f"'{path}' has no array '{name}'.", f"Give it {', '.join(ARRAYS)}, with bins as rows, by numpy.savez."
+                f"'{path}' has no array '{name}'.", f"Give it {', '.join(needs)}, with bins as rows, by numpy.savez."
             )
     own = float(arrays.get("bin_ms", recipe.bin_ms))
     if abs(own - recipe.bin_ms) > 1e-6:
@@ -53,13 +56,14 @@ def read_npz(path: Path, recipe: SessionsRecipe) -> Session:
             "correspond.",
             f"Set data.sessions.bin_ms={own:g}, or bin the recording anew.",
         )
+    arrays = {**_nothing(len(arrays["lfp"])), **{name: arrays[name] for name in arrays if name not in _unread(needs)}}
     spikes, lfp, behaviour = (arrays[name].astype(np.float32) for name in ARRAYS)
     behaviour = behaviour.reshape(len(behaviour), -1)
     names = [str(each) for each in arrays.get("behaviour_names", range(behaviour.shape[1]))]
     return chosen(Session(path.stem, spikes, lfp, behaviour, names, recipe.bin_ms), recipe)
 
 
-def read_nwb(path: Path, recipe: SessionsRecipe) -> Session:
+def read_nwb(path: Path, recipe: SessionsRecipe, needs: Collection[str] = ARRAYS) -> Session:
     """Read a session of Neurodata Without Borders: spike times of `units`, an ElectricalSeries named by
     `data.sessions.lfp`, and the time series that `data.sessions.behaviour` names; binned on the grid of the
     ElectricalSeries.
@@ -71,7 +75,7 @@ def read_nwb(path: Path, recipe: SessionsRecipe) -> Session:
 
     with pynwb.NWBHDF5IO(str(path), "r", load_namespaces=True) as file:
         content = file.read()
-        if content.units is None or not len(content.units):
+        if "spikes" in needs and (content.units is None or not len(content.units)):
             raise GeodistillError(f"'{path}' has no sorted units.", "Give a file with a units table of spike times.")
         series = {each.name: each for each in content.objects.values() if hasattr(each, "timestamps")}
         fields = {name: each for name, each in series.items() if isinstance(each, pynwb.ecephys.ElectricalSeries)}
@@ -82,10 +86,14 @@ def read_nwb(path: Path, recipe: SessionsRecipe) -> Session:
         samples, rate, first = _samples(field)
         bins = int(len(samples) / rate * 1000 / recipe.bin_ms)
         grid = first, bins, recipe.bin_ms
-        spikes = np.stack([bin_events(np.asarray(times), *grid) for times in content.units["spike_times"][:]], axis=1)
+        spikes = _nothing(bins)["spikes"]
+        if "spikes" in needs:
+            times = content.units["spike_times"][:]
+            spikes = np.stack([bin_events(np.asarray(each), *grid) for each in times], axis=1)
         columns: list[Any] = []
         names: list[str] = []
-        for name in recipe.behaviour or [name for name in series if name not in fields]:
+        decoded = recipe.behaviour or [name for name in series if name not in fields]
+        for name in decoded if "behaviour" in needs else []:
             values, own_rate, own_first = _samples(_named(path, name, series, "data.sessions.behaviour"))
             columns.append(bin_samples(values, own_rate, *grid, first=own_first))
             many = values.shape[1] > 1
@@ -93,6 +101,16 @@ def read_nwb(path: Path, recipe: SessionsRecipe) -> Session:
         lfp = bin_samples(samples, rate, *grid, first=first)
     behaviour = np.concatenate(columns, axis=1) if columns else np.empty((bins, 0), dtype=np.float32)
     return Session(path.stem, spikes, lfp, behaviour, names, recipe.bin_ms)
+
+
+def _nothing(bins: int) -> dict[str, np.ndarray]:
+    """What stands for spikes and behaviour that are not read."""
+    return {"spikes": np.zeros((bins, 1), np.float32), "behaviour": np.empty((bins, 0), np.float32)}
+
+
+def _unread(needs: Collection[str]) -> list[str]:
+    unread = [name for name in ARRAYS if name not in needs]
+    return [*unread, "behaviour_names"] if "behaviour" in unread else unread
 
 
 def chosen(session: Session, recipe: SessionsRecipe) -> Session:

@@ -3,24 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from geodistill.data.scoring import COLUMN_FIELDS, images_to_score, instructions_to_score, rows_to_score
+from geodistill.data.neural import sessions_to_score
+from geodistill.data.scoring import (
+    COLUMN_FIELDS,
+    images_to_score,
+    instructions_to_score,
+    pairs_to_score,
+    rows_to_score,
+)
 from geodistill.distillation.devices import telling_of_memory
 from geodistill.distillation.sides import Side
 from geodistill.errors import GeodistillError, suggest
 from geodistill.files import write_lines
 from geodistill.recipe import GenerationRecipe
 from geodistill.runs.arguments import run_device, send
-from geodistill.runs.finished import FinishedRun, open_run, refuse_others, student_head
+from geodistill.runs.finished import FinishedRun, open_run, refuse_others, student_head, trained_sessions
 from geodistill.runs.folder import RECIPE
 from geodistill.runs.recipe_file import load_recipe
 from geodistill.runs.teacher import as_given, load_teacher, load_teacher_reader
 from geodistill.tasks.choose import task_of
 from geodistill.tasks.classification import Classification
+from geodistill.tasks.embeddings import Embeddings
 from geodistill.tasks.images import Images
 from geodistill.tasks.instructions import InstructionFollowing
+from geodistill.tasks.neural import Neural
 from geodistill.tasks.task import ALL, Task
 
 PREDICTIONS = "predictions.jsonl"
@@ -31,9 +41,11 @@ COLUMNS = {
     "classification": ("data.metrics", "data.text", "data.text_pair", "data.label"),
     "images": ("data.metrics", "data.image", "data.label"),
     "instructions": ("data.instruction", "data.input", "data.output", "data.messages", *PROMPTS),
+    "embeddings": ("data.metrics", "data.columns.student", "data.columns.teacher", "data.label"),
+    "neural": ("data.metrics", "data.sessions.lfp", "data.sessions.behaviour", "data.sessions.adaptation_steps"),
 }
+WITHOUT_TEXTS = ("images", "neural")
 NEED_A_DIFFERENCE = ("pearson", "spearman", "matthews_correlation")
-OWN_DATA_ALONE = ("embeddings", "neural")
 SPLIT_KEYS = ("seed", "validation_share", "test_share")
 SPLIT_NAMES = ("train_split", "validation_split", "test_split")
 
@@ -52,6 +64,10 @@ def evaluate(
     Without `data.source` among the overrides the run's own data is read, and the test split has the metrics that the
     run reported. With it, other data is read, and nothing is cut from it: every row of a file, or the named split of a
     folder, a hub name or a bundled set. Labels of other data are matched to the student's labels by name.
+
+    The rotation of embeddings is fitted on training rows of the run, whose data has to be there still. Recordings are
+    cut into blocks of time like the run's: patch embeddings of sessions that the student was not trained on, and the
+    rotation, are fitted to train blocks.
 
     Args:
         folder: the folder of a run.
@@ -73,11 +89,6 @@ def evaluate(
     """
     run = open_run(folder, overrides)
     other = "data.source" in run.given
-    if other and run.recipe.task in OWN_DATA_ALONE:
-        raise GeodistillError(
-            f"A student of the task '{run.recipe.task}' is scored on the data of its run alone.",
-            "Leave data.source out, and choose a split with --split.",
-        )
     refuse_others(run, *_useful(run, other))
     task = _other_data(run, split) if other else _own_data(run)
     student = send(task.load_model(run.student, new_head=False, trust=run.trusts_student), run_device())
@@ -90,7 +101,7 @@ def evaluate(
         teacher_reader = load_teacher_reader(given, task)
         teacher = send(load_teacher(given, task, teacher_reader), run_device())
         task.ask(Side(teacher, teacher_reader), task.encode(teacher, teacher_reader, positions=run.positions))
-    if other:
+    if other and run.recipe.task != "neural":  # whose splits are blocks of time
         split = next(iter(encoded)) if len(encoded) == 1 else ALL
     split = split or "test"
     if split not in (*encoded, ALL):
@@ -121,9 +132,7 @@ def evaluate(
 def _useful(run: FinishedRun, other: bool) -> tuple[list[str], dict[str, str]]:
     """Return the overrides that have an effect on the scores, and for some others why they are refused."""
     task = run.recipe.task
-    if not other and task in OWN_DATA_ALONE:
-        return ["data.limit", "data.metrics"], {}
-    length = () if task == "images" else ("data.max_length",)
+    length = () if task in WITHOUT_TEXTS else ("data.max_length",)
     if not other:
         useful = ["data.limit", *length, *(PROMPTS if task == "instructions" else ["data.metrics"])]
         cut = "it would cut other splits, and the student was trained on some of their rows"
@@ -132,10 +141,12 @@ def _useful(run: FinishedRun, other: bool) -> tuple[list[str], dict[str, str]]:
         why |= {f"data.{key}": columns for key in (*COLUMN_FIELDS, "configuration")}
         return ["data.source", *useful], why
     useful = [*OTHER_DATA, *length, *COLUMNS[task]]
+    if task == "neural":
+        useful.remove("data.configuration")
     why = {f"data.{key}": "nothing is cut from other data" for key in SPLIT_KEYS}
     why |= {f"data.{key}": "a split of other data is chosen with --split" for key in SPLIT_NAMES}
     why["data.problem"] = "the student's head says what its problem is"
-    if _is_local(run.recipe.data.source):
+    if task != "neural" and _is_local(run.recipe.data.source):
         useful.remove("data.configuration")
         why["data.configuration"] = "only a data set of the hub has configurations"
     return useful, why
@@ -179,6 +190,17 @@ def _other_data(run: FinishedRun, split: str | None) -> Task:
         if "generation.limit" not in run.given:
             generation = generation.model_copy(update={"limit": None})
         return InstructionFollowing(instructions_to_score(data, split=split, named=named), data, generation)
+    if run.recipe.task == "embeddings":
+        own_task = _own_data(replace(run, given={}))  # as the run read it
+        assert isinstance(own_task, Embeddings)
+        length = min(own_task.examples.max_length, run.positions or own_task.examples.max_length)
+        fitted_on = replace(own_task.examples, max_length=length)
+        pairs = pairs_to_score(data, own_task.examples, split=split, named=named)
+        return Embeddings(pairs, data.metrics, fitted_on=fitted_on)
+    if run.recipe.task == "neural":
+        all_read = data.model_copy(update={"sessions": data.sessions.model_copy(update={"unseen": []})})
+        sessions = sessions_to_score(all_read, trained_sessions(run))
+        return Neural(sessions, data.metrics, adaptation_steps=data.sessions.adaptation_steps, fitted="train")
     problem, names = student_head(run)
     scored = list(run.results["metrics"])
     if run.recipe.task == "images":

@@ -103,6 +103,12 @@ def refuse_others(run: FinishedRun, useful: Sequence[str], why: Mapping[str, str
         raise GeodistillError(f"'{dotted}' cannot be overridden here: {reason}.", f"Valid: {', '.join(useful)}.")
 
 
+def trained_sessions(run: FinishedRun) -> list[str]:
+    """Return the names of the recording sessions that a student was trained on."""
+    config = AutoConfig.from_pretrained(run.student, trust_remote_code=run.trusts_student)
+    return [name for name in config.sessions or {} if name not in run.recipe.data.sessions.unseen]
+
+
 def student_head(run: FinishedRun) -> tuple[Problem, list[str]]:
     """Return the problem that the student's head solves, and the names of its labels by their numbers.
 

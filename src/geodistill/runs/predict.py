@@ -29,6 +29,7 @@ from geodistill.errors import GeodistillError
 from geodistill.files import json_text
 from geodistill.runs.arguments import run_device, send
 from geodistill.runs.finished import FinishedRun, open_run, refuse_others, student_head
+from geodistill.runs.predict_vectors import NOT_FINITE, EmbeddingPredictor, Line, latent_lines
 from geodistill.tasks.classification import Classification
 from geodistill.tasks.classification import predict as logits_of
 from geodistill.tasks.generation import generate
@@ -46,8 +47,12 @@ EMPTY = "the text is empty"
 EMPTY_PAIR = "one text of the pair is empty"
 EMPTY_INSTRUCTION = "there is no instruction"
 NO_IMAGE = "there is no image"
-NOT_FINITE = "the student's output is not a finite number"
-Line = dict[str, Any]
+USEFUL = {
+    "classification": ["data.text", "data.text_pair", "data.max_length"],
+    "images": ["data.image"],
+    "embeddings": ["data.columns.student", "data.max_length"],
+    "neural": ["data.sessions.lfp", "data.sessions.adaptation_steps"],
+}
 
 
 @dataclass
@@ -86,6 +91,9 @@ def predict(
     - regression: `prediction` (a number, or a list of numbers if the student gives several)
     - images: as for a classification
     - instructions: `response` (a text), drawn as the run's `generation` says, from the first of its seeds
+    - embeddings: `embedding` (a list of numbers) of what the student reads, and what a classification has if the
+      student learned labels
+    - neural: `session`, and `latent` (a list of numbers) of the bin `row` of the session
 
     An empty text, an instruction whose prompt is over `data.max_prompt_length`, and a file that is no image or is
     damaged get the answer null, and `note` says why. Texts are cut, prompts are written and images are read as in the
@@ -95,7 +103,8 @@ def predict(
     Args:
         folder: the folder of a run.
         source: a file of rows, or `-` for standard input. For a student of images also a folder, whose every file is a
-            row, or one image; a plain line is then the path of an image.
+            row, or one image; a plain line is then the path of an image. Of recordings an .npz or .nwb file, or a
+            folder of such files.
         overrides: dotted keys of the recipe, such as ["data.text=body"].
         chunk: so many rows are read at a time, so memory does not grow with their number.
         progress: show a progress bar.
@@ -115,27 +124,19 @@ def predict(
         raise GeodistillError(f"A chunk of {chunk} rows is none.", "Give at least 1.")
     run = open_run(folder, overrides)
     task = run.recipe.task
-    if task == "neural":
-        raise GeodistillError(
-            "Latents of recordings are not predicted from the command line.",
-            f'Load the student with transformers: import geodistill, then AutoModel.from_pretrained("{run.student}").',
-        )
-    if task == "embeddings":
-        raise GeodistillError(
-            "Embeddings are not predicted from the command line.",
-            f'Load the student with transformers: AutoModel.from_pretrained("{run.student}"); an embedding is the mean '
-            "of its last hidden state.",
-        )
     _check_overrides(run, task)
-    most = {"instructions": 8 * run.recipe.generation.batch_size, "images": IMAGES}.get(task, chunk)
-    stream = (open_images if task == "images" else open_stream)(source, min(chunk, most))
     found = Predictions(iter(()))
-    found.lines = _lines(run, stream, found.notes, progress)
+    if task == "neural":
+        found.lines = _counted(latent_lines(run, source, found.notes), found.notes, progress)
+        return found
+    most = {"instructions": 8 * run.recipe.generation.batch_size, "images": IMAGES}.get(task, chunk)
+    stream = (open_images if task in ("images", "embeddings") else open_stream)(source, min(chunk, most))
+    found.lines = _counted(_lines(run, stream, found.notes), found.notes, progress)
     return found
 
 
 def _check_overrides(run: FinishedRun, task: str) -> None:
-    useful = ["data.image"] if task == "images" else ["data.text", "data.text_pair", "data.max_length"]
+    useful = USEFUL.get(task, [])
     if task == "instructions":
         data = ("instruction", "input", "messages", "prompt", "max_length", "max_prompt_length")
         generation = [key for key in type(run.recipe.generation).model_fields if key != "limit"]
@@ -145,24 +146,31 @@ def _check_overrides(run: FinishedRun, task: str) -> None:
     refuse_others(run, useful, {"data.source": source, "data.limit": every, "generation.limit": every})
 
 
-def _lines(run: FinishedRun, stream: Stream, notes: list[str], progress: bool) -> Iterator[Line]:
-    """Answer chunk by chunk; at the end note how many rows were not answered, and why."""
+def _lines(run: FinishedRun, stream: Stream, notes: list[str]) -> Iterator[Line]:
+    """Answer chunk by chunk."""
     predictor: Predictor | None = None
+    count = 0
+    for table in stream.chunks:
+        if predictor is None:
+            predictor = PREDICTORS[run.recipe.task](run)
+            predictor.find(stream, table, notes)
+        with telling_of_memory():
+            lines = predictor.answer(table, count)
+        yield from lines
+        count += len(lines)
+
+
+def _counted(lines: Iterator[Line], notes: list[str], progress: bool) -> Iterator[Line]:
+    """Show how many lines there are; at the end note how many rows were not answered, and why."""
     missed: Counter[str] = Counter()
     count = 0
     with tqdm(desc="predict", unit=" rows", disable=None if progress else True, file=sys.stderr, leave=False) as bar:
-        for table in stream.chunks:
-            if predictor is None:
-                predictor = PREDICTORS[run.recipe.task](run)
-                predictor.find(stream, table, notes)
-            with telling_of_memory():
-                lines = predictor.answer(table, count)
-            for line in lines:
-                if "note" in line:
-                    missed[line["note"]] += 1
-                yield line
-                count += 1
-                bar.update()
+        for line in lines:
+            if "note" in line:
+                missed[line["note"]] += 1
+            yield line
+            count += 1
+            bar.update()
     for why, number in missed.items():
         notes.append(f"{number:,} of the {count:,} rows {'is' if number == 1 else 'are'} answered by null: {why}.")
 
@@ -180,7 +188,8 @@ def write_predictions(predictions: Predictions, output: Path | None, source: str
         return predictions.notes
     if output.is_dir():
         raise GeodistillError(f"'{output}' is a folder, not a file.", "Give --output the name of a file.")
-    if source != STANDARD_INPUT and output.exists() and output.samefile(Path(source).expanduser()):
+    read = Path(source).expanduser()
+    if source != STANDARD_INPUT and output.exists() and read.exists() and output.samefile(read):
         raise GeodistillError(f"--output is '{source}', the file that is read.", "Choose another --output.")
     output.parent.mkdir(parents=True, exist_ok=True)
     part = output.with_name(f".{output.name}.{os.getpid()}.part")
@@ -360,6 +369,7 @@ PREDICTORS: dict[str, Callable[[FinishedRun], Predictor]] = {
     "classification": TextPredictor,
     "images": ImagePredictor,
     "instructions": InstructionPredictor,
+    "embeddings": EmbeddingPredictor,
 }
 """What answers for a student, by its task."""
 

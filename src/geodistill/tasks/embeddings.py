@@ -18,23 +18,27 @@ from transformers import (
 )
 
 from geodistill.data.cells import IN_WORDS, Kind
+from geodistill.data.examples import DEFAULT_METRICS
 from geodistill.data.overlap import HeldOut
 from geodistill.data.paired import PairedExamples, load_pairs
 from geodistill.data.record import Record
 from geodistill.distillation.sides import LazyExamples, Reader, Side, Whose
 from geodistill.distillation.signals import model_inputs
 from geodistill.distillation.students.build import Head
+from geodistill.distillation.students.head_labels import output_names
 from geodistill.errors import GeodistillError
 from geodistill.features import Capture, select_rows
 from geodistill.files import fingerprint_of
 from geodistill.models import ImageClassifiers
 from geodistill.recipe import DataRecipe, Recipe, WeightKind
 from geodistill.tasks.array_reader import ArrayReader
-from geodistill.tasks.classification import load_classifier
+from geodistill.tasks.classification import load_classifier, predict
 from geodistill.tasks.heads import head_settings
 from geodistill.tasks.image_reader import ImageReader, image_reader
-from geodistill.tasks.loading import load, load_model, weight_settings
-from geodistill.tasks.metrics import chosen_metrics
+from geodistill.tasks.loading import load, load_model, weight_settings, with_quantizers
+from geodistill.tasks.metrics import METRICS as METRICS_OF_LABELS
+from geodistill.tasks.metrics import chosen_metrics, compute_metrics
+from geodistill.tasks.predictions import decide, never_predicted, prediction
 from geodistill.tasks.retrieval import Alignment, ranks, similarity_structure
 from geodistill.tasks.task import Encoded, EncodedExamples, Scores, TaskDefaults, in_order, parts_of, spread
 from geodistill.tasks.text_reader import TextReader, position_limit
@@ -51,7 +55,12 @@ class Embeddings(TaskDefaults):
     A student is scored against its teacher on rows that neither was trained on: retrieval@k is the share of the
     student's rows whose own teacher row is among the k most similar ones, and `similarity_structure` is Spearman's ρ of
     the similarities within both sides. Both are taken after the rotation that fits training rows best (`Alignment`).
-    Labels, where the data has any, are for a label term: the student gets a head for them.
+    Labels, if the data has any, are for a label term: the student gets a head for them, and is scored by it too.
+
+    Args:
+        examples: what is scored, and what a student is trained on.
+        metrics: names of the reported metrics; all by default.
+        fitted_on: the examples whose training rows the rotation is fitted on, if `examples` is other data.
     """
 
     rows = compares = EMBEDDING
@@ -60,8 +69,19 @@ class Embeddings(TaskDefaults):
     labelled = False
     asks_teacher = True
 
-    def __init__(self, examples: PairedExamples, metrics: Sequence[str] | None = None) -> None:
-        self.examples, self.metrics = examples, chosen_metrics(metrics, METRICS, "embeddings")
+    def __init__(
+        self,
+        examples: PairedExamples,
+        metrics: Sequence[str] | None = None,
+        *,
+        fitted_on: PairedExamples | None = None,
+    ) -> None:
+        self.examples = examples
+        problem = examples.problem if self.student_head is not None else "unlabelled"
+        of_labels = METRICS_OF_LABELS.get(problem, {})
+        usual = [*METRICS, *DEFAULT_METRICS[problem]]
+        self.metrics = chosen_metrics(metrics or usual, [*METRICS, *of_labels], "embeddings")
+        self.fitting = None if fitted_on is None else Embeddings(fitted_rows(fitted_on))
         self.fingerprint, self.held_out = examples.fingerprint, examples.held_out
         self.scoring = fingerprint_of(examples.fingerprint, self.metrics)
         self.notes = list(examples.notes)
@@ -104,9 +124,8 @@ class Embeddings(TaskDefaults):
                 trust=trust,
                 weights=weights,
             ).eval()
-        return load_model(
-            AutoModel.from_pretrained, name, revision=revision, trust=trust, **weight_settings(weights)
-        ).eval()
+        model = load_model(AutoModel.from_pretrained, name, revision=revision, trust=trust, **weight_settings(weights))
+        return with_quantizers(model, name).eval()
 
     def load_reader(
         self,
@@ -170,8 +189,11 @@ class Embeddings(TaskDefaults):
 
     def ask(self, teacher: Side, encoded: Encoded) -> None:
         self._asked = {
-            name: embed(teacher.model, teacher.reader, chosen(name, examples)) for name, examples in encoded.items()
+            name: embed(teacher.model, teacher.reader, self._chosen(name, examples))
+            for name, examples in encoded.items()
         }
+        if self.fitting is not None:
+            self.fitting.ask(teacher, self.fitting.encode(teacher.model, teacher.reader))
 
     def validate(self, model: PreTrainedModel, reader: Reader, encoded: Encoded) -> Scores:
         return self.score(model, reader, encoded, "validation")
@@ -185,17 +207,17 @@ class Embeddings(TaskDefaults):
         *,
         progress: bool = False,
     ) -> Scores:
-        """Score the student against what its teacher said (`ask`); a line holds the split, the row, and the rank of the
-        teacher's own row."""
-        fitted = embed(model, reader, chosen("train", encoded["train"]))
-        alignment = Alignment.fit(fitted, self._asked["train"])
+        """Score the student against what its teacher said (`ask`); a line holds the split, the row, the rank of the
+        teacher's own row and, of data with labels, what the student predicts and the reference."""
+        alignment = self._alignment(model, reader, encoded)
+        scored: list[Any] = []
         places, sides = [], []
         for part in parts_of(encoded, split):
-            examples = chosen(part, encoded[part])
-            ours = fitted if part == "train" else embed(model, reader, examples)
-            sides.append((ours, self._asked[part]))
+            examples = self._chosen(part, encoded[part])
+            sides.append((embed(model, reader, examples), self._asked[part]))
             ids = self.examples.splits[part].ids
             places += [(part, ids[int(example["example_id"])]) for example in examples]
+            scored += list(examples)
         student, teacher = alignment.apply(*(np.concatenate(side) for side in zip(*sides, strict=True)))
         found = ranks(student, teacher)
         values = {
@@ -203,10 +225,38 @@ class Embeddings(TaskDefaults):
             "retrieval@10": float((found <= 10).mean()),
             "similarity_structure": similarity_structure(student, teacher),
         }
-        lines = [
+        lines: list[dict[str, Any]] = [
             {"split": part, "row": row, "rank": int(rank)} for (part, row), rank in zip(places, found, strict=True)
         ]
-        return Scores({name: values[name] for name in self.metrics}, lines=lines)
+        notes: list[str] = []
+        if self.student_head is not None:
+            more, said = self._labelled(model, reader, scored)
+            values |= more
+            lines = [{**line, **each} for line, each in zip(lines, said, strict=True)]
+            notes = [] if self.examples.problem == "regression" else never_predicted(lines)
+        return Scores({name: values[name] for name in self.metrics}, lines=lines, notes=notes)
+
+    def _alignment(self, model: PreTrainedModel, reader: Reader, encoded: Encoded) -> Alignment:
+        """Fit the rotation on training rows: of the run, if other data is scored."""
+        if self.fitting is not None:
+            return self.fitting._alignment(model, reader, self.fitting.encode(model, reader))
+        return Alignment.fit(embed(model, reader, self._chosen("train", encoded["train"])), self._asked["train"])
+
+    def _labelled(
+        self, model: PreTrainedModel, reader: Reader, examples: EncodedExamples
+    ) -> tuple[dict[str, float], list[dict[str, Any]]]:
+        """Return the metrics of the student's head, and what it predicts of each example."""
+        problem, names = self.examples.problem, output_names(model.config)
+        logits = predict(model, examples, reader)
+        labels = [example["labels"] for example in examples]
+        chosen = [name for name in self.metrics if name not in METRICS]
+        metrics = compute_metrics(chosen, decide(logits, problem), np.asarray(labels), problem=problem)
+        said = [prediction({}, label, outputs, problem, names) for label, outputs in zip(labels, logits, strict=True)]
+        return metrics, said
+
+    def _chosen(self, split: str, examples: EncodedExamples) -> EncodedExamples:
+        """Return the examples of a split that are embedded for scores: all, but of the run's train split some."""
+        return spread(examples, MOST_FITTED if split == "train" and self.fitting is None else None)
 
 
 class WithLabels(LazyExamples):
@@ -222,9 +272,12 @@ class WithLabels(LazyExamples):
         return {**self.examples[place], "labels": self.labels[place]}
 
 
-def chosen(split: str, examples: EncodedExamples) -> EncodedExamples:
-    """Return the examples of a split that are embedded for scores: all, but of the train split some."""
-    return spread(examples, MOST_FITTED if split == "train" else None)
+def fitted_rows(examples: PairedExamples) -> PairedExamples:
+    """Return the training rows alone that a rotation is fitted on, without their labels."""
+    train = examples.splits["train"]
+    every: Any = list(range(len(train)))
+    places: Any = spread(every, MOST_FITTED)
+    return replace(examples, splits={"train": train.take(places)}, problem="unlabelled")
 
 
 def embed(model: PreTrainedModel, reader: Reader, examples: Sequence[Mapping[str, Any]]) -> np.ndarray:

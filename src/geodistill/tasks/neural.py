@@ -44,6 +44,9 @@ class Neural(TaskDefaults):
     `r2` of sessions that it was trained on; `r2_unseen` of others, for which patch embeddings alone are fitted to their
     train blocks (`adapt`). A student is asked as well which bin its teacher's latent is of (`retrieval@k`), among the
     middle bins of the session's segments, less the session's mean, after the rotation that fits train blocks best.
+
+    Other data than a run's is scored and read with `fitted`: of which split the segments are that patch embeddings of
+    sessions new to a model are fitted to when it is loaded.
     """
 
     rows = compares = "tokens"
@@ -53,9 +56,14 @@ class Neural(TaskDefaults):
     asks_teacher = True
 
     def __init__(
-        self, examples: NeuralExamples, metrics: Sequence[str] | None = None, *, adaptation_steps: int = 100
+        self,
+        examples: NeuralExamples,
+        metrics: Sequence[str] | None = None,
+        *,
+        adaptation_steps: int = 100,
+        fitted: str | None = None,
     ) -> None:
-        self.examples, self.adaptation_steps = examples, adaptation_steps
+        self.examples, self.adaptation_steps, self.fitted = examples, adaptation_steps, fitted
         wanted = chosen_metrics(metrics, METRICS, "neural latents")
         self.metrics = [name for name in wanted if name != "r2_unseen" or examples.unseen]
         self.fingerprint = examples.fingerprint
@@ -89,7 +97,37 @@ class Neural(TaskDefaults):
             return new_neural_model(name.removeprefix(NEW_MODEL), dict(config.sessions or {})).eval()
         model = load(AutoModel.from_pretrained, name, revision=revision, trust_remote_code=trust)
         self._check(name, model.config, whose)
-        return with_sessions(model, channels_of(self.examples.sessions, model.config.modality)).eval()
+        channels = channels_of(self.examples.sessions, model.config.modality)
+        if self.fitted is None:
+            return with_sessions(model, channels).eval()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)  # of a transformer that is a new session's alone
+            wider = with_sessions(model, channels).eval()
+        new = [each for each in channels if each in self.examples.unseen or each not in model.config.sessions]
+        return self._fit(wider, new, self.examples.splits[self.fitted])
+
+    def _fit(self, model: NeuralModel, names: Sequence[str], split: Segments) -> NeuralModel:
+        """Fit what is these sessions' alone to a split; see `adapt`."""
+        if not names:
+            return model
+        self.notes += [
+            note
+            for name in names
+            if (note := f"The session '{name}' is new to a model: {self._fitting(model)}.") not in self.notes
+        ]
+        segments = [each for each in split.segments if split.sessions[each.session].name in names]
+        if not segments:
+            raise GeodistillError(
+                "The new sessions have no bin that patch embeddings could be fitted to.",
+                "Give longer recordings, or recordings with fewer missing values.",
+            )
+        reader = NeuralReader(model.config.modality, model.config.sessions or {})
+        return adapt(model, reader, Segments(split.sessions, segments), steps=self.adaptation_steps)
+
+    def _fitting(self, model: NeuralModel) -> str:
+        own = "its patch embeddings and its transformer" if model.config.separate else "its patch embeddings alone"
+        which = "its train blocks" if self.fitted == "train" else "the whole recording"
+        return f"{own} were fitted to {which} in {self.adaptation_steps:,} steps"
 
     def load_reader(
         self,
@@ -125,11 +163,11 @@ class Neural(TaskDefaults):
         values: dict[str, float] = {}
         lines: list[dict[str, Any]] = []
         for part in parts_of(encoded, split):
-            lines += self._decoded(model, reader, self.examples.splits[part], part, "seen")
-        if unseen and "r2_unseen" in self.metrics:
+            lines += self._decoded(model, reader, self.examples.splits[part], part)
+        if unseen and "r2_unseen" in self.metrics and self.examples.unseen_splits:
             adapted = adapt(model, reader, self.examples.unseen_splits["train"], steps=self.adaptation_steps)
             for part in parts_of(encoded, split):
-                lines += self._decoded(adapted, reader, self.examples.unseen_splits[part], part, "unseen")
+                lines += self._decoded(adapted, reader, self.examples.unseen_splits[part], part)
         for name, kind in (("r2", "seen"), ("r2_unseen", "unseen")):
             found = [line["r2"] for line in lines if line["session_was"] == kind]
             if found:
@@ -138,7 +176,7 @@ class Neural(TaskDefaults):
             values |= self._retrieved(model, encoded, parts_of(encoded, split))
         return Scores({name: values[name] for name in self.metrics if name in values}, lines=lines)
 
-    def _decoded(self, model: Any, reader: Any, split: Segments, part: str, kind: str) -> list[dict[str, Any]]:
+    def _decoded(self, model: Any, reader: Any, split: Segments, part: str) -> list[dict[str, Any]]:
         lines = []
         for number, session in enumerate(split.sessions):
             own = split.of(number)
@@ -147,6 +185,7 @@ class Neural(TaskDefaults):
             latents = latents_of(model, reader.encode(own))
             places = [np.arange(each.start, each.stop)[own.there(each)] for each in own.segments]
             blocks = np.concatenate([np.full(len(p), s.block) for p, s in zip(places, own.segments, strict=True)])
+            kind = "unseen" if session.name in self.examples.unseen else "seen"
             found = decode(np.concatenate(latents), session.behaviour[np.concatenate(places)], blocks)
             lines += [
                 {"split": part, "session": session.name, "session_was": kind, "behaviour": name, "r2": float(value)}
