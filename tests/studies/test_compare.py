@@ -100,6 +100,8 @@ def test_what_was_said_of_a_run_reaches_the_table_and_the_page(base: dict[str, A
     assert results["runs"][0]["notes"] == read_json(next((copied / "runs").glob("kd-*-seed1")) / RESULTS)["notes"]
     recipe = check_recipe(base)
     found = compare(recipe, copied, sweeps=SWEEP, progress=False)
+    assert [run.latency_ms for run in found.runs] == [run["latency_ms"] for run in results["runs"]]  # not timed again
+    assert found.teacher is not None and found.teacher.latency_ms == results["teacher"]["latency_ms"]
     noted = [replace(run, notes=["The student never predicts <b> & 'c'."]) for run in found.runs]
     noted_results = replace(found, runs=noted)
     report_comparison(noted_results, recipe.model_dump(mode="json"))

@@ -119,14 +119,15 @@ def _compare(
     run_jobs(prepared, workers=_workers(recipe), done=len(jobs) - len(todo), onnx=onnx, progress=progress)
 
     shutil.rmtree(folder / "cache", ignore_errors=True)
-    timed = time_students(jobs, teacher, readers)
+    before = measured_before(jobs, folder)
+    timed = before[0] if before else time_students(jobs, teacher, readers)
     results = ComparisonResults(
         folder=folder,
         baseline=comparison_of(recipe).baseline,
         metrics=list(task.metrics),
         constant=task.constant("test") if task.labelled else None,
         read=collect_read(jobs),
-        teacher=TeacherResult(**describe_teacher(teacher, timed=True)),
+        teacher=before[1] if before else TeacherResult(**describe_teacher(teacher, timed=True)),
         runs=[read_run(job, folder, timed[_build(job)]) for job in jobs],
     )
     write_json(folder / RESULTS, results.to_dict())
@@ -377,6 +378,28 @@ def time_students(
         latency = measure_latency(student, reader, encoded)
         timed[_build(job)] = Timed(latency, {form.name: form for form in forms})
     return timed
+
+
+def measured_before(jobs: Sequence[Job], folder: Path) -> tuple[dict[str, Timed], TeacherResult] | None:
+    """Read the sizes and times that a finished comparison wrote, and its teacher, so that reading it again changes
+    nothing; None if a run was finished later, or other runs are compared."""
+    written = folder / RESULTS
+    if not written.is_file() or any((job.folder / RESULTS).stat().st_mtime > written.stat().st_mtime for job in jobs):
+        return None
+    try:
+        results = ComparisonResults.from_dict(folder, read_json(written))
+    except GeodistillError:  # of another version
+        return None
+    runs = {run.folder: run for run in results.runs}
+    found = [runs.get(job.folder.relative_to(folder).as_posix()) for job in jobs]
+    if results.teacher is None or None in found:
+        return None
+    timed = {
+        _build(job): Timed(run.latency_ms, {form.name: form for form in run.forms})
+        for job, run in zip(jobs, found, strict=True)
+        if run is not None
+    }
+    return timed, results.teacher
 
 
 def _build(job: Job) -> str:
