@@ -39,8 +39,15 @@ def test_a_confusion_matrix_counts_and_shares() -> None:
     go.Figure(figure)
     json.dumps(figure, allow_nan=False)
     drawn = figure["data"][0]
-    assert drawn["z"] == [[1 / 3, 2 / 3], [0, 1]] and drawn["text"] == [["1", "2"], ["", "1"]]
-    assert "count 2" in drawn["customdata"][0][1] and drawn["x"] == drawn["y"] == ["a", "b"]
+    assert drawn["z"] == [[0.3333, 0.6667], [0, 1]] and drawn["text"] == [["1", "2"], ["", "1"]]
+    assert drawn["customdata"] == [[1, 2], [0, 1]] and drawn["x"] == drawn["y"] == ["a", "b"]
+
+
+def test_the_confusion_of_a_hundred_labels_takes_little_room() -> None:
+    lines = [{**line, "reference": f"label {row}"} for row, line in enumerate(answers(*["label 7"] * 100))]
+    figure = confusion_plot(lines)
+    go.Figure(figure)
+    assert figure["data"][0]["text"] is None and len(json.dumps(figure)) < 120_000
 
 
 def test_confusion_is_drawn_of_the_models_that_are_shown_and_known() -> None:

@@ -24,6 +24,7 @@ Lines = Sequence[Mapping[str, Any]]
 Answers = Mapping[str, Sequence[Lines]]
 
 MOST_EXAMPLES, MOST_SAMPLES, MOST_POINTS, MOST_WRITTEN = 20, 6, 1000, 12
+TALLEST = 560  # pixels of a confusion matrix
 LONGEST = 400
 
 
@@ -69,9 +70,20 @@ def confusion_plot(lines: Lines) -> Figure:
     for line in lines:
         counts[place[line["reference"]], place[line["prediction"]]] += 1
     shares = counts / np.maximum(1, counts.sum(axis=1, keepdims=True))
-    cells = [[str(count or "") for count in row] for row in counts] if len(labels) <= MOST_WRITTEN else None
-    figure = heat_map(shares, labels, labels, "right", "predicted", {"count": counts}, dark_is_low=True, cells=cells)
-    figure["data"][0] |= {"colorscale": SHADES, "reversescale": False, "zmin": 0, "zmax": 1}
+    figure = heat_map(shares.round(4), labels, labels, "right", "predicted", {}, dark_is_low=True)
+    figure["data"][0] |= {
+        "colorscale": SHADES,
+        "reversescale": False,
+        "zmin": 0,
+        "zmax": 1,
+        "customdata": counts.tolist(),
+        "hovertemplate": "right %{y}<br>predicted %{x}<br>%{customdata} of the row, %{z:.1%}<extra></extra>",
+        # Of many labels the colours alone are read.
+        "text": [[str(count or "") for count in row] for row in counts] if len(labels) <= MOST_WRITTEN else None,
+        "texttemplate": "%{text}" if len(labels) <= MOST_WRITTEN else None,
+        "showscale": len(labels) > MOST_WRITTEN,
+    }
+    figure["layout"]["height"] = min(figure["layout"]["height"], TALLEST)
     return figure
 
 

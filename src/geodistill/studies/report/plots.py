@@ -50,12 +50,8 @@ def heat_map(
     beside: Mapping[str, Any],
     *,
     dark_is_low: bool,
-    cells: Sequence[Sequence[str]] | None = None,
 ) -> Figure:
-    """A matrix (r, c) of numbers as colours, the first row at the top; the hover tells the entries of `beside` too.
-
-    cells: what is written into each cell
-    """
+    """A matrix (r, c) of numbers as colours, the first row at the top; the hover tells the entries of `beside` too."""
     texts: list[list[str]] = []
     for i, row in enumerate(rows):
         texts.append([])
@@ -76,9 +72,6 @@ def heat_map(
         "ygap": 1,
         "colorbar": {"thickness": 12, "outlinewidth": 0},
     }
-    if cells is not None:
-        trace |= {"customdata": texts, "text": cells, "texttemplate": "%{text}"}
-        trace |= {"hovertemplate": "%{customdata}<extra></extra>", "showscale": False}
     layout = base_layout(safe(column_title), safe(row_title), height=max(260, 110 + 26 * len(rows)))
     layout["xaxis"] |= {"type": "category", "showgrid": False}
     layout["yaxis"] |= {"type": "category", "autorange": "reversed", "showgrid": False}
