@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from geodistill.api import compare, train
     from geodistill.distillation.config import DistillationConfig
+    from geodistill.distillation.layer_choice import choose_layers
     from geodistill.distillation.layer_geometry import LayerGeometry
     from geodistill.distillation.objective import Objective
     from geodistill.distillation.signals import Teacher
@@ -81,6 +82,7 @@ _HOMES = {
     "inspect": "studies.inspect.inspect_layers",
     "report": "studies.report.join",
     "LayerGeometry": "distillation.layer_geometry",
+    "choose_layers": "distillation.layer_choice",
     "theory": "studies.theory.check",
 }
 
@@ -106,6 +108,7 @@ __all__ = [
     "Teacher",
     "TopKLogits",
     "chance_level",
+    "choose_layers",
     "cka",
     "compare",
     "effective_rank",

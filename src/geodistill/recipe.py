@@ -328,7 +328,8 @@ class FeatureTerm(Section):
         weight: of the term in the sum.
         rows: which rows of a layer are compared; by default the kind that the loss names.
         special_tokens: let [CLS], [SEP] and similar tokens count, for the rows tokens and mean.
-        layers: last, uniform or skip; or [student, teacher] pairs of layer numbers or of module paths.
+        layers: last, uniform, skip, or auto, which the features of both models decide before the training; or
+            [student, teacher] pairs of layer numbers or of module paths.
 
     All other keywords are options of the loss.
 
@@ -352,7 +353,7 @@ class FeatureTerm(Section):
     weight: float = Field(1.0, ge=0)
     rows: str | None = Field(None, description="a kind of rows; by default the one that the loss names")
     special_tokens: bool = Field(True, description="let [CLS], [SEP] and similar tokens count for 'tokens' and 'mean'")
-    layers: Literal["last", "uniform", "skip"] | list[LayerPair] | list[ModulePair] = Field(
+    layers: Literal["last", "uniform", "skip", "auto"] | list[LayerPair] | list[ModulePair] = Field(
         "last", description="a layer map, [student, teacher] layer pairs (0 embeddings, -1 last), or module path pairs"
     )
 

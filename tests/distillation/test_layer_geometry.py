@@ -4,7 +4,7 @@ import pytest
 import torch
 from training import Make, classifier, collate, make_examples
 
-from geodistill.distillation.layer_geometry import LayerGeometry, advise_layers, all_layers, sum_layers
+from geodistill.distillation.layer_geometry import LayerGeometry, all_layers, sum_layers
 from geodistill.errors import GeodistillError
 from geodistill.geometry import measure
 
@@ -31,12 +31,6 @@ def test_batches_sum_to_what_all_rows_give_at_once() -> None:
     assert found.procrustes == pytest.approx(expected.procrustes, abs=1e-6)
     assert found.gram == pytest.approx(expected.gram, abs=1e-6)
     assert found.cka == pytest.approx(expected.cka, abs=1e-6)
-
-
-def test_embeddings_are_left_out_of_the_map() -> None:
-    left = [[0.0, 0.1, 0.2], [0.5, 0.4, 0.3], [0.6, 0.9, 0.2]]
-    assert advise_layers(left, ([0, 1, 2], [0, 1, 2])).pairs == [(1, 1), (2, 2)]
-    assert advise_layers([[0.5, 0.4, 0.3]], ([1], [0, 1, 2])).pairs == [(1, 2)]
 
 
 def test_too_few_rows_are_refused() -> None:

@@ -62,6 +62,7 @@ def content() -> dict[str, Any]:
         "starved_terms": 0,
         "onnx_difference": None,
         "forms": [],
+        "layers": [],
         "learned_teacher": None,
     }
 

@@ -25,7 +25,7 @@ from geodistill.runs.evaluate import evaluate
 from geodistill.runs.folder import clear_run, read_json, read_metrics
 from geodistill.runs.predict import predict
 from geodistill.runs.prepare import cache_name, kept_logits, stages_of
-from geodistill.runs.recipe_file import merge
+from geodistill.runs.recipe_file import load_recipe, merge
 from geodistill.runs.run_results import RunResults
 from geodistill.runs.train import train
 from geodistill.studies.report.run_page import report_run
@@ -64,7 +64,7 @@ def two_stages(make_recipe: MakeRecipe, write_csv: Any, questions: list[tuple[st
         "objective": {"features": [term]},
         "training": {**training, "save_steps": 2},
     }
-    objective = {"label": {}, "logits": {}, "features": [term, {"loss": "gram"}]}
+    objective = {"label": {}, "logits": {}, "features": [term, {"loss": "gram", "layers": "auto"}]}
 
     def make(save_steps: int | None = 2) -> Recipe:
         saving = {**training, "save_steps": save_steps}
@@ -92,6 +92,7 @@ def test_an_interrupted_run_ends_with_the_same_weights(
     assert_same_weights(folder, uninterrupted)
     whole = read_json(uninterrupted / "results.json")
     assert results.metrics == whole["metrics"] and results.geometry == whole["geometry"]
+    assert results.layers == whole["layers"]
     steps = [(entry["stage"], entry["step"]) for entry in read_metrics(folder) if "loss" in entry]
     assert steps == [(stage, step) for stage in ("warm", "task") for step in range(1, 6)]
     losses = [[entry["loss"] for entry in read_metrics(place) if "loss" in entry] for place in (folder, uninterrupted)]
@@ -202,13 +203,19 @@ def test_a_teacher_whose_labels_are_in_another_order(make_recipe: MakeRecipe, cl
 
 def test_a_finished_run_is_read_and_gets_its_onnx_file_later(make_recipe: MakeRecipe, tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    first = run(make_recipe(), folder)
+    recipe = make_recipe(objective={"label": {}, "features": [{"loss": "procrustes", "layers": "auto"}]})
+    first = run(recipe, folder)
     assert first.onnx_difference is None and not (folder / "student" / "model.onnx").exists()
+    (chosen,) = first.layers
+    assert chosen["term"] == "objective.features.0" and chosen["pairs"][0][0] == 1 and len(chosen["reasons"]) == 1
+    assert any("chosen before the training: 1 ↔ " in note for note in first.notes)
+    assert load_recipe(folder / "recipe.yaml").objective.features[0].layers == [tuple(chosen["pairs"][0])]
     stamp = (folder / "metrics.jsonl").stat().st_mtime_ns
-    again = run(make_recipe(), folder, onnx=True)
+    again = run(recipe, folder, onnx=True)
     assert 0 <= again.onnx_difference <= 1e-4 and (folder / "student" / "model.onnx").is_file()
     assert replace(again, onnx_difference=None) == first
     assert read_json(folder / "results.json") == again.to_dict()
+    assert load_recipe(folder / "recipe.yaml").objective.features[0].layers == [tuple(chosen["pairs"][0])]
     assert (folder / "metrics.jsonl").stat().st_mtime_ns == stamp
 
 

@@ -123,13 +123,13 @@ def test_only_what_is_missing_is_run_again(base: dict[str, Any], copied: Path) -
 
 def test_a_variant_and_a_seed_may_be_added(base: dict[str, Any], copied: Path) -> None:
     before = stamps(copied)
-    more = {**VARIANTS, "labels only": {"objective": {"label": {}}}}
+    more = {**VARIANTS, "chosen": {"objective": {"features": [{"loss": "cka", "layers": "auto"}]}}}
     recipe = check_recipe(merge(base, {"compare": {"variants": more, "seeds": [2]}}))
-    runs = compare(recipe, copied, sweeps=SWEEP, progress=False).runs
-    assert [run.variant for run in runs] == ["KD", "Gram", "Gram", "labels only"]
+    runs = compare(recipe, copied, progress=False, sweeps=SWEEP).runs
+    assert [run.variant for run in runs] == ["KD", "Gram", "Gram", "chosen", "chosen"]
     after = stamps(copied)
-    assert len(after) == 7 and all(after[name] == before[name] for name in before)
-    assert (copied / "recipe.yaml").read_text().count("labels only") == 1
+    assert len(after) == 8 and all(after[name] == before[name] for name in before)
+    assert (copied / "recipe.yaml").read_text().count("chosen") == 1
 
 
 def test_a_variant_that_fails_does_not_stop_the_others(

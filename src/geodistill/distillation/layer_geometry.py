@@ -25,7 +25,6 @@ from geodistill.features import (
     scored_tokens,
     select_rows,
 )
-from geodistill.geometry.layer_map import describe_pairs, monotone_map
 from geodistill.geometry.layer_moments import LayerMoments
 
 Batch = Mapping[str, Any]
@@ -99,28 +98,6 @@ def sum_layers(
     if moments.rows < 2:
         raise GeodistillError(f"There are {moments.rows} rows, and geometry needs two.", "Give more data.")
     return moments
-
-
-class LayerMap(NamedTuple):
-    """A map of layers: [student, teacher] pairs, and the reason of each."""
-
-    pairs: list[tuple[int, int]]
-    reasons: list[str]
-
-
-def advise_layers(left: Sequence[Sequence[float]], layers: tuple[Sequence[int], Sequence[int]]) -> LayerMap:
-    """Pair each student layer with a teacher layer, in order, so that D_P² is nearest to its floor over all pairs.
-
-    `left` (L_s, L_t) is the share of the way from chance to the floor that D_P² still has to go (`left_to_go`). Layer
-    0, the embeddings or the stem, is left out on both sides.
-    """
-    own, others = ([place for place, layer in enumerate(side) if layer != 0] for side in layers)
-    inner = [[left[i][j] for j in others] for i in own]
-    chosen = monotone_map(inner)
-    names = [layers[0][i] for i in own], [layers[1][j] for j in others]
-    pairs = [(names[0][row], names[1][column]) for row, column in enumerate(chosen)]
-    reasons = describe_pairs((list(map(str, names[0])), list(map(str, names[1]))), inner, chosen)
-    return LayerMap(pairs, reasons)
 
 
 def all_layers(

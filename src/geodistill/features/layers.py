@@ -11,6 +11,8 @@ from typing import Literal
 
 from geodistill.errors import GeodistillError, suggest
 
+AUTO = "auto"
+"""The name of the layer map that is chosen from the features of both models, before the training."""
 LayerSpec = Literal["last", "uniform", "skip"] | Sequence[tuple[int, int]]
 
 
@@ -33,7 +35,8 @@ def map_layers(spec: LayerSpec | str, student_layers: int, teacher_layers: int) 
         The pairs, in order.
 
     Raises:
-        GeodistillError: an unknown name, an empty list, a layer out of range, or `"skip"` with one block.
+        GeodistillError: an unknown name, `"auto"`, which needs features and not numbers alone, an empty list, a layer
+            out of range, or `"skip"` with one block.
 
     Example:
         map_layers("uniform", 2, 6)  # [(1, 3), (2, 6)]
@@ -57,7 +60,13 @@ def map_layers(spec: LayerSpec | str, student_layers: int, teacher_layers: int) 
                 "Use 'last', or a student of two layers or more.",
             )
         return uniform[:-1]
-    raise GeodistillError(f"Unknown layer map '{spec}'.", suggest(spec, ["last", "uniform", "skip"]))
+    if spec == AUTO:
+        raise GeodistillError(
+            "The layer map 'auto' is chosen from the features of both models, and it was not chosen yet.",
+            "Replace the terms by those of geodistill.choose_layers(terms, student, teacher, batches); "
+            "geodistill.train and geodistill.compare do that for a recipe.",
+        )
+    raise GeodistillError(f"Unknown layer map '{spec}'.", suggest(spec, ["last", "uniform", "skip", AUTO]))
 
 
 def resolve_layer(layer: int, layers: int) -> int | None:

@@ -123,14 +123,17 @@ class LayerMoments:
         moments = self.pair(student, teacher)
         unit = moments.normalized()
         s, t, cross = unit.gram_squares()
-        nuclear = torch.linalg.svdvals(unit.cross).sum()
         return LayerComparison(
-            (2 - 2 * nuclear).clamp(0, 2).item(),
+            _procrustes(unit),
             (s + t - 2 * cross).clamp(min=0).item(),
             (cross / (s * t).sqrt().clamp(min=torch.finfo(s.dtype).tiny)).item(),
             self._debiased(student, teacher, moments),
             projection_residual(moments).item(),
         )
+
+    def procrustes(self, student: int, teacher: int) -> float:
+        """D_P² of a pair of layers alone, by their places."""
+        return _procrustes(self.pair(student, teacher).normalized())
 
     def _debiased(self, student: int, teacher: int, moments: Moments) -> float:
         n = self.rows
@@ -161,6 +164,10 @@ class LayerMoments:
         rows, columns = map(_slices, self.widths)
         means = torch.outer(self._sums[0][student], self._sums[1][teacher]) / self.rows
         return self._cross[rows[student], columns[teacher]] - means
+
+
+def _procrustes(unit: Moments) -> float:
+    return (2 - 2 * torch.linalg.svdvals(unit.cross).sum()).clamp(0, 2).item()
 
 
 def _with_squares(rows: Tensor, origin: Tensor) -> Tensor:

@@ -21,13 +21,14 @@ from geodistill.errors import GeodistillError
 from geodistill.files import CHECKPOINTS, json_text, locked, read_lines, write_json, write_lines, write_text
 
 RECIPE, ENVIRONMENT, METRICS, RESULTS = "recipe.yaml", "environment.json", "metrics.jsonl", "results.json"
+LAYERS = "layers.json"
 REPORT, FIGURE = "report.html", "scores.svg"
 TEST_PREDICTIONS = "test_predictions.jsonl"  # what a student, or in its folder a teacher, answered when it was scored
 PACKAGES = ("geodistill", "torch", "transformers", "accelerate", "datasets", "tokenizers", "numpy", "scipy")
 
 
 # All that a run or a comparison writes into its folder, beside ENVIRONMENT, which marks the folder as a run's.
-WRITTEN_FILES = (RECIPE, METRICS, RESULTS, REPORT, FIGURE, TEST_PREDICTIONS, "predictions.jsonl")
+WRITTEN_FILES = (RECIPE, METRICS, LAYERS, RESULTS, REPORT, FIGURE, TEST_PREDICTIONS, "predictions.jsonl")
 WRITTEN_FOLDERS = ("student", "students", CHECKPOINTS, "teacher", "cache", "runs")
 
 
@@ -88,10 +89,15 @@ def _claim(
         if not known:
             clear_run(folder)
     # A known run gets its recipe anew: what changes no result may have changed, such as where the data lies.
-    write_text(folder / RECIPE, yaml.safe_dump(dict(recipe), sort_keys=False, allow_unicode=True))
+    write_recipe(folder, recipe)
     if not known:
         write_json(marker, {"fingerprint": fingerprint, **describe_environment(), "precision": precision})
     return known
+
+
+def write_recipe(folder: Path, recipe: Mapping[str, Any]) -> None:
+    """Write the recipe of a run into its folder."""
+    write_text(folder / RECIPE, yaml.safe_dump(dict(recipe), sort_keys=False, allow_unicode=True))
 
 
 def clear_run(folder: Path) -> None:

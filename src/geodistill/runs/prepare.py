@@ -15,6 +15,7 @@ from geodistill.distillation.cache.format import CacheDtype, TopK
 from geodistill.distillation.cache.plan import Key
 from geodistill.distillation.cache.teacher_cache import TeacherCache, open_cache, prepare_cache
 from geodistill.distillation.feature_terms import feature_requests
+from geodistill.distillation.layer_choice import ChosenLayers
 from geodistill.distillation.sides import Reader, Side, numbered, two_sides
 from geodistill.distillation.signals import FeatureRequest, NoTeacher, SignalSource, Teacher, teacher_view
 from geodistill.features import map_layers, points
@@ -96,6 +97,7 @@ class PreparedRun:
     positions: how many tokens both models have positions for
     held_out: the teacher's rows of the examples that the geometry is measured on; None if the teacher is asked then
     start: what the student is built from; None if it is built already
+    layers: the pairs that were chosen for feature terms with `layers: auto`, which the recipe now has
     """
 
     teacher: PreparedTeacher
@@ -104,6 +106,7 @@ class PreparedRun:
     positions: int
     held_out: CacheAddress | None = None
     start: StudentRecipe | None = None
+    layers: Sequence[ChosenLayers] = ()
 
     @property
     def reading(self) -> Reading:
@@ -220,6 +223,7 @@ class Preparation:
         own_reader: Reader | None,
         *,
         held_out: Iterable[int] | None = None,
+        layers: Sequence[ChosenLayers] = (),
     ) -> PreparedRun:
         """Prepare one run.
 
@@ -228,6 +232,7 @@ class Preparation:
             student: the student or its outline: only its config and its layers are looked at.
             own_reader: the student's, None if it reads as the teacher does.
             held_out: teacher layers whose rows of the held-out examples are kept on disk; None for none of them.
+            layers: what was chosen for the terms with `layers: auto`; the recipe has it already.
         """
         if recipe.student.lora is None:
             check_patterns(stages_of(recipe), student, self.teacher.outline)
@@ -242,7 +247,7 @@ class Preparation:
             )
             for stage in stages_of(recipe)
         }
-        run = PreparedRun(self.teacher, reader, stages, positions)
+        run = PreparedRun(self.teacher, reader, stages, positions, layers=layers)
         if not held_out or not self.settings.cache or recipe.learning_stages:
             return run  # a teacher that learns is asked at the end
         return replace(run, held_out=self._rows_held_out(run.reading, held_out, positions, own))

@@ -56,6 +56,7 @@ class RunResults:
         onnx_difference: the largest difference of the exported ONNX model's logits; None without an export.
         learned_teacher: of a teacher that learned, its metrics on the validation split `before` and `after`.
         forms: a quantised student in float32, fake-quantised and as integers; empty without an export.
+        layers: what was chosen for feature terms with `layers: auto`: their path `term`, the `pairs` and the `reasons`.
         notes: what the metrics hide and what was done to the data, one sentence each.
     """
 
@@ -87,6 +88,7 @@ class RunResults:
     onnx_difference: float | None = None
     learned_teacher: dict[str, dict[str, float | None]] | None = None
     forms: list[Form] = field(default_factory=list)
+    layers: list[dict[str, Any]] = field(default_factory=list)
 
     @classmethod
     def from_dict(cls, folder: Path, content: Mapping[str, Any]) -> RunResults:
@@ -95,7 +97,7 @@ class RunResults:
         Raises GeodistillError for content that this version does not write.
         """
         known = {each.name for each in fields(cls)} - {"folder"}
-        needed = {each.name for each in fields(cls) if each.default is MISSING} - {"folder"}
+        needed = {each.name for each in fields(cls) if each.default is each.default_factory is MISSING} - {"folder"}
         if odd := sorted(needed - content.keys()) or sorted(content.keys() - known):
             raise GeodistillError(
                 f"{folder / RESULTS} was written by another version of geodistill: '{odd[0]}' is missing or unknown.",

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from geodistill.data.record import Record
 from geodistill.distillation.cache.plan import say
+from geodistill.distillation.layer_choice import ChosenLayers
 from geodistill.recipe import TASK_STAGE
 from geodistill.runs.arguments import processes
 from geodistill.tasks.task import Task
@@ -39,6 +40,12 @@ class Teller:
             known += lines
             if lines and self.progress:
                 say("\n  ".join([f"{heading(name)}{source}:", *lines]), True)
+
+    def tell_layers(self, chosen: Sequence[ChosenLayers], run: str = "") -> None:
+        """Tell which layers were chosen for the terms that say `layers: auto`; `run` says of which run of several."""
+        for each in chosen:
+            if self.progress:
+                say("\n  ".join([f"Layers of {each.term}{run}:", *each.reasons]), True)
 
 
 def heading(name: str) -> str:

@@ -34,6 +34,7 @@ from geodistill.runs.arguments import (
     train_to_the_end,
     training_arguments,
 )
+from geodistill.runs.automatic_layers import LayerChooser, keep_layers, known_layers, with_layers
 from geodistill.runs.cost import Cost, peak_megabytes, reset_peak_memory
 from geodistill.runs.folder import RESULTS, TEST_PREDICTIONS, MetricsFile, claimed, read_json
 from geodistill.runs.forms import Form, compare_forms, measure_forms
@@ -99,8 +100,13 @@ def train(
         teacher = prepare_teacher(recipe.teacher, tasks[TASK_STAGE], shared / "teacher", progress=progress)
         teller.tell({TASK_STAGE: tasks[TASK_STAGE].record}, " with the teacher")
         student = start_student(recipe, teacher, own_reader, shared / "students", progress=progress)
+        chosen = known_layers(folder, fingerprint)
+        if chosen is None:
+            chosen = LayerChooser(adapted_model(student), own_reader, teacher).choose(recipe, tasks)
+        teller.tell_layers(chosen)
+        recipe = with_layers(recipe, chosen)
         preparation = Preparation(teacher, recipe.teacher, shared / "cache", progress=progress)
-        prepared = preparation.run(recipe, tasks, adapted_model(student), own_reader)
+        prepared = preparation.run(recipe, tasks, adapted_model(student), own_reader, layers=chosen)
         results = distil(recipe, folder, prepared, student, fingerprint, onnx=onnx, progress=progress)
         if processes().is_main_process and shared == folder:
             shutil.rmtree(folder / "cache", ignore_errors=True)
@@ -136,7 +142,9 @@ def held_folder(
     recipe: Recipe, folder: Path, fingerprint: str, *, fresh: bool = False, replace: bool = False
 ) -> Iterator[None]:
     """Hold the folder of a run for all of its processes; see `claimed`."""
-    content = recipe.model_dump(mode="json", exclude={"compare"})
+    # What was chosen when the run began stays in its recipe.
+    known = with_layers(recipe, known_layers(folder, fingerprint) or [])
+    content = known.model_dump(mode="json", exclude={"compare"})
     precision = describe_precision(recipe, run_device())  # refuses what this machine cannot do
     with ExitStack() as held:
         with processes().main_process_first():
@@ -162,6 +170,8 @@ def distil(
 
     alone: whether no other run goes on beside this one, whose latency would tell of both
     """
+    if prepared.layers and processes().is_main_process:
+        keep_layers(folder, fingerprint, recipe, prepared.layers)
     cost = Cost()
     reset_peak_memory()
     skipped = starved = 0
@@ -207,7 +217,13 @@ def distil(
             "split": measured_split(reading.task),
             **measured,
             "read": {name: record.to_dict() for name, record in records_of(tasks).items()},
-            "notes": [*data_notes(tasks), *slow_settings(recipe, run_device()), *measured["notes"]],
+            "layers": [asdict(each) for each in prepared.layers],
+            "notes": [
+                *data_notes(tasks),
+                *(each.note for each in prepared.layers),
+                *slow_settings(recipe, run_device()),
+                *measured["notes"],
+            ],
             "teacher": describe_teacher(prepared.teacher, timed=alone),
             "training_seconds": cost.seconds,
             "tokens_per_second": cost.tokens_per_second,

@@ -20,12 +20,14 @@ from transformers import PreTrainedModel
 from geodistill.distillation.cache.plan import Key
 from geodistill.distillation.devices import telling_of_memory
 from geodistill.distillation.feature_terms import feature_requests
+from geodistill.distillation.layer_choice import ChosenLayers
 from geodistill.distillation.sides import Reader
 from geodistill.distillation.students.adapters import adapted_model
 from geodistill.errors import GeodistillError
 from geodistill.files import fingerprint_of, write_json
 from geodistill.recipe import TASK_STAGE, Recipe, StudentRecipe
 from geodistill.runs.arguments import run_device
+from geodistill.runs.automatic_layers import LayerChooser, known_layers, with_layers
 from geodistill.runs.folder import ENVIRONMENT, RESULTS, claimed, read_json, read_metrics
 from geodistill.runs.forms import Form, measure_forms
 from geodistill.runs.identity import comparison_fingerprint, run_fingerprint
@@ -115,7 +117,7 @@ def _compare(
     names = name_stages(jobs)
     planned = [(job, own, run_fingerprint(job.recipe, own)) for job in jobs for own in [tasks_of(job, names, tasks)]]
     todo = [each for each in planned if not is_finished(each[0], each[2], onnx=onnx)]
-    prepared = prepare_jobs(todo, teacher, readers, folder, progress=progress)
+    prepared = prepare_jobs(todo, teacher, readers, folder, teller)
     run_jobs(prepared, workers=_workers(recipe), done=len(jobs) - len(todo), onnx=onnx, progress=progress)
 
     shutil.rmtree(folder / "cache", ignore_errors=True)
@@ -148,8 +150,7 @@ def prepare_jobs(
     teacher: PreparedTeacher,
     readers: Mapping[str, Reader | None],
     folder: Path,
-    *,
-    progress: bool,
+    teller: Teller,
 ) -> list[PreparedJob]:
     """Make once what the jobs share: the data as both sides read it, the teacher's signals, and the students that are
     made out of the teacher. No job has to read the data, or to load the teacher where its signals are kept.
@@ -159,12 +160,14 @@ def prepare_jobs(
         teacher: of all jobs.
         readers: by the shape of a student, its own reader; None if it reads as the teacher does.
         folder: of the comparison.
+        teller: tells which layers are chosen.
     """
     if not planned:
         return []
-    jobs = [job for job, _, _ in planned]
+    progress = teller.progress
     begun: dict[tuple[str, int], tuple[StudentRecipe, PreTrainedModel]] = {}
-    for job in jobs:
+    layers_of: dict[Path, list[ChosenLayers]] = {}
+    for job, _, _ in planned:
         if _beginning(job) not in begun:
             own_reader = readers[_shape(job)]
             start = trained_start(job.recipe, teacher, own_reader, folder / "students", progress=progress)
@@ -172,6 +175,14 @@ def prepare_jobs(
             plain = adapted_model(student)
             kept = kept_start(start, job.recipe, student, folder / "students")
             begun[_beginning(job)] = kept, outline_of(type(plain), plain.config)
+            # Of every run that begins with this student, while it is here.
+            chooser = LayerChooser(plain, own_reader, teacher)
+            for mate, tasks, fingerprint in planned:
+                if _beginning(mate) == _beginning(job):
+                    known = known_layers(mate.folder, fingerprint)
+                    layers_of[mate.folder] = chooser.choose(mate.recipe, tasks) if known is None else known
+                    teller.tell_layers(layers_of[mate.folder], f" in '{mate.variant}' with seed {mate.seed}")
+    jobs = [replace(job, recipe=with_layers(job.recipe, layers_of[job.folder])) for job, _, _ in planned]
     starts, outlines = zip(*(begun[_beginning(job)] for job in jobs), strict=True)
     layers = {
         layer
@@ -182,8 +193,9 @@ def prepare_jobs(
     settings = jobs[0].recipe.teacher
     preparation = Preparation(teacher, settings, folder / "cache", requests=requests, progress=progress)
     prepared = []
-    for (job, tasks, fingerprint), start, outline in zip(planned, starts, outlines, strict=True):
-        run = preparation.run(job.recipe, tasks, outline, readers[_shape(job)], held_out=layers)
+    for job, (_, tasks, fingerprint), start, outline in zip(jobs, planned, starts, outlines, strict=True):
+        chosen = layers_of[job.folder]
+        run = preparation.run(job.recipe, tasks, outline, readers[_shape(job)], held_out=layers, layers=chosen)
         prepared.append(PreparedJob(job, fingerprint, replace(run, start=start)))
     return prepared
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from geodistill.distillation.layer_geometry import advise_layers
+from geodistill.distillation.layer_choice import advise_layers
 from geodistill.errors import GeodistillError
 from geodistill.files import write_json
 from geodistill.geometry.chance import chance_of_spectra
