@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from geodistill.errors import GeodistillError
-from geodistill.geometry.features import or_one
 from geodistill.geometry.moments import Kernels, Moments
+from geodistill.geometry.numerics import or_one
 from geodistill.losses import LOSSES, FeatureLoss, LossKind
 from geodistill.losses.divergences import DIVERGENCES, DivergenceKind
 from geodistill.losses.terms import term_model

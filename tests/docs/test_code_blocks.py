@@ -22,7 +22,7 @@ from transformers import AutoTokenizer
 
 import geodistill
 from geodistill.cli import app
-from geodistill.geometry.features import or_one
+from geodistill.geometry.numerics import or_one
 from geodistill.losses import LossKind, base
 from geodistill.recipes import recipe_path
 from geodistill.runs.recipe_file import check_recipe, load_recipe, merge

@@ -8,16 +8,7 @@ import torch
 from geodistill.errors import GeodistillError
 from geodistill.geometry import cka, gram_distance, procrustes_distance
 from geodistill.geometry import features as module
-from geodistill.geometry.features import (
-    counting_rows,
-    largest_entry,
-    or_one,
-    pair_rows,
-    prepare_features,
-    square_sum,
-    unit_rows,
-    weigh,
-)
+from geodistill.geometry.features import counting_rows, pair_rows, prepare_features, unit_rows, weigh
 
 
 def test_leading_dimensions_are_flattened_in_order(draw):
@@ -134,21 +125,6 @@ def test_unit_rows_stop_gradients_of_masked_rows(draw):
     student.requires_grad_()
     unit_rows(pair_rows(student, teacher, mask)).student.square().sum().backward()
     assert student.grad.isfinite().all() and student.grad[3].abs().sum() == 0
-
-
-def test_square_sum_is_exact_in_float32():
-    values = torch.rand(4096, 512, generator=torch.Generator().manual_seed(0))
-    exact = values.double().square().sum()
-    assert abs(square_sum(values) - exact) / exact < 1e-7
-
-
-def test_divisors_are_never_zero_and_keep_nan():
-    divisors = or_one(torch.tensor([0.0, 2.0, -0.0, torch.nan]))
-    assert divisors[:3].tolist() == [1, 2, 1] and divisors[3].isnan()
-    assert largest_entry(torch.zeros(2, 3)) == 1
-    assert largest_entry(torch.tensor([[1.0, -5.0], [3.0, 0.0]])) == 5
-    assert largest_entry(torch.tensor([[[1.0, -5.0]], [[0.0, 0.0]]])).tolist() == [5, 1]
-    assert largest_entry(torch.tensor([[1.0, torch.nan]])).isnan()
 
 
 @pytest.mark.parametrize("weights", [torch.bool, torch.float32])

@@ -13,18 +13,10 @@ import torch
 from torch import Tensor
 
 from geodistill.errors import GeodistillError
-from geodistill.geometry.features import (
-    FeatureRows,
-    PairedRows,
-    counting_rows,
-    full_precision,
-    only_counted,
-    or_one,
-    pair_rows,
-    unit_rows,
-)
+from geodistill.geometry.features import FeatureRows, PairedRows, counting_rows, only_counted, pair_rows, unit_rows
 from geodistill.geometry.moments import Kernels, Moments
 from geodistill.geometry.nuclear import nuclear_norm
+from geodistill.geometry.numerics import full_precision, or_one
 
 Normalize = bool | Literal["rows"]
 

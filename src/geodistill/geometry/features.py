@@ -8,16 +8,14 @@ made.
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from geodistill.errors import GeodistillError
-from geodistill.geometry.symmetric import add_lower_gram, gram, mirror
+from geodistill.geometry.numerics import add_lower_gram, gram, mirror, or_one, square_sum, wide_dtype
 
 _MOST_KEPT = 0.75
 BLOCK_ELEMENTS = 2**22  # 16 MiB in float32, which stays in a CPU's last cache
@@ -289,33 +287,6 @@ def weigh(block: Tensor, weights: Tensor | None) -> Tensor:
 
 def part_of(weights: Tensor | None, part: slice) -> Tensor | None:
     return None if weights is None else weights[part]
-
-
-def square_sum(values: Tensor) -> Tensor:
-    """Σ x² in float64: each row in float32, whose error is small, the sum of the rows in float64."""
-    return torch.linalg.vecdot(values, values).sum(dtype=wide_dtype(values.device))
-
-
-def largest_entry(matrix: Tensor) -> Tensor:
-    """max |a_ij| of each matrix (…, m, k), or one for a matrix of zeros: a divisor. NaN gives NaN."""
-    low, high = torch.aminmax(matrix) if matrix.dim() == 2 else torch.aminmax(matrix.flatten(-2), dim=-1)
-    return or_one(torch.maximum(-low, high))
-
-
-def or_one(value: Tensor) -> Tensor:
-    """A divisor: one instead of zero. NaN stays NaN."""
-    return value + (value == 0)
-
-
-def full_precision(device: torch.device) -> AbstractContextManager[Any]:
-    """Switch autocast off: products of features must leave in float32, whatever the model around them does."""
-    on = torch.is_autocast_enabled(device.type)
-    return torch.autocast(device.type, enabled=False) if on else nullcontext()
-
-
-def wide_dtype(device: torch.device) -> torch.dtype:
-    """The dtype in which scalars are accumulated: float64, except on Apple's GPUs, which have none."""
-    return torch.float32 if device.type == "mps" else torch.float64
 
 
 def _check_features(side: str, features: Tensor) -> None:

@@ -14,18 +14,17 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from geodistill.geometry.features import (
-    FeatureRows,
-    PairedRows,
+from geodistill.geometry.features import FeatureRows, PairedRows, pair_rows, part_of, weigh
+from geodistill.geometry.numerics import (
+    add_lower_gram,
+    frobenius_inner,
+    frobenius_square,
     full_precision,
+    gram,
+    mirror,
     or_one,
-    pair_rows,
-    part_of,
     square_sum,
-    weigh,
 )
-from geodistill.geometry.frobenius import frobenius_inner, frobenius_square
-from geodistill.geometry.symmetric import add_lower_gram, gram, mirror
 
 
 @dataclass(frozen=True)

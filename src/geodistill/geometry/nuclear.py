@@ -14,8 +14,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from geodistill.geometry.features import largest_entry, wide_dtype
-from geodistill.geometry.symmetric import gram
+from geodistill.geometry.numerics import gram, largest_entry, wide_dtype
 
 # Singular directions below 1e-6 σ₁ are mostly rounding noise of a float32 matrix. Damping them in the gradient to
 # σ / (1e-6 σ₁) makes the gradient of a rank-deficient matrix reproducible; the norm itself is damped far less.

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from geodistill.geometry.features import or_one
 from geodistill.geometry.moments import Moments
+from geodistill.geometry.numerics import or_one
 
 # Eigenvalues of SᵀS below this share of the largest are rounding noise, and their directions are left out of the map.
 NOISE = {torch.float32: 1e-6, torch.float64: 1e-12}

@@ -18,8 +18,9 @@ from geodistill.geometry.distances import (
     procrustes_square,
     similarity,
 )
-from geodistill.geometry.features import FeatureRows, full_precision, or_one, pair_rows, prepare_features, wide_dtype
+from geodistill.geometry.features import FeatureRows, pair_rows, prepare_features
 from geodistill.geometry.moments import Moments
+from geodistill.geometry.numerics import full_precision, or_one, wide_dtype
 
 
 @dataclass(frozen=True)

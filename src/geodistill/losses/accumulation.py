@@ -17,8 +17,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from geodistill.geometry.features import FeatureRows, full_precision, or_one
+from geodistill.geometry.features import FeatureRows
 from geodistill.geometry.moments import Moments
+from geodistill.geometry.numerics import full_precision, or_one
 from geodistill.losses.base import FeatureLoss
 from geodistill.losses.ranks import sum_moments, world_size
 

@@ -11,8 +11,9 @@ from torch.nn import functional
 
 from geodistill.errors import GeodistillError
 from geodistill.geometry.distances import Normalize, cheaper_side, root, select
-from geodistill.geometry.features import FeatureRows, PairedRows, full_precision, only_counted
+from geodistill.geometry.features import FeatureRows, PairedRows, only_counted
 from geodistill.geometry.moments import Kernels, Moments
+from geodistill.geometry.numerics import full_precision
 from geodistill.losses.ranks import agree_on_rows, gather_is_cheaper, gather_rows, sum_moments, world_size
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from geodistill.geometry.distances import or_one, or_zero
+from geodistill.geometry.distances import or_zero
 from geodistill.geometry.features import PairedRows, unit_rows
 from geodistill.geometry.moments import Kernels, Moments
+from geodistill.geometry.numerics import or_one
 from geodistill.losses.base import RowLoss
 
 

@@ -6,7 +6,7 @@ from pydantic import PositiveInt
 from torch import Tensor
 
 from geodistill.errors import GeodistillError
-from geodistill.geometry.features import or_one
+from geodistill.geometry.numerics import or_one
 from geodistill.losses.base import MapLoss, resize
 from geodistill.losses.ranks import agree_on_sizes, largest_over_ranks, sum_over_ranks, world_size
 

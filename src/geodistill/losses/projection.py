@@ -7,10 +7,10 @@ import math
 import torch
 from torch import Tensor, nn
 
-from geodistill.geometry.distances import Normalize, or_one, or_zero
-from geodistill.geometry.features import PairedRows, square_sum
-from geodistill.geometry.frobenius import frobenius_inner, projected_square
+from geodistill.geometry.distances import Normalize, or_zero
+from geodistill.geometry.features import PairedRows
 from geodistill.geometry.moments import Kernels, Moments
+from geodistill.geometry.numerics import frobenius_inner, or_one, projected_square, square_sum
 from geodistill.losses.base import FeatureLoss
 
 

@@ -1,11 +1,62 @@
-"""Frobenius norms and inner products at any scale."""
+"""Divisors and wide sums, products of which one triangle is computed, Frobenius norms at any scale."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
-from geodistill.geometry.frobenius import frobenius_inner, frobenius_square, projected_square
+from geodistill.geometry.numerics import (
+    add_lower_gram,
+    frobenius_inner,
+    frobenius_square,
+    gram,
+    largest_entry,
+    mirror,
+    or_one,
+    projected_square,
+    square_sum,
+)
+
+
+def test_square_sum_is_exact_in_float32():
+    values = torch.rand(4096, 512, generator=torch.Generator().manual_seed(0))
+    exact = values.double().square().sum()
+    assert abs(square_sum(values) - exact) / exact < 1e-7
+
+
+def test_divisors_are_never_zero_and_keep_nan():
+    divisors = or_one(torch.tensor([0.0, 2.0, -0.0, torch.nan]))
+    assert divisors[:3].tolist() == [1, 2, 1] and divisors[3].isnan()
+    assert largest_entry(torch.zeros(2, 3)) == 1
+    assert largest_entry(torch.tensor([[1.0, -5.0], [3.0, 0.0]])) == 5
+    assert largest_entry(torch.tensor([[[1.0, -5.0]], [[0.0, 0.0]]])).tolist() == [5, 1]
+    assert largest_entry(torch.tensor([[1.0, torch.nan]])).isnan()
+
+
+@pytest.mark.parametrize("width", [1, 5, 256, 257, 300, 1023])
+def test_gram_is_the_whole_product(width):
+    rows = torch.randn(20, width, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    product = gram(rows)
+    assert torch.allclose(product, rows.T @ rows)
+    assert torch.equal(product, product.T) or torch.allclose(product, product.T, rtol=0, atol=1e-14)
+
+
+def test_blocks_add_up_in_the_lower_triangle():
+    rows = torch.randn(30, 300, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    total = torch.zeros(300, 300, dtype=torch.float64)
+    for block in rows.split(7):
+        add_lower_gram(total, block)
+    assert torch.allclose(total.tril(), (rows.T @ rows).tril())
+    assert torch.allclose(mirror(total), rows.T @ rows)
+
+
+def test_gram_of_a_batch_is_that_of_each():
+    rows = torch.randn(2, 20, 300, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    assert torch.allclose(gram(rows), torch.stack([gram(each) for each in rows]))
+
+
+def test_an_empty_matrix_stays_empty():
+    assert gram(torch.ones(3, 0)).shape == (0, 0)
 
 
 def matrices(dtype=torch.float64):
