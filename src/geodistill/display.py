@@ -26,7 +26,7 @@ ABSENT = "–"
 NOT_FINITE = "not finite"
 GAP = 2  # blanks between two columns
 LEAST_NAME = 16  # a name column is not made narrower than this; its names go over several lines before
-WIDTH = 120  # where the output is no terminal
+WIDTH = 120  # if the output is no terminal
 STYLES = {"teacher": "dim", "constant": "dim"}
 
 
@@ -58,7 +58,7 @@ class Table:
 
 
 class Drawn:
-    """A table as rich draws it. Names go over several lines where the terminal is narrow; numbers are never cut, they
+    """A table as rich draws it. Names go over several lines if the terminal is narrow; numbers are never cut, they
     rather go beyond the edge of the terminal."""
 
     def __init__(self, table: Table, name_width: int | None = None) -> None:

@@ -189,7 +189,7 @@ def find_image_columns(present: Iterable[str], recipe: DataRecipe) -> ImageColum
 
 
 def find_image(present: Iterable[str], recipe: DataRecipe) -> str:
-    """Find the column of the images alone. Raises GeodistillError, listing the columns present, where there is none."""
+    """Find the column of the images alone. Raises GeodistillError, listing the columns present, if there is none."""
     names = list(present)
     _check_named(names, recipe, ("image",))
     column = recipe.image or _first(IMAGES, names)
@@ -303,7 +303,7 @@ def _not_found(kind: str, names: Sequence[str], remedy: str) -> GeodistillError:
 
 
 def _header_hint(names: Iterable[str]) -> str:
-    """A hint where the names look like a row of data: one is a number, or a text."""
+    """A hint if the names look like a row of data: one is a number, or a text."""
     if any(_is_number(name) or len(name.split()) > MOST_WORDS for name in names):
         return " If these are the first row of data, the file lacks a header line: add one, such as text,label."
     return ""

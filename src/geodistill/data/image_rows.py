@@ -101,7 +101,7 @@ def count_modes(facts: Iterable[Facts]) -> dict[str, int]:
 
 
 def channels_of(modes: Iterable[str]) -> int:
-    """1 where all images are grey, else 3."""
+    """1 if all images are grey, else 3."""
     return 1 if all(mode in GREY for mode in modes) else 3
 
 

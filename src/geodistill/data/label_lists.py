@@ -67,7 +67,7 @@ def are_several(values: Iterable[Any]) -> bool:
 
 
 def train_label_lists(values: Sequence[Any], class_names: Sequence[str] | None, wanted: str) -> LabelLists:
-    """The encoding that the labels of the training split ask for, where a row has several.
+    """The encoding that the labels of the training split ask for, if a row has several.
 
     `wanted` is `multi_label`, `regression` or `auto`: lists are labels, unless they hold numbers that are not all
     whole; columns are labels if they hold 0 and 1 alone, and else numbers of a regression. The names of labels are

@@ -1,4 +1,4 @@
-"""The parts of a data set, cut from train where its source has none.
+"""The parts of a data set, cut from train if its source has none.
 
 A cut is the same on every machine and in any order of the rows: the hash of a row's content decides.
 """
@@ -55,7 +55,7 @@ def complete(
 def cut_parts(
     parts: dict[str, P], shares: Mapping[str, float], seed: int, strata: Sequence[Any] | None = None
 ) -> dict[str, P]:
-    """Cut these shares from train; raises GeodistillError where the rows are too few for that."""
+    """Cut these shares from train; raises GeodistillError if the rows are too few for that."""
     train = parts["train"]
     if shares:
         found = cut(train.keys(), [0] * len(train) if strata is None else strata, shares, seed)

@@ -114,7 +114,7 @@ def _unread(needs: Collection[str]) -> list[str]:
 
 
 def chosen(session: Session, recipe: SessionsRecipe) -> Session:
-    """Return a session with the dimensions of behaviour that the recipe names; all where it names none."""
+    """Return a session with the dimensions of behaviour that the recipe names; all if it names none."""
     if recipe.behaviour is None:
         return session
     names = list(session.behaviour_names)

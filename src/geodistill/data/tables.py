@@ -72,7 +72,7 @@ def from_dataset(dataset: Dataset) -> Table:
 
 
 def element(kind: Any) -> Any:
-    """The type of an element where a feature is a list, else the feature."""
+    """The type of an element if a feature is a list, else the feature."""
     if isinstance(kind, list):
         return kind[0]
     inner = kind.get("feature") if isinstance(kind, dict) else getattr(kind, "feature", None)

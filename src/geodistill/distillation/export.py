@@ -75,7 +75,7 @@ def export_student(
 
 
 def no_integers_of_decoders() -> GeodistillError:
-    """What to say where a quantised language model is to be written as ONNX."""
+    """What to say if a quantised language model is to be written as ONNX."""
     return GeodistillError(
         "A quantised language model is not written as ONNX.",
         "Leave --onnx out: student/ has its rounded weights and its quantisers.",

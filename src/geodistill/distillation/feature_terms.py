@@ -89,7 +89,7 @@ class FeatureMatch(nn.Module):
         self.reads_logits, self.adds_up = kind.reads_logits, kind.adds_up(self.rows)
         self.pairs = resolve_pairs(term, student, teacher, student_probe, teacher_probe)
         student_points, teacher_points = ([pair[side] for pair in self.pairs] for side in (0, 1))
-        # A model is run only where a width is needed.
+        # A model is run only if a width is needed.
         if kind.reads_widths:
             known = {t: widths[self.request(t)] for t in teacher_points if self.request(t) in widths}
             own = row_widths(student, student_points, student_probe, kind=self.rows)

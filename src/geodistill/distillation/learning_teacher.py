@@ -23,7 +23,7 @@ TRAINED_DTYPES = (torch.float32, torch.float64)
 
 
 class LearningTeacher:
-    """The source of signals where the teacher is trained: it says nothing, since the teacher runs within the module
+    """The source of signals if the teacher is trained: it says nothing, since the teacher runs within the module
     that is trained, once a step for both objectives."""
 
     widths: Mapping[FeatureRequest, int] = {}

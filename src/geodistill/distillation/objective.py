@@ -166,7 +166,7 @@ class Objective(nn.Module):
             scored = next_tokens_scored(inputs) if self.causal else None
             logits, targets = scored_logits(student_logits, scored), signals.logits
             if isinstance(targets, Tensor):
-                targets = scored_logits(targets, scored)  # of all tokens where the teacher is a module of another kind
+                targets = scored_logits(targets, scored)  # of all tokens if the teacher is a module of another kind
             if self.vocabulary is not None:
                 logits = logits[..., : self.vocabulary]
                 targets = targets[..., : self.vocabulary] if isinstance(targets, Tensor) else targets

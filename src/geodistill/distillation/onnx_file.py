@@ -1,4 +1,4 @@
-"""A student as an ONNX file: float, or of integers where it is quantised; and how far the file is from the student."""
+"""A student as an ONNX file: float, or of integers if it is quantised; and how far the file is from the student."""
 
 from __future__ import annotations
 

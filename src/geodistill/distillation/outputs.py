@@ -38,7 +38,7 @@ def is_label(name: str) -> bool:
 
 
 def no_logits(side: str) -> GeodistillError:
-    """What to say where a logit term finds no logits of the student or the teacher."""
+    """What to say if a logit term finds no logits of the student or the teacher."""
     return GeodistillError(
         f"The objective has a logit term, but the {side} gives no logits.",
         f"Leave objective.logits out, or give the {side} with a head that returns them as 'logits'.",
@@ -46,7 +46,7 @@ def no_logits(side: str) -> GeodistillError:
 
 
 def no_label_loss(inputs: Mapping[str, Tensor]) -> GeodistillError:
-    """What to say where a label term finds no loss: the data has no labels, or the student makes nothing of them."""
+    """What to say if a label term finds no loss: the data has no labels, or the student makes nothing of them."""
     if any(map(is_label, inputs)):
         return GeodistillError(
             "The objective has a label term, but the student computes no loss of the labels.",

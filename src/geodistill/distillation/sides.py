@@ -38,7 +38,7 @@ class Reader(Protocol):
         """Make an example of each row of a split: the reader's columns, and `example_id`, its place."""
 
     def collate(self, examples: Sequence[Any]) -> dict[str, Any]:
-        """Make a batch of examples, padded where they differ in length."""
+        """Make a batch of examples, padded if they differ in length."""
 
     def length(self, example: Example) -> int | None:
         """How long an example is, so that batches hold examples of like length; None if all have one size."""

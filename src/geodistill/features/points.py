@@ -73,7 +73,7 @@ def last_layer(model: nn.Module, probe: Mapping[str, Tensor] | None = None) -> i
 
 
 def known_last_layer(model: nn.Module) -> int | None:
-    """Return the number of a model's last hidden state where its config tells it; None if it has to be run."""
+    """Return the number of a model's last hidden state if its config tells it; None if it has to be run."""
     config = model_config(model)
     layers = getattr(config.get_text_config(), "num_hidden_layers", None)
     # The config of a CNN that counts its blocks may have fewer hidden states, one for each stage.
@@ -222,7 +222,7 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
 
 
 def probe_inputs(model: nn.Module, probe: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
-    """Return the entries of a probe that a model reads, on its device; of `default_probe` where there is none."""
+    """Return the entries of a probe that a model reads, on its device; of `default_probe` if there is none."""
     inputs = default_probe(model) if probe is None else probe
     names, device = input_names(model), next(model.parameters()).device
     return {name: value.to(device) for name, value in inputs.items() if names is None or name in names}

@@ -19,7 +19,7 @@ from transformers import PreTrainedTokenizerBase
 from geodistill.errors import GeodistillError, suggest
 from geodistill.features.words import NO_WORD
 
-IGNORED_LABEL = -100  # what transformers writes where a token has no label
+IGNORED_LABEL = -100  # what transformers writes for a token without a label
 MOST_SPECIAL_PATCHES = 2  # a vision transformer has a class token, and DeiT a distillation token as well
 Batch = Mapping[str, Tensor | None]
 

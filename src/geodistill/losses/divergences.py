@@ -24,7 +24,7 @@ Divergence = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 def forward_kl(student_log: Tensor, teacher_log: Tensor, skew: float = 0.0) -> tuple[Tensor, Tensor]:
-    """KL(p ‖ w p + (1 − w) q): at least 0, at most −log w; infinite at w = 0 where the student rules out what p allows.
+    """KL(p ‖ w p + (1 − w) q): at least 0, at most −log w; infinite at w = 0 if the student rules out what p allows.
 
     Reference: Hinton et al. (2015), section 2, for w = 0; Ko et al. (2024), DistiLLM, section 3.1, for the skew w.
     """
@@ -34,7 +34,7 @@ def forward_kl(student_log: Tensor, teacher_log: Tensor, skew: float = 0.0) -> t
 
 
 def reverse_kl(student_log: Tensor, teacher_log: Tensor, skew: float = 0.0) -> tuple[Tensor, Tensor]:
-    """KL(q ‖ w q + (1 − w) p): at least 0, at most −log w; infinite at w = 0 where the teacher rules out what q allows.
+    """KL(q ‖ w q + (1 − w) p): at least 0, at most −log w; infinite at w = 0 if the teacher rules out what q allows.
 
     Reference: Gu et al. (2024), MiniLLM, section 2, for w = 0; Ko et al. (2024), DistiLLM, section 3.1, for the skew w.
     """
@@ -56,7 +56,7 @@ def jensen_shannon(student_log: Tensor, teacher_log: Tensor, beta: float = 0.5) 
 
 
 def total_variation(student_log: Tensor, teacher_log: Tensor) -> tuple[Tensor, Tensor]:
-    """½ Σ |p − q|, between 0 and 1. It is of first order where p and q meet, and has no gradient where they are equal.
+    """½ Σ |p − q|, between 0 and 1. It is of first order if p is near q, and has no gradient if they are equal.
 
     Reference: Wen et al. (2023), f-Divergence Minimization for Sequence-Level Knowledge Distillation.
     """

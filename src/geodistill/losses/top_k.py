@@ -94,6 +94,6 @@ def _cut(logits: Tensor, k: int, temperature: float) -> tuple[Tensor, Tensor, Te
     softened = logits.to(torch.promote_types(logits.dtype, torch.float32)) / temperature
     whole = softened.logsumexp(-1, keepdim=True)
     values, indices = softened.topk(k, dim=-1)
-    # Of the rest itself: as one minus the others it would be lost to rounding where it is small.
+    # Of the rest itself: as one minus the others it would be lost to rounding if it is small.
     tail = softened.scatter(-1, indices, -torch.inf).logsumexp(-1)
     return values - whole, indices, tail - whole.squeeze(-1)

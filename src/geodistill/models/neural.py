@@ -279,7 +279,7 @@ class NeuralBackbone(nn.Module):
         self.norm = nn.RMSNorm(width, eps=1e-6)
         self.head = NeuralHead(config)
         head = width // config.num_attention_heads
-        # Kept as a list: a buffer that is not saved is lost where a model is made without memory and filled later.
+        # Kept as a list: a buffer that is not saved is lost if a model is made without memory and filled later.
         self.frequencies = [config.rope_theta ** (-each / head) for each in range(0, head, 2)]
 
     def forward(

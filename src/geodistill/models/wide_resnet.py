@@ -43,7 +43,7 @@ class CifarWideResNetConfig(CifarConfig):
 
 
 class PreActivationBlock(nn.Module):
-    """F(relu(norm(x))) + x; where the channels change, the shortcut is a 1 × 1 convolution of relu(norm(x))."""
+    """F(relu(norm(x))) + x; if the channels change, the shortcut is a 1 × 1 convolution of relu(norm(x))."""
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()

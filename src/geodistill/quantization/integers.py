@@ -172,7 +172,7 @@ class IntegerLinear(IntegerModule):
 class IntegerConvolution(IntegerModule):
     """A convolution. The sum of products of integers becomes float at once, so that what follows stays exact, such as a
     bias or batch normalisation. The fused QLinearConv of ONNX Runtime would round a bias to the product of the steps,
-    which is coarse in few bits, and is integer only where the next rounding follows at once."""
+    which is coarse in few bits, and is integer only if the next rounding follows at once."""
 
     bias: Tensor | None
 

@@ -222,7 +222,7 @@ class _FakeQuantize(torch.autograd.Function):
             missed = torch.where(inside, x.to(values.dtype), 0 if offset is None else offset).neg_().add_(values)
             of_interval = missed.mul_(wide).sum_to_size(interval.shape) / interval * ctx.gradient_scale
             if offset is not None:
-                # The two sums are alike to the last bit where nothing is outside.
+                # The two sums are alike to the last bit if nothing is outside.
                 passed = within.to(values.dtype).sum_to_size(offset.shape)
                 of_offset = (wide.sum_to_size(offset.shape) - passed) * ctx.gradient_scale
         return within, of_interval, of_offset, None, None

@@ -29,7 +29,7 @@ from geodistill.runs.precision import training_precision
 
 
 def processes() -> PartialState:
-    """The processes that a launcher started for this run, one where there was none.
+    """The processes that a launcher started for this run, one if there was none.
 
     Without an accelerator, PartialState has to be told so: it otherwise takes each process for the only one until the
     TrainingArguments are made, and all of them would claim the folder and write the cache at once. The others may have
@@ -39,7 +39,7 @@ def processes() -> PartialState:
 
 
 def run_device() -> torch.device:
-    """Return where this process runs its models: its accelerator, else the CPU. A latency alone is taken on the CPU."""
+    """Return where this process runs its models: its accelerator, else the CPU. Only a latency is taken on the CPU."""
     return processes().device
 
 

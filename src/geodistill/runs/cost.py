@@ -45,7 +45,7 @@ class Cost(TrainerCallback):
 
 
 def reset_peak_memory() -> None:
-    """Let the peak begin anew, where the system can: on an accelerator, and on Linux."""
+    """Let the peak begin anew, if the system can: on an accelerator, and on Linux."""
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
     elif CLEAR.exists():

@@ -69,7 +69,7 @@ def fine_tune(
 
 
 def begin(folder: Path, identity: str) -> None:
-    """Make a folder ready for a training: checkpoints stay where the training is the same, and go where it is not."""
+    """Make a folder ready for a training: checkpoints stay if the training is the same, and are deleted if not."""
     mark = folder / CHECKPOINTS / IDENTITY
     if not mark.is_file() or mark.read_text(encoding="utf-8") != identity:
         shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)

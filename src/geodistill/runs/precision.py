@@ -48,7 +48,7 @@ def describe_precision(recipe: Recipe, device: torch.device) -> dict[str, str]:
 
 
 def slow_settings(recipe: Recipe, device: torch.device) -> list[str]:
-    """Say which settings of a recipe ask for bfloat16 where the device does not multiply it in hardware."""
+    """Say which settings of a recipe ask for bfloat16 if the device does not multiply it in hardware."""
     if bfloat16_is_faster(device):
         return []
     asked = [f"{name}.bf16: true" for name, training in recipe.trainings.items() if training.bf16 is True]

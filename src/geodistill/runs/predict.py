@@ -176,7 +176,7 @@ def _counted(lines: Iterator[Line], notes: list[str], progress: bool) -> Iterato
 
 
 def write_predictions(predictions: Predictions, output: Path | None, source: str) -> list[str]:
-    """Write the lines as JSON to a file, or to standard output where there is none, and return the notes.
+    """Write the lines as JSON to a file, or to standard output if there is none, and return the notes.
 
     A file is there when it is complete, and not before. A reader of standard output that stops early, such as `head`,
     ends the work without an error.

@@ -125,7 +125,7 @@ def _check_objective(task: str, objective: ObjectiveRecipe, source: str, at: lis
 
 
 def default_rows(task: Any, loss: Any) -> str | None:
-    """Return the kind of rows that a loss compares in a task where a recipe names none; None for names of neither."""
+    """Return the kind of rows that a loss compares in a task if a recipe names none; None for names of neither."""
     if task not in TASKS or loss not in LOSSES:
         return None
     # "tokens" is what a loss says that takes rows of any kind, and images have none.
@@ -176,7 +176,7 @@ def with_overrides(content: Mapping[str, Any], given: Mapping[str, Any]) -> dict
 
 
 def value_at(content: Any, dotted: str) -> Any:
-    """Return what is at a dotted path, where a number is a place in a list; None where nothing is."""
+    """Return what is at a dotted path, in which a number is a place in a list; None if nothing is there."""
     for key in dotted.split("."):
         if isinstance(content, list):
             content = content[int(key)] if key.isdigit() and int(key) < len(content) else None

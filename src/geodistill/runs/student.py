@@ -1,4 +1,4 @@
-"""The student before it is distilled: built and, where the recipe says so, fine-tuned on the labels first."""
+"""The student before it is distilled: built and, if the recipe says so, fine-tuned on the labels first."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def fine_tune_student(
 
 def build_start(start: StudentRecipe, teacher: PreparedTeacher, own_reader: Reader | None, seed: int) -> Student:
     """Build a student."""
-    # Its teacher's weights are read only where the student is made out of them.
+    # Its teacher's weights are read only if the student is made out of them.
     source = teacher.outline if start.model is not None else teacher.model
     reader = teacher.reader if own_reader is None else own_reader
     sample, head = embedding_sample(teacher), teacher.task.student_head

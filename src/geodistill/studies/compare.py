@@ -270,7 +270,7 @@ def killed_worker(jobs: Sequence[Job]) -> GeodistillError:
 
 
 def start_worker(threads: int) -> None:
-    """Give a worker process its share of the cores, and let it end where the comparison does, however that ends."""
+    """Give a worker process its share of the cores, and let it end with the comparison, however that ends."""
     Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(threads)
     torch.set_flush_denormal(True)

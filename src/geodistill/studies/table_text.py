@@ -116,7 +116,7 @@ class ComparisonTable:
 
 
 def _blocks(sections: Sequence[Sequence[Column]], width: int) -> list[list[Column]]:
-    """Put sections side by side where they fit; one that is wider than `width` is itself cut between its columns."""
+    """Put sections side by side if they fit; one that is wider than `width` is itself cut between its columns."""
     blocks: list[list[Column]] = []
     left = 0
     for section in sections:

@@ -97,7 +97,7 @@ class Embeddings(TaskDefaults):
 
     @property
     def student_head(self) -> Head | None:
-        """The head for the labels, where there are some; a student of arrays is a class that has a head already."""
+        """The head for the labels, if there are some; a student of arrays is a class that has a head already."""
         kind = self.examples.cells(self.examples.sides.student).kind
         if self.examples.problem == "unlabelled" or kind == "array":
             return None

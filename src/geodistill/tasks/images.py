@@ -27,7 +27,7 @@ from geodistill.tasks.metrics import Constant, check_metrics, compute_metrics, c
 from geodistill.tasks.predictions import decide, never_predicted, prediction
 from geodistill.tasks.task import MOST_EXAMPLES, OF_IMAGES, Encoded, EncodedExamples, Scores, parts_of
 
-DEFAULT_SIZE = 32  # pixels; of a new model where the images are not all square and of one size
+DEFAULT_SIZE = 32  # pixels; of a new model if the images are not all square and of one size
 
 
 class Images(LabelledTask):
@@ -177,7 +177,7 @@ class Images(LabelledTask):
 
 
 def named_image(image: EncodedImage | None) -> dict[str, str]:
-    """Return the entry of a line that names the file of an image; none where the image is given by its bytes alone."""
+    """Return the entry of a line that names the file of an image; none if only the bytes of the image are given."""
     return {"image": image["path"]} if image is not None and image["path"] else {}
 
 

@@ -119,7 +119,7 @@ def load(from_pretrained: Callable[..., Any], name: str, *, what: str = "model",
 def load_model(
     from_pretrained: Callable[..., Any], name: str, *, revision: str | None, trust: bool, **more: Any
 ) -> Any:
-    """Load a model by its auto class; raises GeodistillError where it cannot be loaded or is an encoder–decoder."""
+    """Load a model by its auto class; raises GeodistillError if it cannot be loaded or is an encoder–decoder."""
     settings: dict[str, Any] = {"revision": revision, "trust_remote_code": trust}
     refuse_encoder_decoder(load(AutoConfig.from_pretrained, name, **settings), name)
     return load(from_pretrained, name, **settings, **more)

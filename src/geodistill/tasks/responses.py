@@ -26,7 +26,7 @@ def rouge_l(responses: Sequence[str], references: Sequence[Sequence[str]]) -> li
 
 
 def exact_match(responses: Sequence[str], references: Sequence[Sequence[str]]) -> list[float]:
-    """1 where a response is one of its references, white space at the ends and case aside, else 0."""
+    """1 if a response is one of its references, white space at the ends and case aside, else 0."""
     return [
         float(response.strip().casefold() in {reference.strip().casefold() for reference in given})
         for response, given in zip(responses, references, strict=True)

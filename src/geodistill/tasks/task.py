@@ -100,7 +100,7 @@ class Task(Protocol):
         whose: Whose = "student",
     ) -> PreTrainedModel:
         """Load a model of this task, by a bundled name, a folder or a hub name; `new_head` for one to be trained;
-        `weights` is how it is held in memory; `whose` is its side, where the sides differ."""
+        `weights` is how it is held in memory; `whose` is its side, if the sides differ."""
 
     def load_reader(
         self,
@@ -112,7 +112,7 @@ class Task(Protocol):
         whose: Whose = "student",
     ) -> Reader:
         """Load the reader of a model, by a bundled name, a folder or a hub name. `like` is the teacher's, for a student
-        that may bring none; `whose` is the side of the model, where the sides differ."""
+        that may bring none; `whose` is the side of the model, if the sides differ."""
 
     def encode(
         self,
@@ -243,7 +243,7 @@ def in_order(
 
 
 def by_length(encoded: Sequence[Any], reader: Reader) -> list[int]:
-    """Return the places of examples, the longest first; in their order where all have one size."""
+    """Return the places of examples, the longest first; in their order if all have one size."""
     if len(encoded) and reader.length(encoded[0]) is None:
         return list(range(len(encoded)))
     return sorted(range(len(encoded)), key=lambda place: reader.length(encoded[place]) or 0, reverse=True)

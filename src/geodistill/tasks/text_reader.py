@@ -147,7 +147,7 @@ def tokenizer_json(tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def position_limit(model: PreTrainedModel) -> int:
-    """Return how many tokens a model has positions for, at least 1; 10⁹ where it has no limit.
+    """Return how many tokens a model has positions for, at least 1; 10⁹ if it has no limit.
 
     That is what its config says, or less where its table of positions begins behind a padding index (RoBERTa, MPNet,
     Longformer: 514 rows hold 512 tokens) or an offset (OPT). Relative positions (T5, XLNet) have no limit.

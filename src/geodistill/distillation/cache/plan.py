@@ -223,7 +223,7 @@ def make_batch(teacher: Teacher, dataset: Examples, collate: Collate, positions:
 
 
 def say(message: str, progress: bool) -> None:
-    """Tell the user beside the progress bar, or the log where no bar is wanted."""
+    """Tell the user beside the progress bar, or in the log if no bar is wanted."""
     if progress:
         tqdm.write(message, file=sys.stderr)
     else:

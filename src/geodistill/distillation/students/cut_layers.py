@@ -36,7 +36,7 @@ def keep_layers(teacher: PreTrainedModel, layers: int | Sequence[int]) -> PreTra
     kept = resolve_blocks(layers, len(blocks))
     reason = ""
     # Lists of one entry a block have names of all kinds, and a list of another meaning may have as many entries by
-    # chance. So those whose name tells it are cut first, and all of them where that gives another model.
+    # chance. So those whose name tells it are cut first, and all of them if that gives another model.
     for every in (False, True):
         lists = per_layer_lists(teacher.config, every=every)
         try:

@@ -21,7 +21,7 @@ TABLE_SHARE = 0.1
 
 @dataclass(frozen=True)
 class EmbeddingLayer:
-    """The tables whose rows are summed for each token, and the LayerNorm that follows the sum, where one does."""
+    """The tables whose rows are summed for each token, and the LayerNorm that follows the sum, if one does."""
 
     path: str
     word: nn.Embedding

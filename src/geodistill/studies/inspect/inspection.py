@@ -89,7 +89,7 @@ class Inspection:
 
     @property
     def recipe(self) -> str:
-        """The layer map as a part of a recipe; empty where there is none."""
+        """The layer map as a part of a recipe; empty if there is none."""
         if not self.layer_map:
             return ""
         term = {"loss": "procrustes", "rows": self.row_kind, "layers": [list(pair) for pair in self.layer_map]}

@@ -240,7 +240,7 @@ def _student_of(name: str) -> str:
 
 
 def _names(student: str, teacher: str) -> tuple[str, str]:
-    """Short names of both sides, which differ where the sides do."""
+    """Short names of both sides, which differ if the sides do."""
     own, other = _short(student), _short(teacher)
     return (student, teacher) if own == other and student != teacher else (own, other)
 
