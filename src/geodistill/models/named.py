@@ -164,10 +164,10 @@ def register() -> None:
     """Make transformers know the families: `AutoConfig`, `AutoModel`, `AutoModelForImageClassification`, the pipeline.
 
     Of a model that a function makes, transformers knows the config alone: to build one runs code (`ImageClassifiers`).
-    Importing `geodistill.models` does this, so nobody has to call it.
+    Importing `geodistill` does this as soon as transformers has its auto classes, so nobody has to call it.
 
     Example:
-        import geodistill.models
+        import geodistill
         AutoModelForImageClassification.from_pretrained("runs/mine/student")
     """
     AutoConfig.register(PythonConfig.model_type, PythonConfig, exist_ok=True)
