@@ -53,6 +53,16 @@ def test_each_model_gets_the_gradient_of_a_training_of_its_own(tmp_path: Path, c
     assert any(value.abs().max() > 1e-4 for value in side(both, "teacher.").values())
 
 
+def test_in_bfloat16_each_model_gets_nearly_the_gradient_of_float32(tmp_path: Path) -> None:
+    """Autocast rounds what the models compute; weights, gradients and the mathematics of the terms stay float32."""
+    exact, rounded = (one_step(tmp_path, 8, 1, **BOTH, bf16=bf16)["gradient"] for bf16 in (False, True))
+    for prefix in ("student.", "teacher."):
+        names = list(side(exact, prefix))
+        one, other = (torch.cat([side(each, prefix)[name].flatten() for name in names]) for each in (exact, rounded))
+        assert other.dtype == torch.float32 and not torch.equal(one, other), prefix
+        assert torch.cosine_similarity(one, other, dim=0) > 0.99, prefix
+
+
 def test_each_model_runs_once_a_step(make: Make) -> None:
     trainer = make(options={"teacher_terms": TEACHER_TERMS}, max_steps=3)
     calls = {"student": 0, "teacher": 0}
