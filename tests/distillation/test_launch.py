@@ -15,6 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -22,8 +23,9 @@ from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
 from torch import Tensor
-from transformers import AutoModelForSequenceClassification
+from transformers import AutoModel, AutoModelForSequenceClassification
 
+from geodistill.models import new_neural_model
 from geodistill.runs.arguments import part_processes, processes
 from geodistill.runs.folder import read_json, read_metrics
 from geodistill.runs.recipe_file import check_recipe
@@ -106,6 +108,43 @@ def test_two_columns_over_two_ranks(launch: Launch, tmp_path: Path) -> None:
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     results = check_run(launch(TORCHRUN), tmp_path / "run")
     assert set(results["metrics"]) == {"retrieval@1", "retrieval@10", "similarity_structure"}
+
+
+def test_recordings_over_two_ranks(launch: Launch, tmp_path: Path) -> None:
+    """Two processes end where one ends with batches twice as large."""
+    recipe = recordings_of_two_days(tmp_path)
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    done = launch(TORCHRUN)
+    assert done.returncode == 0, done.stderr
+    recipe["training"]["batch_size"] *= 2
+    alone = train(check_recipe(recipe), tmp_path / "alone", progress=False)
+    assert alone is not None
+    one, two = (AutoModel.from_pretrained(tmp_path / name / "student").state_dict() for name in ("alone", "run"))
+    torch.testing.assert_close(two, one)
+    assert read_json(tmp_path / "run" / "results.json")["metrics"] == pytest.approx(alone.metrics, abs=1e-3)
+
+
+def recordings_of_two_days(folder: Path) -> dict[str, Any]:
+    """A recipe without chance: its models hide no tokens, and plain descent takes the segments in their order."""
+    draw, sessions = np.random.default_rng(0), {"one": 3, "two": 2}
+    (folder / "sessions").mkdir()
+    for name, channels in sessions.items():
+        latent = np.convolve(draw.normal(size=480), np.ones(20) / 4, mode="same")
+        lfp = latent[:, None] + draw.normal(size=(480, channels))
+        spikes = draw.poisson(np.exp(latent[:, None] * draw.normal(size=4)).clip(max=20))
+        np.savez(folder / "sessions" / f"{name}.npz", spikes=spikes, lfp=lfp, behaviour=latent)
+    torch.manual_seed(0)
+    new_neural_model("spikes", dict.fromkeys(sessions, 4), mask_ratio=0.0).save_pretrained(folder / "spikes")
+    new_neural_model("lfp", sessions, mask_ratio=0.0).save_pretrained(folder / "potentials")
+    training = {**PLAIN, "max_steps": 3, "batch_size": 8, "learning_rate": 0.05}
+    return {
+        "task": "neural",
+        "data": {"source": str(folder / "sessions"), "sessions": {"bins": 10, "block_seconds": 0.1}},
+        "teacher": {"model": str(folder / "spikes"), "cache_dtype": "float32"},
+        "student": {"model": str(folder / "potentials")},
+        "objective": {"label": {}, "features": [{"loss": "procrustes"}, {"loss": "cosine"}]},
+        "training": training,
+    }
 
 
 @pytest.mark.slow

@@ -50,7 +50,8 @@ class LayerChooser:
                 self._maps[key] = self._measure(task, term, swapped)
             pairs, reasons = self._maps[key]
             found.append(ChosenLayers(path, [list(pair) for pair in pairs], list(reasons)))
-        broadcast_object_list(found)  # of the main process: another device may round otherwise
+        if found:  # torch cannot send an empty list
+            broadcast_object_list(found)  # of the main process: another device may round otherwise
         return found
 
     def _measure(self, task: Task, term: FeatureTerm, swapped: bool) -> LayerMap:
