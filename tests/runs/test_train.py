@@ -13,6 +13,7 @@ from typing import Any, cast
 
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file
 from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer
 
@@ -210,11 +211,19 @@ def test_a_finished_run_is_read_and_gets_its_onnx_file_later(make_recipe: MakeRe
     assert chosen["term"] == "objective.features.0" and chosen["pairs"][0][0] == 1 and len(chosen["reasons"]) == 1
     assert any("chosen before the training: 1 ↔ " in note for note in first.notes)
     assert load_recipe(folder / "recipe.yaml").objective.features[0].layers == [tuple(chosen["pairs"][0])]
+    card = (folder / "student" / "README.md").read_text(encoding="utf-8")
+    front = yaml.safe_load(card.split("---")[1])
+    assert front["pipeline_tag"] == "text-classification" and front["tags"][0] == "geodistill"
+    assert "license" not in front and "base_model" not in front
+    assert f"| accuracy | {first.metrics['accuracy']:.4f} (0." in card and "loss: procrustes" in card
+    assert f"| 1 ↔ 2 | {first.geometry[0]['procrustes']['value']:.3f}, " in card
+    assert all(note in card for note in first.notes)
     stamp = (folder / "metrics.jsonl").stat().st_mtime_ns
     again = run(recipe, folder, onnx=True)
     assert 0 <= again.onnx_difference <= 1e-4 and (folder / "student" / "model.onnx").is_file()
     assert replace(again, onnx_difference=None) == first
     assert read_json(folder / "results.json") == again.to_dict()
+    assert (folder / "student" / "README.md").read_text(encoding="utf-8") == card
     assert load_recipe(folder / "recipe.yaml").objective.features[0].layers == [tuple(chosen["pairs"][0])]
     assert (folder / "metrics.jsonl").stat().st_mtime_ns == stamp
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from geodistill.distillation.model_card import write_model_card
+from geodistill.distillation.model_card import StudentFacts, write_model_card
 from geodistill.distillation.onnx_file import (
     Agreement,
     FirstOutput,
@@ -42,11 +42,12 @@ def export_student(
     *,
     onnx: bool = False,
     examples: Sequence[Any] = (),
+    facts: StudentFacts | None = None,
 ) -> Agreement | None:
     """Write a student and its reader's files to `folder`, for `from_pretrained` and `pipeline` of plain transformers.
 
     Of a quantised student plain transformers loads float weights that lie on the grid, and `geodistill.load_student`
-    the fake-quantised student. README.md in the folder says how it is quantised.
+    the fake-quantised student. README.md in the folder is the model card, which has what `facts` tell of the student.
 
     With `onnx=True` also `model.onnx` for any number of examples and tokens: in float32 or, where the student is
     quantised, with integer weights. It is compared with the student as it loads from the folder: a float one on random
@@ -67,10 +68,10 @@ def export_student(
     with _written_whole(folder) as scratch:
         if is_quantized(student):
             save_quantized(student, scratch)
-            write_model_card(student, scratch)
         else:
             student.save_pretrained(scratch)
         reader.save(scratch)
+        write_model_card(student, scratch, facts)
         return _checked_onnx(student, reader, scratch, examples) if onnx else None
 
 

@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 from geodistill.distillation.devices import telling_of_memory
 from geodistill.distillation.export import export_student, no_integers_of_decoders
 from geodistill.distillation.latency import TIMED, median_milliseconds
+from geodistill.distillation.model_card import StudentFacts
 from geodistill.distillation.onnx_file import require_onnx
 from geodistill.distillation.sharding import whole_model
 from geodistill.distillation.sides import Reader
@@ -36,7 +37,7 @@ from geodistill.runs.arguments import (
 )
 from geodistill.runs.automatic_layers import LayerChooser, keep_layers, known_layers, with_layers
 from geodistill.runs.cost import Cost, peak_megabytes, reset_peak_memory
-from geodistill.runs.folder import RESULTS, TEST_PREDICTIONS, MetricsFile, claimed, read_json
+from geodistill.runs.folder import RECIPE, RESULTS, TEST_PREDICTIONS, MetricsFile, claimed, read_json
 from geodistill.runs.forms import Form, compare_forms, measure_forms
 from geodistill.runs.identity import run_fingerprint
 from geodistill.runs.measure import measure_geometry
@@ -50,7 +51,7 @@ from geodistill.runs.prepare import (
     stages_of,
 )
 from geodistill.runs.quantize import quantize_student
-from geodistill.runs.recipe_file import check_names
+from geodistill.runs.recipe_file import check_names, load_recipe
 from geodistill.runs.run_results import RunResults
 from geodistill.runs.settings import check_settings
 from geodistill.runs.student import build_start, start_student
@@ -236,9 +237,8 @@ def distil(
         if learned:
             said = " and ".join(map(repr, learned))
             results["notes"].append(f"The teacher learned in {said}; the geometry is to the teacher after it.")
-        results |= write_student(
-            student, prepared.reader, reading.encoded[results["split"]], folder, onnx=onnx, timed=alone
-        )
+        facts, examples = StudentFacts(recipe, results), reading.encoded[results["split"]]
+        results |= write_student(student, prepared.reader, examples, folder, facts, onnx=onnx, timed=alone)
         results = finite(results)  # what is read from the file later is the same
         if lines:
             write_lines(folder / TEST_PREDICTIONS, lines)
@@ -256,12 +256,20 @@ def validate_teacher(teacher: PreparedTeacher) -> Mapping[str, float]:
 
 
 def write_student(
-    student: PreTrainedModel, reader: Reader, examples: Sequence[Any], folder: Path, *, onnx: bool, timed: bool
+    student: PreTrainedModel,
+    reader: Reader,
+    examples: Sequence[Any],
+    folder: Path,
+    facts: StudentFacts,
+    *,
+    onnx: bool,
+    timed: bool,
 ) -> dict[str, Any]:
-    """Write a student to the folder of its run, and return what there is to tell of its ONNX file: how far it is from
-    the student and, for a quantised one, the forms of the student, which are compared on `examples`."""
+    """Write a student and its model card to the folder of its run, and return what there is to tell of its ONNX file:
+    how far it is from the student and, for a quantised one, the forms of the student, which are compared on
+    `examples`."""
     place = folder / "student"
-    found = export_student(student, reader, place, onnx=onnx, examples=examples)
+    found = export_student(student, reader, place, onnx=onnx, examples=examples, facts=facts)
     forms: list[Form] = []
     if found is not None and is_quantized(student):
         with placed(student, torch.device("cpu")):
@@ -285,7 +293,8 @@ def finished_run(folder: Path, task: Task, *, onnx: bool, trust: bool, alone: bo
         student = task.load_model(str(folder / "student"), new_head=False, trust=trust)
         reader = task.load_reader(str(folder / "student"), trust=trust)
         examples = task.encode(student, reader, positions=results["positions"])[results["split"]]
-        results |= write_student(student.eval(), reader, examples, folder, onnx=True, timed=alone)
+        facts = StudentFacts(load_recipe(folder / RECIPE), results)
+        results |= write_student(student.eval(), reader, examples, folder, facts, onnx=True, timed=alone)
         write_json(folder / RESULTS, results)
     return results
 
