@@ -60,6 +60,8 @@ def test_a_student_of_potentials_learns_from_a_teacher_of_spikes(make: Any, tmp_
     assert 0 <= results.geometry[-1]["cka"]["value"] <= 1
     assert results.starved_terms == 0
 
+    card = (tmp_path / "whole" / "student" / "README.md").read_text(encoding="utf-8")
+    assert f"| r2 | {results.metrics['r2']:.4f} |" in card and "import geodistill" in card
     student = AutoModel.from_pretrained(tmp_path / "whole" / "student")
     assert isinstance(student, NeuralModel) and list(student.config.sessions or {}) == ["day-0", "day-1", "day-2"]
     found = evaluate(tmp_path / "whole", progress=False)
