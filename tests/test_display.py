@@ -64,7 +64,7 @@ def test_the_same_table_as_html() -> None:
 
 
 def test_a_file_beside_the_templates_is_read_as_it_is() -> None:
-    assert "Plotly.newPlot(name, figure.data" in read_template("studies/report/templates/draw.js")
+    assert "Plotly.newPlot(name, figure.data" in read_template("studies/report/templates/page.js")
 
 
 @pytest.mark.parametrize(

@@ -98,6 +98,7 @@ def test_torchrun(launch: Launch, tmp_path: Path) -> None:
     check_run(launch(TORCHRUN), tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_two_columns_over_two_ranks(launch: Launch, tmp_path: Path) -> None:
     rows = [line.partition(",")[0] for line in (tmp_path / "rows.csv").read_text().splitlines()[1:]]
     pairs = [f"{text},{' '.join(reversed(text.split()))}" for text in rows]

@@ -104,6 +104,7 @@ def test_a_wordpiece_student_of_a_bpe_teacher(
     tokenizer = AutoTokenizer.from_pretrained(folder)
     assert tokenizer.get_vocab() == AutoTokenizer.from_pretrained(encoder).get_vocab()
     assert {file.name for file in folder.iterdir()} == {
+        "README.md",
         "config.json",
         "model.safetensors",
         "tokenizer.json",
