@@ -13,7 +13,7 @@ from geodistill.errors import GeodistillError
 class Rule(NamedTuple):
     """Keys of a section, or dotted keys of sections below it, that apply only under a condition.
 
-    remedy: the condition in words, and what to do where it does not hold.
+    remedy: the condition in words, and what to do if it does not hold.
     """
 
     keys: tuple[str, ...]

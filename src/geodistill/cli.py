@@ -32,7 +32,7 @@ Overrides = Annotated[
 Output = Annotated[Path | None, typer.Option(help="Folder of the run. [default: runs/NAME OF THE RECIPE]")]
 Onnx = Annotated[
     bool,
-    typer.Option("--onnx", help="Write student/model.onnx as well, checked; with integers where it is quantised."),
+    typer.Option("--onnx", help="Write student/model.onnx as well, checked; with integers if it is quantised."),
 ]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Start over, deleting what a run left in the folder.")]
 
@@ -118,7 +118,7 @@ def evaluate(
         Path | None, typer.Option(help="File of the predictions. [default: RUN/predictions.jsonl]")
     ] = None,
 ) -> None:
-    """Score a run's student on its own test split, or on every row of a file (data.source=FILE)."""
+    """Score a run's student on the run's test split, or on every row of a file (data.source=FILE)."""
     from geodistill.runs.evaluate import evaluate as score
     from geodistill.runs.run_results import describe_evaluation
 

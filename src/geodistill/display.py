@@ -34,7 +34,7 @@ STYLES = {"teacher": "dim", "constant": "dim"}
 class Table:
     """Text in rows and columns, for a terminal and for a page. The first cell of a row is its name.
 
-    heads: the heading of each column; no heading is shown where all are empty
+    heads: the heading of each column; no heading is shown if all are empty
     label: what a screen reader says of the table
     groups: headings over several columns, from the second column on, each with its number of columns
     kinds: for each row what it is about (`teacher`, `constant`, `baseline`, …), which decides how it looks

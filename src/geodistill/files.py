@@ -76,7 +76,7 @@ def finite(content: Any) -> Any:
 
 
 def with_nan(content: Any) -> Any:
-    """Return the numbers of a mapping, nested or not, with NaN where a file has null: what `finite` took away."""
+    """Return the numbers of a mapping, nested or not, with NaN for each null of the file: what `finite` took away."""
     if isinstance(content, Mapping):
         return {name: with_nan(value) for name, value in content.items()}
     return math.nan if content is None else content

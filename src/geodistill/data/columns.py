@@ -64,7 +64,7 @@ class Columns:
 
 @dataclass(frozen=True)
 class InstructionColumns:
-    """Either `messages` or both `instruction` and `output` are there; `output` is not where none was looked for.
+    """Either `messages` or both `instruction` and `output` are there; `output` is absent if none was looked for.
 
     `named` are the fields that the recipe names.
     """

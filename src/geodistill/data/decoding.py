@@ -64,7 +64,7 @@ class Facts:
 def encoded(value: Any, folder: Path | None = None) -> EncodedImage | None:
     """A cell of a table as an encoded image; None if it is missing.
 
-    A cell is bytes, a path (a relative one begins at `folder`), a data URI, or a mapping of `bytes`, in base64 where
+    A cell is bytes, a path (a relative one begins at `folder`), a data URI, or a mapping of `bytes`, in base64 if
     they are a string as JSON has it, and `path`.
     Raises Unreadable for anything else.
     """
@@ -95,7 +95,7 @@ def _from_base64(text: str) -> bytes:
 def decode(image: EncodedImage) -> Image.Image:
     """The pixels of an image, turned as its EXIF data say; of several frames the first.
 
-    Raises Unreadable where it is missing, empty, no image, damaged, truncated, without pixels, or of a mode such as 16
+    Raises Unreadable if it is missing, empty, no image, damaged, truncated, without pixels, or of a mode such as 16
     bits a channel, whose range nobody but the owner of the data knows.
     """
     content, path = image["bytes"], image["path"]

@@ -38,7 +38,7 @@ class Examples:
     splits: `train`, `validation` and `test`; unlabelled data has a `test` split only when its source has one. Columns:
         `text` (str), `text_pair` (str; pairs only), `label` (absent when unlabelled) and `example_id` (int, the row's
         place in its split before rows were dropped or limited). A label is an int for a classification, a list of int
-        for a multi-label one, and a float for a regression, or a list of float where it has several values
+        for a multi-label one, and a float for a regression, or a list of float if it has several values
     problem: what the labels ask for
     label_names: the name of each class number, or of each value of a regression with several columns; else empty
     metrics: names of the metrics to report, the main one first; empty when unlabelled
@@ -70,7 +70,7 @@ def load_examples(recipe: DataRecipe, task: HeldOut | None = None) -> Examples:
     val, valid) and test; any other name is looked for on the hub. Columns are found by their usual names (columns.py)
     unless the recipe names them.
 
-    Splits that are missing are cut from train: by a hash of the text, so the same everywhere; class by class, where a
+    Splits that are missing are cut from train: by a hash of the text, so the same everywhere; class by class, if a
     row has one label; identical texts on the same side. When there is a validation split but no labelled test split,
     as in GLUE, the validation split is reported on as test and a new validation part is cut from train: nothing is
     tuned on what is reported.

@@ -23,7 +23,7 @@ LEFT_BY_SYSTEMS = ("thumbs.db", "desktop.ini")
 def open_images(recipe: DataRecipe) -> Source:
     """Find the images that `recipe.source` names: bundled, a folder by class, or any source that `open_source` finds.
 
-    A folder has splits where one of its folders has a split's name and class folders of its own; else its folders are
+    A folder has splits if one of its folders has a split's name and holds class folders; else its folders are
     classes, unless data files lie beside them.
     """
     if recipe.source.startswith("bundled:"):
@@ -53,7 +53,7 @@ def open_images(recipe: DataRecipe) -> Source:
 def image_files(folder: Path) -> list[Path]:
     """Return all files of a folder and of the folders in it, in an order that is the same on every machine.
 
-    Raises GeodistillError where there is none.
+    Raises GeodistillError if there is none.
     """
     files = _files(folder, deep=True)
     if not files:

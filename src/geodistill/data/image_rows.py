@@ -106,7 +106,7 @@ def channels_of(modes: Iterable[str]) -> int:
 
 
 def modes_note(modes: dict[str, int]) -> list[str]:
-    """Say what is converted, where images are not all RGB or all grey."""
+    """Say what is converted, if images are not all RGB or all grey."""
     if set(modes) in ({RGB}, {"L"}):
         return []
     counts = ", ".join(

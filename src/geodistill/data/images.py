@@ -46,7 +46,7 @@ class ImageExamples:
         rows were dropped or limited)
     label_names: the name of each class number
     metrics: names of the metrics to report, the main one first
-    channels: 1 where all images are grey, else 3
+    channels: 1 if all images are grey, else 3
     size: height and width in pixels; None if images differ
     mean, std: of each channel over the training images, of values from 0 to 1: what a model that brings no
         preprocessing is normalised by; an image counts the same whatever its size

@@ -25,7 +25,7 @@ UNSEEN = "unseen"
 class Instructions:
     """Instructions ready to be put into prompts and tokenised.
 
-    splits: `train`, `validation`, `test`, and `unseen` where the source has a split of that name: instructions of tasks
+    splits: `train`, `validation`, `test`, and `unseen` if the source has a split of that name: instructions of tasks
         that are not trained on. Columns: `instruction` (str), `input` (str, may be empty), `references` (a list of at
         least one str; the first is learned), `task` (str, may be empty), `example_id` (int, the row's place in its
         split before rows were dropped or limited), and of conversations `messages` (a list of role and content: turns

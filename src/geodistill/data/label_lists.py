@@ -23,7 +23,7 @@ class LabelLists(Labels):
 
     multi_label: a row's label is the list of the numbers of its labels, in order; a label's number is its place in
         `names`. It is empty if the row has none.
-    regression: a row's label is the list of its `width` values, or one number where the width is 1; `names` are the
+    regression: a row's label is the list of its `width` values, or one number if the width is 1; `names` are the
         columns' names, and empty for values that came as lists
     """
 
@@ -108,7 +108,7 @@ def _lists(values: Sequence[list[Any]], class_names: Sequence[str] | None, wante
         if len(widths) > 1 or widths == {0}:
             raise GeodistillError(
                 f"The lists of a regression have different lengths, from {min(widths)} to {max(widths)}, or are empty.",
-                "Give every row as many values, or set data.problem=multi_label where these are labels.",
+                "Give every row as many values, or set data.problem=multi_label if these are labels.",
             )
         why = "as data.problem asks" if wanted == "regression" else "since lists hold numbers that are not all whole"
         return LabelLists("regression", reason=f"Regression, {why}.", width=widths.pop())
@@ -150,7 +150,7 @@ def labels_of(value: Any) -> list[str]:
 
 
 def by_outputs(value: Gathered, names: Sequence[str]) -> list[Any]:
-    """Return the values of several columns in the order of a head's outputs: by name, or else as they are listed where
+    """Return the values of several columns in the order of a head's outputs: by name, or else in the listed order if
     the outputs have no names but numbers.
 
     Raises GeodistillError for columns of other names.
@@ -199,7 +199,7 @@ def _flag(name: str, value: Any) -> bool:
     if not _is_flag(value):
         raise GeodistillError(
             f"The label column '{name}' holds '{value}', which is neither 0 nor 1.",
-            "Correct it or remove its row, or set data.problem=regression where the columns are numbers.",
+            "Correct it or remove its row, or set data.problem=regression if the columns are numbers.",
         )
     return FLAGS[_flag_name(value)]
 
@@ -217,7 +217,7 @@ def _numbers(value: Any, labels: LabelLists, split: str) -> Any:
     if not isinstance(given, list) or len(given) != labels.width or not all(map(_is_number, given)):
         raise GeodistillError(
             f"A label of the {split} split is {str(value)[:60]}, but should be {labels.width} finite numbers.",
-            "Correct it, or set data.problem=multi_label where these are labels.",
+            "Correct it, or set data.problem=multi_label if these are labels.",
         )
     return float(given[0]) if labels.width == 1 else [float(each) for each in given]
 

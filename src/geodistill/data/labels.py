@@ -71,11 +71,11 @@ def _unknown(unknown: Sequence[str], names: Sequence[str], split: str) -> Geodis
 def train_labels(values: Sequence[Any], class_names: list[str] | None, wanted: str) -> Labels:
     """The encoding that the labels of the training split ask for.
 
-    `wanted` is `classification`, `regression` or `auto`. With `auto`, labels are a regression where all are numbers and
+    `wanted` is `classification`, `regression` or `auto`. With `auto`, labels are a regression if all are numbers and
     not all are whole, however they are written; everything else is a classification. Class names are those of the data
     set when it has them, else the values, sorted.
 
-    Raises GeodistillError for a classification of one label, and with `auto` where nearly every row has a label to
+    Raises GeodistillError for a classification of one label, and with `auto` if nearly every row has a label to
     itself, since such labels may be a scale, or no labels at all.
     """
     names = {label_name(value) for value in values}

@@ -79,7 +79,7 @@ def load_sessions(recipe: DataRecipe) -> NeuralExamples:
     parts evenly spread over the session, and is cut into segments of `data.sessions.bins`. Potentials are scaled, and
     artefacts masked (`clean`).
 
-    Raises GeodistillError for what is no session, for an unseen session that is not there, and where all are unseen.
+    Raises GeodistillError for what is no session, for an unseen session that is not there, and if all are unseen.
     """
     settings = recipe.sessions
     sessions, notes = _read(recipe)

@@ -83,7 +83,7 @@ class PairedExamples:
 
     splits: `train`, `validation` and `test`
     sides: which column each side reads
-    problem: what the labels ask for; `unlabelled` where data.label names none
+    problem: what the labels ask for; `unlabelled` if data.label names none
     label_names: the name of each class number; else empty
     images: column → what a reader of images has to know of them
     max_length: of the tokens of a text

@@ -59,10 +59,10 @@ def rows_to_score(
     empty text or without a label are left out and counted in `notes`. At most `recipe.limit` rows are read, chosen by
     the hash of their text; without a limit, every row.
 
-    named: the column fields of `recipe` that were chosen for this data. Any other is the run's own: it is taken where
+    named: the column fields of `recipe` that were chosen for this data. Any other is the run's own: it is taken if
         the data has such a column, else the column is found by its usual name
     pairs: whether the student reads pairs of texts; None if that is not known
-    metrics: the names of the metrics where neither `recipe` nor the source has any
+    metrics: the names of the metrics if neither `recipe` nor the source has any
 
     Raises GeodistillError for a source, split or column that is missing, and for a label that the student does not
     know.
@@ -260,10 +260,10 @@ def prompt_columns(
 
 
 def match_labels(values: Sequence[Any], problem: Problem, names: Sequence[str], part: str) -> list[Any]:
-    """Return the student's number of each label, the list of these where a row has several labels, or each value as a
+    """Return the student's number of each label, the list of these if a row has several labels, or each value as a
     float, or as a list of floats, for a regression.
 
-    A label is matched to the student's name for it exactly, or else without regard to case where the student's names
+    A label is matched to the student's name for it exactly, or else without regard to case if the student's names
     stay distinct so. Raises GeodistillError for a label that the student does not know.
     """
     if problem == "regression":

@@ -22,7 +22,7 @@ def read_sessions(path: Path, recipe: SessionsRecipe, needs: Collection[str] = A
     `needs` has `lfp`, and what else of `ARRAYS` is read. What is not read need not be there: a session then has one
     neuron that never fires, and no behaviour.
 
-    Raises GeodistillError where there is none, or where one lacks what a session has.
+    Raises GeodistillError if there is none, or if one lacks what a session has.
     """
     files = sorted(each for each in path.iterdir() if each.suffix in SUFFIXES) if path.is_dir() else [path]
     if not files or any(file.suffix not in SUFFIXES for file in files):

@@ -76,7 +76,7 @@ def clean(session: Session) -> tuple[Session, list[str]]:
     finite in most bins, or that is constant.
 
     Returns the session, and what was masked, a sentence each.
-    Raises GeodistillError where no channel is left.
+    Raises GeodistillError if no channel is left.
     """
     lfp = session.lfp.astype(np.float64)
     lfp[~np.isfinite(lfp)] = np.nan

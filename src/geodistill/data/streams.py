@@ -35,7 +35,7 @@ class Stream:
 
 
 def open_stream(source: str, size: int) -> Stream:
-    """Open a file, or standard input where `source` is `-`, to be read in chunks of `size` rows.
+    """Open a file, or standard input if `source` is `-`, to be read in chunks of `size` rows.
 
     A .txt file is plain text, and each line is a row, an empty line too. Standard input is plain text as well, unless
     its first line that is not empty is a JSON object: then each line is one, and empty lines are left out. A file of

@@ -213,7 +213,7 @@ def _read_jsonl(path: Path, size: int | None) -> Iterator[Table]:
     """Read an object in each line.
 
     Neither pyarrow nor datasets reads JSON as it is written: both make a time of the text "2020-01-01", a float of the
-    label 1 where another is 0.5, and of a large whole number a float that is not equal to it.
+    label 1 if another is 0.5, and of a large whole number a float that is not equal to it.
     """
     yield from _tables_of(path, _json_lines(path), size)
 

@@ -55,7 +55,7 @@ class Rows:
 def has_labels(table: Table, label: str, *, known: Collection[str] = ()) -> bool:
     """Whether any label is there: unlabelled test splits lack the column, leave it empty, or fill it with −1.
 
-    known: the names of the labels that training has; where −1 is among them it is a label.
+    known: the names of the labels that training has; if −1 is among them, it is a label.
     """
     values = [value for value in table.columns.get(label, []) if not lacks_label(value)]
     names = {label_name(each) for value in values for each in (value.values() if is_gathered(value) else [value])}

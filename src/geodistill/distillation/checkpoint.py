@@ -80,7 +80,7 @@ def take_prefix(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
 def last_checkpoint(folder: Path) -> Path | None:
     """Return the newest complete checkpoint in a folder, if any.
 
-    The Trainer writes its state last: where that is absent or cut short, writing was interrupted.
+    The Trainer writes its state last: if that is absent or cut short, writing was interrupted.
     """
     complete = {
         int(step): path.parent

@@ -49,7 +49,7 @@ def export_student(
     Of a quantised student plain transformers loads float weights that lie on the grid, and `geodistill.load_student`
     the fake-quantised student. README.md in the folder is the model card, which has what `facts` tell of the student.
 
-    With `onnx=True` also `model.onnx` for any number of examples and tokens: in float32 or, where the student is
+    With `onnx=True` also `model.onnx` for any number of examples and tokens: in float32 or, if the student is
     quantised, with integer weights. It is compared with the student as it loads from the folder: a float one on random
     inputs, a quantised one on `examples`, what the reader made of rows. Returns how far the two agree, or None without
     ONNX.

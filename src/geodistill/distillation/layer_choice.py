@@ -116,7 +116,7 @@ def choose_pairs(
 
 
 def measured_rows(term: FeatureTerm) -> str:
-    """Return the kind of rows that the layers of a term are compared by: its own, or for maps, which differ in size
+    """Return the kind of rows that the layers of a term are compared by: the term's, or for maps, which differ in size
     from layer to layer, their means."""
     return "mean" if KINDS[str(term.rows)].of_maps else str(term.rows)
 
@@ -138,7 +138,7 @@ def choose_layers(
             8,192 rows of them are read.
 
     Returns:
-        The same terms, with pairs of layer numbers where `layers` was "auto".
+        The same terms, with pairs of layer numbers if `layers` was "auto".
 
     Raises:
         GeodistillError: a model whose layers have no numbers, or fewer than two rows.

@@ -90,7 +90,7 @@ def sum_layers(
 ) -> LayerMoments:
     """Sum the second moments of all layers of two models over batches of what both read.
 
-    Raises GeodistillError where the batches hold fewer than two rows.
+    Raises GeodistillError if the batches hold fewer than two rows.
     """
     moments = LayerMoments()
     for batch in run_layers(student, teacher, batches, layers):

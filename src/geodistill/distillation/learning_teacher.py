@@ -51,7 +51,7 @@ def check_learns(given: Any) -> None:
         said = "there is none" if given is None else f"its signals come from a {type(given).__name__}"
         raise GeodistillError(
             f"teacher_terms train the teacher, and {said}.",
-            "Give the model as teacher_model; a cache serves a teacher whose weights stay as they are.",
+            "Give the model as teacher_model; a cache serves a teacher whose weights stay unchanged.",
         )
     if not isinstance(teacher, PreTrainedModel):
         raise GeodistillError(

@@ -186,7 +186,7 @@ def check_separate(student: nn.Module, teacher: nn.Module, objective: nn.Module 
             if _places(parameter) & theirs:
                 raise GeodistillError(
                     f"The {one} shares the parameter '{name}' with the {other}.",
-                    f"Give the {one} weights of its own: copy.deepcopy(model), or load the model twice.",
+                    f"Give the {one} separate weights: copy.deepcopy(model), or load the model twice.",
                 )
 
 

@@ -132,7 +132,7 @@ def front_matter(tag: str | None, facts: StudentFacts | None, *, quantized: bool
     known: dict[str, Any] = {"library_name": "transformers", "pipeline_tag": tag}
     if facts is not None:
         student, teacher = facts.recipe.student.model, facts.recipe.teacher.model
-        base = student or teacher  # a student without a model of its own is made from its teacher
+        base = student or teacher  # a student without a model is made from its teacher
         known |= {"base_model": base if is_hub_name(base) else None}
         source = facts.recipe.data.source
         known |= {"datasets": [source] if is_hub_name(source) and not source.startswith("glue/") else None}

@@ -41,7 +41,7 @@ class Agreement:
 
     share: of the outputs for which both decide alike (see `decide_alike`)
     difference: the largest absolute difference of any output
-    outputs: how many; one for each example, or one for each token where a model labels tokens
+    outputs: how many; one for each example, or one for each token if a model labels tokens
     """
 
     share: float
@@ -186,8 +186,8 @@ def batches_in_order(reader: Reader, examples: Sequence[Any]) -> Iterator[dict[s
 def decide_alike(expected: Tensor, found: Tensor, problem: str | None) -> Tensor:
     """Tell for each example whether two outputs (n, labels) lead to one decision.
 
-    That is the largest output, or all the labels with a positive output where an example may have several. A regression
-    decides alike where no value differs by more than a hundredth of the range of the expected ones.
+    That is the largest output, or all the labels with a positive output if an example may have several. A regression
+    decides alike if no value differs by more than a hundredth of the range of the expected ones.
     """
     if problem == "regression":
         span = expected.max() - expected.min()

@@ -61,6 +61,6 @@ def takes(method: Callable[..., Any], replaced: Callable[..., Any]) -> bool:
 
 
 def supported_transformers() -> str:
-    """Name the releases of transformers that geodistill asks for: the remedy where another one is installed."""
+    """Name the releases of transformers that geodistill asks for: the remedy if another one is installed."""
     wanted = next(each for each in metadata.requires("geodistill") or [] if each.startswith("transformers"))
     return f"Install {wanted}; geodistill was tested with {TESTED}: pip install 'transformers=={TESTED}.*'."

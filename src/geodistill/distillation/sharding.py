@@ -53,7 +53,7 @@ def fsdp_version(arguments: TrainingArguments) -> int | None:
 def blocks_to_shard(model: PreTrainedModel) -> set[str]:
     """Names of the classes of blocks that FSDP shards one by one, all but those around the input embeddings.
 
-    accelerate shards a model's input embeddings by themselves, and fails where they lie in shards already.
+    accelerate shards a model's input embeddings by themselves, and fails if they lie in shards already.
     """
     try:
         embeddings = model.get_input_embeddings()
@@ -68,7 +68,7 @@ def blocks_to_shard(model: PreTrainedModel) -> set[str]:
 
 
 def whole_model(model: Model) -> Model:
-    """Return a model with all its weights on every rank: itself or, where FSDP shards it, a copy made of the shards."""
+    """Return a model with all its weights on every rank: itself or, if FSDP shards it, a copy made of the shards."""
     from torch.distributed.fsdp import FSDPModule
     from torch.distributed.tensor import DTensor
 

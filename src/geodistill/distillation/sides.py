@@ -22,7 +22,7 @@ class Reader(Protocol):
 
     fingerprint: identifies all that decides what it makes of a row
     names: the columns that it makes
-    column: the column of a split that it reads, the first where it reads several
+    column: the column of a split that it reads, the first if it reads several
     """
 
     @property
@@ -82,7 +82,7 @@ class Side:
 
 
 def two_sides(student: nn.Module, reader: Reader, teacher: nn.Module, teacher_reader: Reader) -> tuple[Side, Side]:
-    """Return the student's and the teacher's side: with one batch where their readers make the same of every row, else
+    """Return the student's and the teacher's side: with one batch if their readers make the same of every row, else
     the teacher's columns carry its prefix."""
     prefix = "" if reader.pairs_with(teacher_reader) else TEACHER_PREFIX
     return Side(student, reader), Side(teacher, teacher_reader, prefix)

@@ -200,7 +200,7 @@ def input_names(model: nn.Module) -> set[str] | None:
 
 @contextmanager
 def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Put a model into eval mode, and each of its modules back into its own mode afterwards.
+    """Put a model into eval mode, and each of its modules back into the mode that it had afterwards.
 
     Args:
         model: any module.

@@ -108,7 +108,7 @@ def only_scored(model: nn.Module, scored: Tensor | None) -> Iterator[None]:
     """Let the model's head see only the tokens where `scored` is true.
 
     Its logits are then (r, V), a row for each of these tokens in their order. Read them by `scored_logits`, which also
-    serves a model whose code bypasses its own head.
+    serves a model whose code bypasses the head.
 
     Args:
         model: a causal language model.

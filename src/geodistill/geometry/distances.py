@@ -246,7 +246,7 @@ def unbiased_product(product: Tensor, diagonal: Tensor, a: Tensor, b: Tensor, n:
 
 
 def common_scale(moments: Moments | Kernels, normalize: Normalize) -> Tensor:
-    """What the squares of both sides are divided by when each keeps its own length: the count for unit rows, or one."""
+    """What the squares of both sides are divided by when each keeps its length: the count for unit rows, or one."""
     return or_one(moments.count) if normalize == "rows" else torch.ones_like(moments.count)
 
 
@@ -256,7 +256,7 @@ def or_zero(value: Tensor, moments: Moments | Kernels) -> Tensor:
 
 
 def root(square: Tensor, whole: Tensor, dtype: torch.dtype) -> Tensor:
-    """D from D² of products in `dtype`; zero, with a gradient of zero, where D² is below their rounding."""
+    """D from D² of products in `dtype`; zero, with a gradient of zero, if D² is below their rounding."""
     resolved = ~(square <= 8 * torch.finfo(dtype).eps * whole)  # written so that NaN stays NaN
     return torch.where(resolved, torch.where(resolved, square, 1).sqrt(), 0)
 

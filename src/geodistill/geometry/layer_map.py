@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 def monotone_map(costs: ArrayLike) -> list[int]:
     """For each row of a matrix of costs (r, c) a column, such that columns never go back and the sum of costs is least.
 
-    Where there are enough columns (r ≤ c) each is taken once at most, so the map is one to one. Of equal sums the
+    If there are enough columns (r ≤ c), each is taken once at most, so the map is one to one. Of equal sums the
     earlier columns win. Found by dynamic programming in O(r c):
 
         best[i, j] = min(best[i, j − 1], best[i − 1, j − step] + costs[i, j]),    step = 1 if r ≤ c else 0

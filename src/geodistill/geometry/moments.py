@@ -143,7 +143,7 @@ class Moments:
         return self.about(torch.zeros_like(self.student_mean), torch.zeros_like(self.teacher_mean))
 
     def centered(self) -> Moments:
-        """The moments of the centred rows: the means are zero, the second moments are as they were."""
+        """The moments of the centred rows: the means are zero, the second moments are unchanged."""
         return replace(
             self, student_mean=torch.zeros_like(self.student_mean), teacher_mean=torch.zeros_like(self.teacher_mean)
         )

@@ -73,7 +73,7 @@ def with_geometry(trainer_class: type[Trainer]) -> type[Any]:
 class GeometryMixin(Trainer):
     """Adds Σ weight · feature loss to the loss of a trainer that runs a student and a teacher on the same tokens.
 
-    `terms`: the feature terms. `teacher_model`: as the trainer takes it; where the trainer takes none, the teacher is
+    `terms`: the feature terms. `teacher_model`: as the trainer takes it; if the trainer takes none, the teacher is
     run here, in eval mode and without gradient. `global_batch`: with several ranks, take the terms of the whole batch
     over all of them. Everything else goes to the trainer. With the rows `response`, only tokens that the trainer scores
     count: those whose label is not −100, or the completion in `DistillationTrainer`.

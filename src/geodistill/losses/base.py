@@ -210,7 +210,7 @@ class MapLoss(nn.Module):
             raise GeodistillError(
                 f"Maps {tuple(student.shape)} and {tuple(teacher.shape)} do not have the same samples and channels.",
                 f"Give two maps (samples, channels, height, width); {type(self).__name__}(student_channels, "
-                "teacher_channels) learns a map where the channels differ.",
+                "teacher_channels) learns a map if the channels differ.",
             )
         return (student, teacher) if mask is None else (student[mask != 0], teacher[mask != 0])
 

@@ -2,7 +2,7 @@
 
 Each function takes log q and log p (…, n) and returns the divergence (…), in nats, and its slope (…, n): the derivative
 by each log q, as though these were free. The slope is written out because automatic differentiation of the formulas is
-not finite where a probability is zero, and keeps more of the size of the vocabulary alive than the formulas need.
+not finite if a probability is zero, and keeps more of the size of the vocabulary alive than the formulas need.
 
 All but total variation are of second order where p and q meet: c · ½ Σ (p − q)² / p, with c = 1 for both KL, (1 − w)²
 when skewed by w, and β (1 − β) for Jensen–Shannon, which says how weights compare from one to the other.

@@ -107,7 +107,7 @@ class PythonForImageClassification(PreTrainedModel):
             name: a folder that `save_pretrained` wrote.
             dtype: of the weights.
             output_loading_info: whether to return, beside the model, which weights were missing.
-            ignore_mismatched_sizes: leave weights of another size, such as those of a new head, as they are built.
+            ignore_mismatched_sizes: leave weights of another size, such as those of a new head, unchanged.
             **changes: other entries of the config, such as num_labels.
 
         Raises:

@@ -50,7 +50,7 @@ class CifarMobileNetV2Config(CifarConfig):
 
 
 class InvertedResidual(nn.Module):
-    """Widen by a 1 × 1 convolution, convolve each channel alone, and narrow without a rectifier; plus the input, where
+    """Widen by a 1 × 1 convolution, convolve each channel alone, and narrow without a rectifier; plus the input, if
     the shapes are equal."""
 
     def __init__(self, inputs: int, outputs: int, stride: int, expansion: int) -> None:

@@ -45,7 +45,7 @@ class CifarResNetConfig(CifarConfig):
 
 
 class BasicBlock(nn.Module):
-    """relu(F(x) + shortcut(x)), F two 3 × 3 convolutions; the shortcut is a 1 × 1 convolution where shapes differ."""
+    """relu(F(x) + shortcut(x)), F two 3 × 3 convolutions; the shortcut is a 1 × 1 convolution if shapes differ."""
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()

@@ -112,7 +112,7 @@ def pack_weights(exported: Any, model: nn.Module) -> None:
 def packed_kind(bits: int) -> Any:
     """Return the type that weights of so many bits are stored in, an `onnx_ir.DataType`; None for whole bytes.
 
-    Weights of 2 bits get 4 where the installed onnx or ONNX Runtime does not know integers of 2 bits.
+    Weights of 2 bits get 4 if the installed onnx or ONNX Runtime does not know integers of 2 bits.
     """
     import onnx_ir
 

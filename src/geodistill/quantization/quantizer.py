@@ -197,7 +197,7 @@ class _FakeQuantize(torch.autograd.Function):
         wide = x.to(torch.promote_types(x.dtype, interval.dtype))
         scale = interval / (2**bits - 1)
         lowest = -(2 ** (bits - 1)) if offset is None else lowest_integer(offset, scale, bits)
-        # In place where possible, and by functions of one pass: a new tensor costs more than the arithmetic in it.
+        # In place if possible, and by functions of one pass: a new tensor costs more than the arithmetic in it.
         rounded = torch.div(wide, scale).round_()
         inside = None
         if any(ctx.needs_input_grad):

@@ -14,7 +14,7 @@ PromptKind = Literal["alpaca", "chat", "plain"]
 
 
 class ColumnsRecipe(Section):
-    """Which column each side reads, where both read different inputs of the same thing; of texts, images or arrays."""
+    """Which column each side reads, if they read different inputs of the same thing: texts, images or arrays."""
 
     student: str = Field(description="column that the student reads")
     teacher: str = Field(description="column that the teacher reads; it may be the same")

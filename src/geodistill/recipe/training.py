@@ -47,7 +47,7 @@ class TrainingRecipe(Section):
     schedule: str = Field("linear", description="a transformers learning-rate schedule: linear, cosine, constant, …")
     max_gradient_norm: float = Field(1.0, ge=0)
     bf16: bool | Literal["auto"] = Field(
-        False, description="train in bfloat16; auto: where it is multiplied in hardware. A teacher's default is auto"
+        False, description="train in bfloat16; auto: if the hardware multiplies it. A teacher's default is auto"
     )
     fp16: bool | Literal["auto"] = Field(
         False, description="train in float16; auto: on a CUDA device, unless bf16 is chosen"

@@ -134,7 +134,7 @@ class Recipe(Section):
         first, section = next(iter(found.items()), (None, None))
         if self.student.lora is not None and section is not None:
             raise GeodistillError(
-                f"The stage '{first}' quantises the student, and 'student.lora' leaves its weights as they are.",
+                f"The stage '{first}' quantises the student, and 'student.lora' leaves its weights unchanged.",
                 "Leave out student.lora or quantization.",
             )
         if other := next((name for name, each in found.items() if each != section), None):

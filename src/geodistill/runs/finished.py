@@ -112,7 +112,7 @@ def trained_sessions(run: FinishedRun) -> list[str]:
 def student_head(run: FinishedRun) -> tuple[Problem, list[str]]:
     """Return the problem that the student's head solves, and the names of its labels by their numbers.
 
-    A regression has names for its outputs where it has several.
+    A regression has names for its outputs if it has several.
     """
     config = AutoConfig.from_pretrained(run.student, trust_remote_code=run.trusts_student)
     if config.problem_type == "regression" or (config.problem_type is None and config.num_labels == 1):

@@ -19,7 +19,7 @@ SLOW = "this machine does not multiply bfloat16 in hardware, which makes it many
 def training_precision(training: TrainingRecipe, device: torch.device) -> Precision:
     """Return the precision of a training's forward pass on a device; its weights and its optimiser are float32.
 
-    `bf16: auto` is bfloat16 where the device multiplies it in hardware, `fp16: auto` float16 on a CUDA device. What is
+    `bf16: auto` is bfloat16 if the device multiplies it in hardware, `fp16: auto` float16 on a CUDA device. What is
     set to true comes first, then bfloat16.
 
     Raises GeodistillError for float16 on a CPU.

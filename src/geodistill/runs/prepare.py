@@ -338,7 +338,7 @@ class Seen(Sequence[Any]):
 
 
 def geometry_pairs(student: PreTrainedModel, prepared: PreparedTeacher, reader: Reader) -> list[tuple[int, int]]:
-    """Return the pairs of layers that the held-out geometry is measured on: those of the uniform map; none where
+    """Return the pairs of layers that the held-out geometry is measured on: those of the uniform map; none if
     the layers of a model have no numbers."""
     sides = (student, reader), (prepared.outline, prepared.reader)
     numbers = [[point for point in points(model, each.probe()) if isinstance(point, int)] for model, each in sides]

@@ -44,8 +44,8 @@ class RunResults:
 
     Attributes:
         folder: of the run; the student is in its folder `student`.
-        metrics: of the student on `split`, name → share (0.91, not 91), or a value in units of its own.
-        constant: the constant predictor on the same examples; None where nothing is scored.
+        metrics: of the student on `split`, name → share (0.91, not 91), or a value in the unit of the metric.
+        constant: the constant predictor on the same examples; None if nothing is scored.
         details: what was measured beside the metrics, by part of the split.
         geometry: on held-out rows, per matched layer pair from shallow to deep: `student_layer`, `teacher_layer`,
             `rows`, and under `procrustes` (D_P²), `gram` (D_FG²) and `cka` each `value`, `floor` and `chance`.

@@ -76,7 +76,7 @@ class PreparedTeacher:
         return {name: value for name, value in vars(self).items() if name not in ("model", "outline")}
 
     def as_read_by(self, student: PreTrainedModel, own_reader: Reader | None) -> tuple[Reader, Encoded]:
-        """Return the reader of a student, where None is the teacher's, and the data as it reads them."""
+        """Return the reader of a student, or for None the teacher's, and the data as it reads them."""
         positions = shared_position_limit(student, self.outline)
         if own_reader is None:
             return self.reader, self.encoded_within(positions)

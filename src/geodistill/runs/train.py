@@ -76,7 +76,7 @@ def train(
     """Train one student, measure it on the test split after its last epoch, and write the run folder.
 
     A run that is finished is read, not repeated; one that was interrupted goes on from its newest checkpoint.
-    `fresh` starts over, `replace` does so only where the folder holds another run. `shared` is where the teacher and
+    `fresh` starts over, `replace` does so only if the folder holds another run. `shared` is where the teacher and
     its cached signals are kept, the run folder by default.
 
     Returns what it writes to results.json, and None on every rank but the main one. Raises GeodistillError for
@@ -132,7 +132,7 @@ def train_prepared(
 
 
 def check_onnx(recipe: Recipe) -> None:
-    """Raise GeodistillError, before anything is trained, where ONNX cannot be written in the end."""
+    """Raise GeodistillError, before anything is trained, if ONNX cannot be written in the end."""
     require_onnx()
     if recipe.task == "instructions" and recipe.quantizations:
         raise no_integers_of_decoders()
@@ -316,7 +316,7 @@ def train_stage(
     progress: bool,
 ) -> DistillationTrainer:
     """Train the student through one stage, going on from the stage's newest checkpoint if there is one; with it the
-    teacher, where the stage has an objective for it."""
+    teacher, if the stage has an objective for it."""
     reading = ready.reading
     # The cache is of unchanged examples. Then no variant of a comparison sees varied ones, so that all learn alike.
     learnt = ready.learnt if recipe.teacher.cache else reading.task.varied(ready.learnt, recipe.training.seed)

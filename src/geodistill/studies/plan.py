@@ -69,8 +69,8 @@ def comparison_of(recipe: Recipe) -> CompareRecipe:
 def plan_jobs(recipe: Recipe, folder: Path, sweeps: Mapping[str, Sequence[Any]] | None = None) -> list[Job]:
     """Return all runs, seed by seed, so that an interrupted comparison is a fair one of fewer seeds.
 
-    A sweep touches a variant only where the swept field's section is there: `objective.features.0.weight` leaves a
-    variant without feature terms as it is, and runs it once.
+    A sweep touches a variant only if the swept field's section is there: `objective.features.0.weight` leaves a
+    variant without feature terms unchanged, and runs it once.
 
     Raises GeodistillError for a baseline that is no variant, a variant that is no valid recipe or that would be scored
     in another way, and a sweep that touches none.

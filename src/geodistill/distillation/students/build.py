@@ -82,7 +82,7 @@ def build_student(
     - `recipe.teacher_layers`: the teacher with fewer blocks, its width and weights kept; see `keep_layers`.
     - `recipe.width` and `recipe.layers`: a new model of the teacher's family; see `shrink_config`. With the
       initialisation `"pca"` its embeddings are the teacher's, rotated and cut; see `rotate_embeddings`, which takes the
-      principal directions from `sample`, batches of tokenised text, where given.
+      principal directions from `sample`, batches of tokenised text, if there are any.
 
     With `recipe.lora` it is a PeftModel around that student; see `add_adapters` and, for the end, `merge_adapters`.
 
@@ -166,7 +166,7 @@ def _new(recipe: StudentRecipe, teacher: PreTrainedModel) -> PreTrainedModel:
 def shrink_config(recipe: StudentRecipe, config: PretrainedConfig, *, every: bool = False) -> PretrainedConfig:
     """Return the teacher's config with the recipe's width, layers, heads and intermediate width, all else unchanged.
 
-    Grouped key-value heads keep the size of their groups where it divides the number of heads. A factorised embedding
+    Grouped key-value heads keep the size of their groups if it divides the number of heads. A factorised embedding
     keeps its width unless the student is narrower; one as wide as the teacher becomes as wide as the student.
 
     Lists of one entry a layer are left to the family, which makes them from its other settings; with `every`, those
@@ -237,7 +237,7 @@ def _load(
     except (OSError, ValueError, SafetensorError) as error:
         if "trust_remote_code" in str(error) and not trust_remote_code:
             raise GeodistillError(
-                f"The student '{name}' comes with code of its own, which is not run unless you say so.",
+                f"The student '{name}' comes with Python code, which is not run unless you say so.",
                 "If you trust that code, set student.trust_remote_code=true.",
             ) from error
         raise GeodistillError(

@@ -35,9 +35,9 @@ class LabelMatch:
 def match_labels(outputs: Sequence[str], labels: Sequence[str], name: str) -> LabelMatch:
     """Match each label of the data to one of a model's outputs; `name` is the model's, for messages.
 
-    Names are compared exactly first, and without regard to case where all names of each side stay distinct so. The
+    Names are compared exactly first, and without regard to case if all names of each side stay distinct so. The
     data may lack labels that the model has. Names decide nothing if the names of one side say only a number (`LABEL_0`,
-    `1`), both sides have equally many, and none is common to both: then numbers are matched where both sides have the
+    `1`), both sides have equally many, and none is common to both: then numbers are matched if both sides have the
     same ones, and else the first label is the first output. A note tells this mapping.
 
     Raises GeodistillError, naming both lists, in every other case.
@@ -62,7 +62,7 @@ def match_labels(outputs: Sequence[str], labels: Sequence[str], name: str) -> La
         f"The labels of the data cannot be matched to those of the model '{name}': the data has {len(labels)} "
         f"({quoted(labels)}), and the model has {len(outputs)} ({quoted(outputs)}).",
         "Rename the labels of one side (the model's are id2label in its config.json), give the teacher a new head "
-        "(teacher.training), or set data.problem=unlabelled where labels play no part.",
+        "(teacher.training), or set data.problem=unlabelled if labels play no part.",
     )
 
 

@@ -61,8 +61,8 @@ class Inspection:
             what unpaired rows give; `neighbours` has a chance level.
         ranks: the effective rank of each layer, of student and teacher.
         spectra: the shares of the variance along the principal directions of each layer.
-        layer_map: [student, teacher] pairs in order, with a reason each; empty where layers have no numbers.
-        centroids: of classes, where the data has one label for each example.
+        layer_map: [student, teacher] pairs in order, with a reason each; empty if layers have no numbers.
+        centroids: of classes, if the data has one label for each example.
         places: the files that were written, by name.
     """
 
@@ -145,7 +145,7 @@ class Inspection:
     def figures(self) -> dict[str, Figure]:
         """Plotly figures, dictionaries of `data` and `layout`.
 
-        A heat map of each matrix with floor and chance on hover, the spectra, the effective ranks and, where there are
+        A heat map of each matrix with floor and chance on hover, the spectra, the effective ranks and, if there are
         classes, the cosines of their centroids.
         """
         figures = {}

@@ -44,9 +44,9 @@ class Part(NamedTuple):
 class LayerSource:
     """Layers of two sides, in parts.
 
-    numbers: of the layers of both, where they have any
+    numbers: of the layers of both, if they have any
     examples: how many there are
-    classes: the names of the labels; empty where there are none
+    classes: the names of the labels; empty if there are none
     """
 
     names: tuple[str, str]
@@ -251,7 +251,7 @@ def _short(name: str) -> str:
 
 
 def _classes(task: Any) -> list[str]:
-    """The names of the classes, where each example has one label."""
+    """The names of the classes, if each example has one label."""
     examples = getattr(task, "examples", None)
     known: Sequence[str] = getattr(examples, "label_names", None) or []
     if not known or getattr(examples, "problem", "classification") != "classification":

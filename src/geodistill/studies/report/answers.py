@@ -144,7 +144,7 @@ def disagreement(answers: Answers, teacher: str) -> Section | None:
     table = Table(["example", "right", *columns], rows, "Examples where students disagree", prose=True)
     told = f"{len(differing):,} of {len(right):,} test examples are right more often for one student than for another."
     which = "These differ most" if len(differing) > MOST_EXAMPLES else "All are here"
-    note = f"{told} {which}. ✓ right, ✗ wrong; a number says in how many seeds an answer was given, where they differ."
+    note = f"{told} {which}. ✓ right, ✗ wrong; a number says in how many seeds an answer was given, if they differ."
     return Section("Where students disagree", [Tables([table]), Notes([note])])
 
 
@@ -171,7 +171,7 @@ def against_teacher(student: Lines, teacher: Lines) -> Section | None:
         f"is right in {won:,}, the teacher alone in {lost:,}."
     )
     if len(differing) > MOST_EXAMPLES:
-        note += f" The {MOST_EXAMPLES} of which the student is most certain are shown."
+        note += f" The {MOST_EXAMPLES} with the student's highest probabilities are shown."
     table = Table(heads, rows, "Examples where student and teacher differ", prose=True)
     return Section("Where student and teacher differ", [Tables([table]), Notes([note])])
 

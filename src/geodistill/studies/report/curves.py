@@ -25,7 +25,7 @@ def curve_plots(curves: Mapping[str, Sequence[Curve]], drawn: Mapping[str, Style
     A mean is over the steps that all seeds logged; seeds that logged no step in common are drawn one by one.
 
     Args:
-        curves: row → for each seed its log entries, with `step` and, where a run has stages, `stage`.
+        curves: row → for each seed its log entries, with `step` and, if a run has stages, `stage`.
         drawn: row → style; grey for a row that it lacks.
     """
     stages = list(dict.fromkeys(entry.get("stage") for runs in curves.values() for run in runs for entry in run))

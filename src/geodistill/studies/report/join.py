@@ -20,7 +20,7 @@ from geodistill.studies.report.run_page import run_page
 from geodistill.studies.table import ComparedRun, point_names
 
 JOINED = Path("runs") / "report.html"
-TEACHERS = "The runs have different teachers, so no teacher stands in the table; the geometry of each is to its own."
+TEACHERS = "The runs have different teachers, so no teacher stands in the table; each run's geometry is to its teacher."
 
 
 @dataclass(frozen=True)
@@ -179,7 +179,7 @@ def check_alike(members: Sequence[Member]) -> None:
 
 
 def row_names(members: Sequence[Member]) -> dict[str, str]:
-    """Return a name for each row, by its key: the runs' own, with their folder where two rows would have one name."""
+    """Return a name for each row, by its key: the runs' own, with their folder if two rows would have one name."""
     rows: dict[str, list[Member]] = {}
     for member in members:
         rows.setdefault(member.key, []).append(member)
@@ -194,7 +194,7 @@ def _without_seed(names: Sequence[str]) -> str:
 
 
 def _key(recipe: Mapping[str, Any], results: Mapping[str, Any]) -> str:
-    # Where the teacher lies is not what it is, and a comparison's runs name the folder of its own.
+    # Where the teacher lies is not what it is, and runs of a comparison name its folder.
     content = {name: value for name, value in recipe.items() if name not in ("teacher", "compare")}
     content["training"] = {name: value for name, value in content["training"].items() if name != "seed"}
     return json.dumps([content, _scores(TeacherResult(**results["teacher"]))], sort_keys=True)

@@ -38,7 +38,7 @@ def write_inspection(path: Path, found: Inspection) -> None:
     matrices = [table for table in found.tables if table not in sides]
     notes = [
         f"Over {found.rows:,} rows of the kind '{found.row_kind}', centred, of unit Frobenius norm. D_P², D_FG² and "
-        "the residual are near where they are low; CKA and the overlap where they are high.",
+        "the residual are near if they are low; CKA and the overlap if they are high.",
         f"Neighbours: the {found.k} nearest of {found.examples:,} examples, each one row.",
     ]
     sections = [

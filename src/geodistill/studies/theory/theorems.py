@@ -52,7 +52,7 @@ def theorem_1(sizes: Sizes) -> Finding:
             ", ".join(f"n = {n}: {each.cka:.4f}" for n, each in series),
         ),
         Claim(
-            "D_P² and D_FG² stay large where CKA is near one.",
+            "D_P² and D_FG² stay large when CKA is near one.",
             last.procrustes > 0.5 and last.gram > 0.5,
             f"n = {n}, m = {m}: CKA {last.cka:.4f}, D_P² {last.procrustes:.4f}, D_FG² {last.gram:.4f}",
         ),
@@ -205,7 +205,7 @@ def identities(sizes: Sizes) -> Finding:
             lower = max(lower, each.procrustes / (rank * each.gram) ** 0.5)
     claims = [
         Claim(
-            "D_P = 0 exactly where D_FG = 0.",
+            "D_P = 0 exactly when D_FG = 0.",
             all(max(each.procrustes, each.gram) < EXACT for each in same)
             and all(min(each.procrustes, each.gram) > EXACT for each in not_same),
             f"{len(same)} rotated copies: at most {max(max(e.procrustes, e.gram) for e in same):.1e}; "

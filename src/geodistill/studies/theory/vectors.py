@@ -109,7 +109,7 @@ def orthogonal_vectors(sizes: Sizes) -> Finding:
             ", ".join(f"smallest gap in {MEASURES[name]} {value:.1e}" for name, value in least.items()),
         ),
         Claim(
-            "A student under its own loss ends within 0.01 of the floor.",
+            "A student that is optimised under D_P² or D_FG² ends within 0.01 of its floor.",
             max(by_own.values()) < 0.01,
             ", ".join(f"largest gap in {MEASURES[name]} {value:.4f}" for name, value in by_own.items()),
         ),
