@@ -2,11 +2,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from geodistill.studies.theory.descent import OBJECTIVES, descend, random_start
+from geodistill.geometry import Moments, measure, prepare_features
+from geodistill.geometry.projection import projection_residual
+from geodistill.studies.theory.descent import OBJECTIVES, descend, distances, random_start
 from geodistill.studies.theory.sizes import QUICK
 from geodistill.studies.theory.vectors import convergence, count_orthogonal, orthogonal_vectors, partly_orthogonal
 
@@ -31,9 +34,9 @@ def test_counted_vectors_are_orthogonal_and_none_is_left_out(n: int, d: int, eps
 
 def test_a_start_is_the_same_for_every_loss_and_each_loss_lowers_its_own_measure() -> None:
     teacher, start = partly_orthogonal(16, 0.5, 0), random_start(16, 4, 0)
-    for name, measure in (("procrustes", "procrustes"), ("gram", "gram"), ("projection", "residual")):
+    for name, own in (("procrustes", "procrustes"), ("gram", "gram"), ("projection", "residual")):
         run = descend(OBJECTIVES[name], teacher, start, steps=30)
-        first, last = (getattr(run.track[place], measure) for place in (0, -1))
+        first, last = (getattr(run.track[place], own) for place in (0, -1))
         assert last < first
         assert run.track[0] == descend(OBJECTIVES["cka"], teacher, start, steps=1).track[0]
         assert run.steps == [0, 10, 20, 30]
@@ -49,3 +52,11 @@ def test_procrustes_is_faster_than_fixed_principal_components() -> None:
     finding = convergence(SMALL)
     assert finding.claims[2].held
     assert [row[0] for row in finding.table.rows][-1] == "MSE to principal components"
+
+
+def test_all_distances_of_one_moment_are_those_of_the_package() -> None:
+    teacher, student = partly_orthogonal(16, 0.5, 0), random_start(16, 4, 0)
+    expected = measure(student, teacher)
+    residual = projection_residual(Moments.from_rows(student, teacher)).item()
+    found = distances(student, prepare_features(teacher))
+    assert found == pytest.approx((expected.procrustes, expected.gram, expected.cka, residual), rel=1e-9)

@@ -8,7 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from geodistill.geometry import Moments, measure
+from geodistill.geometry import FeatureRows, Moments, prepare_features
+from geodistill.geometry.distances import gram_square, procrustes_square, similarity
 from geodistill.geometry.projection import projection_residual
 from geodistill.losses import CKALoss, GramLoss, ProcrustesLoss, ProjectionLoss
 
@@ -49,10 +50,12 @@ class Distances(NamedTuple):
     residual: float
 
 
-def distances(student: Tensor, teacher: Tensor) -> Distances:
-    geometry = measure(student, teacher)
-    residual = float(projection_residual(Moments.from_rows(student, teacher)))
-    return Distances(geometry.procrustes, geometry.gram, geometry.cka, residual)
+def distances(student: Tensor, teacher: FeatureRows) -> Distances:
+    """Take all measures from the same second moments."""
+    moments = Moments.from_rows(student, teacher)
+    (procrustes, _), (gram, _) = (square(moments, True, True) for square in (procrustes_square, gram_square))
+    found = procrustes, gram, similarity(moments, True), projection_residual(moments)
+    return Distances(*(each.item() for each in found))
 
 
 class Descent(NamedTuple):
@@ -76,18 +79,18 @@ def descend(
     A learned projection starts as its seed says and is trained beside the vectors, with the same rate.
     """
     torch.manual_seed(0)
-    loss = make_loss(teacher, start.shape[1])
+    loss, rows = make_loss(teacher, start.shape[1]), prepare_features(teacher)
     student = start.clone().requires_grad_()
     learned = [each for each in loss.parameters() if each.requires_grad]
-    optimizer = torch.optim.Adam([student, *learned], lr=rate)
-    recorded, track = [0], [distances(start, teacher)]
+    optimizer = torch.optim.Adam([student, *learned], lr=rate, fused=True)
+    recorded, track = [0], [distances(start, rows)]
     for step in range(1, steps + 1):
         optimizer.zero_grad()
-        loss(student, teacher).backward()
+        loss(student, rows).backward()
         optimizer.step()
         if step % every == 0 or step == steps:
             recorded.append(step)
-            track.append(distances(student.detach(), teacher))
+            track.append(distances(student.detach(), rows))
     return Descent(student.detach(), recorded, track)
 
 
