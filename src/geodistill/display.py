@@ -39,6 +39,7 @@ class Table:
     groups: headings over several columns, from the second column on, each with its number of columns
     kinds: for each row what it is about (`teacher`, `constant`, `baseline`, …), which decides how it looks
     prose: whether the cells are texts, which a page breaks over several lines, rather than numbers
+    pictures: for each row the data URI of an image that a page shows with the name, or nothing
     """
 
     heads: Sequence[str]
@@ -47,6 +48,7 @@ class Table:
     groups: Sequence[tuple[str, int]] = ()
     kinds: Sequence[str] = ()
     prose: bool = False
+    pictures: Sequence[str] = ()
 
     @property
     def starts(self) -> set[int]:

@@ -14,7 +14,11 @@ def test_it_finds_what_is_linear_and_nothing_else() -> None:
     latents = draw.normal(size=(600, 5))
     noise = draw.normal(size=600)
     behaviour = np.stack([latents @ np.arange(5.0), latents[:, 0] + noise, noise], axis=1)
-    found = decode(latents, behaviour, np.arange(600) // 50)
+    found, predicted = decode(latents, behaviour, np.arange(600) // 50)
+    expected = 1 - np.square(behaviour - predicted).sum(axis=0) / np.square(behaviour - behaviour.mean(axis=0)).sum(
+        axis=0
+    )
+    assert np.allclose(found, expected)
     assert found[0] > 0.999
     assert found[1] == pytest.approx(0.5, abs=0.08)
     assert abs(found[2]) < 0.05
@@ -26,8 +30,8 @@ def test_neighbours_in_time_do_not_tell_on_each_other() -> None:
     time = np.arange(400)
     latents = np.stack([np.exp(-((time - centre) ** 2) / 50) for centre in range(0, 400, 5)], axis=1)
     behaviour = np.cumsum(draw.normal(size=400))[:, None]
-    assert decode(latents, behaviour, time)[0] > 0.8
-    assert decode(latents, behaviour, time // 40)[0] < 0.3
+    assert decode(latents, behaviour, time).r2[0] > 0.8
+    assert decode(latents, behaviour, time // 40).r2[0] < 0.3
 
 
 def test_missing_behaviour_is_left_out() -> None:
@@ -35,7 +39,8 @@ def test_missing_behaviour_is_left_out() -> None:
     latents = draw.normal(size=(200, 2))
     behaviour = latents[:, :1].copy()
     behaviour[::3] = np.nan
-    assert decode(latents, behaviour, np.arange(200) // 20)[0] > 0.99
+    found = decode(latents, behaviour, np.arange(200) // 20)
+    assert found.r2[0] > 0.99 and (np.isnan(found.predicted) == np.isnan(behaviour)).all()
 
 
 def test_too_few_blocks_and_constant_behaviour_are_refused() -> None:

@@ -66,6 +66,7 @@ def test_two_sensors_from_a_recipe_to_a_student(make: MakeRecipe, tmp_path: Path
     assert scores["metrics"] == pytest.approx(results.metrics)
     line = json.loads((tmp_path / "run" / "predictions.jsonl").read_text().splitlines()[0])
     assert line["split"] == "test" and 1 <= line["rank"] <= 16
+    assert line["paired"] == f"row {line['row']}" and ("retrieved" in line) == (line["rank"] > 1)  # arrays have no text
     check_other_data(tmp_path / "run", student, tmp_path)
 
 
@@ -221,6 +222,10 @@ def test_labels_are_for_a_label_term_of_the_student(encoder: Path, tmp_path: Pat
     scored = [json.loads(line) for line in (tmp_path / "run" / "predictions.jsonl").read_text().splitlines()]
     right = sum(line["prediction"] == line["reference"] for line in scored) / len(scored)
     assert results.metrics["accuracy"] == pytest.approx(right)
+    texts = {line["paired"]: line["text"] for line in scored}
+    assert all(text.replace("un texte", "a text") == paired for paired, text in texts.items())
+    assert {line["retrieved"] for line in scored if line["rank"] > 1} <= set(texts)
+    assert ("Wrong nearest neighbours" in results.report.read_text()) == any(line["rank"] > 1 for line in scored)
     (tmp_path / "new.csv").write_text("fr,en,kind\nun texte,a text,A\nun autre,another,b\n", encoding="utf-8")
     found = evaluate(tmp_path / "run", [f"data.source={tmp_path / 'new.csv'}"], progress=False)
     assert found["examples"] == 2 and set(found["metrics"]) == set(results.metrics)

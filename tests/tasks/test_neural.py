@@ -11,13 +11,17 @@ import torch
 from transformers import AutoModel
 
 from geodistill.errors import GeodistillError
+from geodistill.files import read_lines
 from geodistill.models import NeuralModel
 from geodistill.recipe import Recipe
 from geodistill.runs.evaluate import evaluate
+from geodistill.runs.folder import TEST_PREDICTIONS
 from geodistill.runs.predict import predict
 from geodistill.runs.recipe_file import check_recipe, merge
 from geodistill.runs.train import train
 from geodistill.studies.compare import compare
+from geodistill.studies.report.made_of import Origin
+from geodistill.studies.report.run_page import run_page
 from geodistill.tasks.choose import task_of
 from geodistill.tasks.neural import Neural, adapt
 
@@ -66,6 +70,12 @@ def test_a_student_of_potentials_learns_from_a_teacher_of_spikes(make: Any, tmp_
     assert isinstance(student, NeuralModel) and list(student.config.sessions or {}) == ["day-0", "day-1", "day-2"]
     found = evaluate(tmp_path / "whole", progress=False)
     assert found["metrics"] == pytest.approx(results.metrics)
+    (first, *others) = read_lines(tmp_path / "whole" / TEST_PREDICTIONS)
+    stretch = first["stretch"]
+    assert len(stretch["seconds"]) == len(stretch["true"]) == len(stretch["decoded"]) == 20
+    assert not any("stretch" in line for line in others)
+    page = run_page(results, Origin.read(results.folder), title="A run")
+    assert "Behaviour over time" in page and "student, R" in page and "teacher, R" in page
     check_other_data(tmp_path / "whole", recipe, results.metrics, tmp_path)
 
     class Interrupted(Exception): ...

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from scipy.linalg import orthogonal_procrustes
 
-from geodistill.tasks.retrieval import Alignment, ranks, similarity_structure
+from geodistill.tasks.retrieval import Alignment, nearest, ranks, similarity_structure
 
 
 def rows(seed: int, n: int = 12, d: int = 4) -> np.ndarray:
@@ -59,4 +59,14 @@ def test_a_student_that_says_the_same_of_everything_retrieves_nothing() -> None:
     teacher = rows(1)
     sides = Alignment.fit(np.ones((12, 4)), teacher).apply(np.ones((12, 4)), teacher)
     assert ranks(*sides).tolist() == [12] * 12
+    assert all(nearest(*sides) != np.arange(12))
     assert similarity_structure(*sides) == 0
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(0, 10**6))
+def test_the_nearest_row_is_the_own_one_exactly_if_its_rank_is_one(seed: int) -> None:
+    student, teacher = Alignment.fit(rows(seed), rows(seed + 1)).apply(rows(seed), rows(seed + 1))
+    found = nearest(student, teacher)
+    assert found.tolist() == [max(range(12), key=lambda other: float(row @ teacher[other])) for row in student]
+    assert ((found == np.arange(12)) == (ranks(student, teacher) == 1)).all()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.linear_model import Ridge
@@ -14,8 +16,19 @@ FOLDS = 5
 INNER_FOLDS = 3
 
 
-def decode(latents: NDArray, behaviour: NDArray, blocks: NDArray) -> NDArray[np.float64]:
-    """Return R² of each dimension of behaviour, predicted from latents by ridge regression.
+class Decoded(NamedTuple):
+    """What was decoded.
+
+    r2: (k,), 1 at most; below 0 if the mean is the better prediction
+    predicted: (n, k), NaN in bins that were left out
+    """
+
+    r2: NDArray[np.float64]
+    predicted: NDArray[np.float64]
+
+
+def decode(latents: NDArray, behaviour: NDArray, blocks: NDArray) -> Decoded:
+    """Predict behaviour from latents by ridge regression, and return R² of each dimension with the predictions.
 
     R² = 1 − Σ (y − ŷ)² / Σ (y − ȳ)², where ŷ of a bin comes from a regression on other blocks alone: bins that follow
     one another are alike, and bins drawn at random would tell on each other. The penalty of a regression is the best of
@@ -26,10 +39,9 @@ def decode(latents: NDArray, behaviour: NDArray, blocks: NDArray) -> NDArray[np.
         behaviour: (n, k); bins where it is not finite are left out.
         blocks: (n,) the block of time of each bin.
 
-    Returns k values, 1 at most; below 0 where the mean is the better prediction.
     Raises GeodistillError for fewer than three blocks, and for a constant dimension.
 
-    Example: `decode(latents, speed[:, None], bins // 500)`
+    Example: `decode(latents, speed[:, None], bins // 500).r2`
     """
     there = np.isfinite(behaviour).all(axis=1)
     latents, behaviour, blocks = latents[there], behaviour[there], blocks[there]
@@ -51,4 +63,6 @@ def decode(latents: NDArray, behaviour: NDArray, blocks: NDArray) -> NDArray[np.
         search = GridSearchCV(Ridge(), {"alpha": PENALTIES}, cv=inner)
         search.fit(latents[fitted], behaviour[fitted], groups=blocks[fitted])
         predicted[held_out] = search.predict(latents[held_out]).reshape(len(held_out), -1)
-    return 1 - np.square(behaviour - predicted).sum(axis=0) / total
+    every = np.full((len(there), behaviour.shape[1]), np.nan)
+    every[there] = predicted
+    return Decoded(1 - np.square(behaviour - predicted).sum(axis=0) / total, every)

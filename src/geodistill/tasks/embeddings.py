@@ -17,10 +17,10 @@ from transformers import (
     PreTrainedModel,
 )
 
-from geodistill.data.cells import IN_WORDS, Kind
+from geodistill.data.cells import IN_WORDS, Cells, Kind
 from geodistill.data.examples import DEFAULT_METRICS
 from geodistill.data.overlap import HeldOut
-from geodistill.data.paired import PairedExamples, load_pairs
+from geodistill.data.paired import PairedExamples, PairedRows, load_pairs
 from geodistill.data.record import Record
 from geodistill.distillation.sides import LazyExamples, Reader, Side, Whose
 from geodistill.distillation.signals import model_inputs
@@ -39,7 +39,7 @@ from geodistill.tasks.loading import load, load_model, weight_settings, with_qua
 from geodistill.tasks.metrics import METRICS as METRICS_OF_LABELS
 from geodistill.tasks.metrics import chosen_metrics, compute_metrics
 from geodistill.tasks.predictions import decide, never_predicted, prediction
-from geodistill.tasks.retrieval import Alignment, ranks, similarity_structure
+from geodistill.tasks.retrieval import Alignment, nearest, ranks, similarity_structure
 from geodistill.tasks.task import Encoded, EncodedExamples, Scores, TaskDefaults, in_order, parts_of, spread
 from geodistill.tasks.text_reader import TextReader, position_limit
 
@@ -207,26 +207,31 @@ class Embeddings(TaskDefaults):
         *,
         progress: bool = False,
     ) -> Scores:
-        """Score the student against what its teacher said (`ask`); a line holds the split, the row, the rank of the
-        teacher's own row and, of data with labels, what the student predicts and the reference."""
+        """Score the student against what its teacher said (`ask`).
+
+        A line holds the split, the row, what the student read, what the teacher read of this row (`paired`, if the
+        sides read different columns) and its rank; if the rank is not 1, also what the teacher read of the row that is
+        nearest (`retrieved`); and, of data with labels, what the student predicts and the reference. Of arrays, and of
+        images that are no files, the number of the row is told.
+        """
         alignment = self._alignment(model, reader, encoded)
         scored: list[Any] = []
-        places, sides = [], []
+        read, sides = [], []
         for part in parts_of(encoded, split):
             examples = self._chosen(part, encoded[part])
             sides.append((embed(model, reader, examples), self._asked[part]))
-            ids = self.examples.splits[part].ids
-            places += [(part, ids[int(example["example_id"])]) for example in examples]
+            read += [read_of(self.examples.splits[part], part, int(example["example_id"])) for example in examples]
             scored += list(examples)
         student, teacher = alignment.apply(*(np.concatenate(side) for side in zip(*sides, strict=True)))
-        found = ranks(student, teacher)
+        found, near = ranks(student, teacher), nearest(student, teacher)
         values = {
             "retrieval@1": float((found <= 1).mean()),
             "retrieval@10": float((found <= 10).mean()),
             "similarity_structure": similarity_structure(student, teacher),
         }
         lines: list[dict[str, Any]] = [
-            {"split": part, "row": row, "rank": int(rank)} for (part, row), rank in zip(places, found, strict=True)
+            {**own, "rank": int(rank)} | ({"retrieved": paired_of(read[place])} if rank > 1 else {})
+            for own, rank, place in zip(read, found, near, strict=True)
         ]
         notes: list[str] = []
         if self.student_head is not None:
@@ -278,6 +283,29 @@ def fitted_rows(examples: PairedExamples) -> PairedExamples:
     every: Any = list(range(len(train)))
     places: Any = spread(every, MOST_FITTED)
     return replace(examples, splits={"train": train.take(places)}, problem="unlabelled")
+
+
+def read_of(rows: PairedRows, part: str, place: int) -> dict[str, Any]:
+    """Return the entries of a line that tell which row of a split it is, and what both sides read of it."""
+    row = rows.ids[place]
+    own, theirs = (_named(cells, place) for cells in (rows.student, rows.teacher))
+    told = {"image" if rows.student.kind == "image" else "text": own} if own else {}
+    paired = {} if rows.sides.student == rows.sides.teacher else {"paired": theirs or f"row {row}"}
+    return {"split": part, "row": row, **told, **paired}
+
+
+def paired_of(line: Mapping[str, Any]) -> str:
+    """Return what the teacher read of the row of a line; without text or file, the number of the row."""
+    known = (line[key] for key in ("paired", "text", "image") if key in line)
+    return str(next(known, f"row {line['row']}"))
+
+
+def _named(cells: Cells, place: int) -> str:
+    """A text, or the file of an image; nothing of an array, and of an image that is no file."""
+    value = cells.values[place]
+    if cells.kind == "text":
+        return str(value)
+    return str(value["path"] or "") if cells.kind == "image" else ""
 
 
 def embed(model: PreTrainedModel, reader: Reader, examples: Sequence[Mapping[str, Any]]) -> np.ndarray:

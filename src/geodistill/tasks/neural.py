@@ -14,7 +14,7 @@ from transformers import AutoConfig, AutoModel, PreTrainedModel
 from geodistill.data.neural import NeuralExamples, Segments, load_sessions
 from geodistill.data.overlap import HeldOut
 from geodistill.data.record import Record
-from geodistill.data.sessions import channels_of
+from geodistill.data.sessions import Session, channels_of
 from geodistill.distillation.sides import Reader, Side, Whose
 from geodistill.errors import GeodistillError, suggest
 from geodistill.features import evaluation_mode
@@ -32,6 +32,7 @@ METRICS = ("r2", "r2_unseen", "retrieval@1", "retrieval@10")
 BATCH_SIZE = 64
 ADAPTATION_RATE = 1e-2
 ADAPTATION_SEGMENTS = 16  # a step
+MOST_SHOWN = 200  # bins of the stretch that a report draws: a few kB
 
 
 class Neural(TaskDefaults):
@@ -156,7 +157,11 @@ class Neural(TaskDefaults):
     def score(
         self, model: PreTrainedModel, reader: Reader, encoded: Encoded, split: str, *, progress: bool = False
     ) -> Scores:
-        """Score a model; a line holds the split, the session, the dimension of behaviour, and its R²."""
+        """Score a model; a line holds the split, the session, the dimension of behaviour, and its R².
+
+        Lines of the first session that was trained on also hold a `stretch`: one block of time with what the behaviour
+        was and what was decoded.
+        """
         return self._score(model, reader, encoded, split, unseen=True)
 
     def _score(self, model: Any, reader: Any, encoded: Encoded, split: str, *, unseen: bool) -> Scores:
@@ -177,7 +182,7 @@ class Neural(TaskDefaults):
         return Scores({name: values[name] for name in self.metrics if name in values}, lines=lines)
 
     def _decoded(self, model: Any, reader: Any, split: Segments, part: str) -> list[dict[str, Any]]:
-        lines = []
+        lines: list[dict[str, Any]] = []
         for number, session in enumerate(split.sessions):
             own = split.of(number)
             if not len(own):
@@ -186,10 +191,15 @@ class Neural(TaskDefaults):
             places = [np.arange(each.start, each.stop)[own.there(each)] for each in own.segments]
             blocks = np.concatenate([np.full(len(p), s.block) for p, s in zip(places, own.segments, strict=True)])
             kind = "unseen" if session.name in self.examples.unseen else "seen"
-            found = decode(np.concatenate(latents), session.behaviour[np.concatenate(places)], blocks)
+            bins = np.concatenate(places)
+            found = decode(np.concatenate(latents), session.behaviour[bins], blocks)
+            shown: list[dict[str, Any]] = [{}] * len(found.r2)
+            if kind == "seen" and not lines:
+                shown = stretches(session, bins, blocks, found.predicted)
             lines += [
                 {"split": part, "session": session.name, "session_was": kind, "behaviour": name, "r2": float(value)}
-                for name, value in zip(session.behaviour_names, found, strict=True)
+                | stretch
+                for name, value, stretch in zip(session.behaviour_names, found.r2, shown, strict=True)
             ]
         return lines
 
@@ -225,6 +235,30 @@ class Neural(TaskDefaults):
                 f"The {whose} '{name}' is no neural transformer.",
                 f"Give one that was trained here, or a new one: new:{', new:'.join(NEURAL_NAMES)}.",
             )
+
+
+def stretches(session: Session, bins: np.ndarray, blocks: np.ndarray, predicted: np.ndarray) -> list[dict[str, Any]]:
+    """Return for each dimension of behaviour the entry of a line that shows a block of time: the `seconds` from the
+    start of the session of each bin, what the behaviour was (`true`), and what was decoded; null if it is unknown.
+
+    Args:
+        session: what the bins are of.
+        bins: (n,) places in the session.
+        blocks: (n,) the block of each bin. The longest is shown, of equal ones the first, up to `MOST_SHOWN` bins.
+        predicted: (n, k).
+    """
+    numbers, counts = np.unique(blocks, return_counts=True)
+    own = np.flatnonzero(blocks == numbers[counts.argmax()])[:MOST_SHOWN]
+    seconds = (bins[own] * session.bin_ms / 1000).round(4).tolist()
+    sides = {"true": session.behaviour[bins[own]].astype(np.float64), "decoded": predicted[own]}
+    return [
+        {"stretch": {"seconds": seconds, **{name: _rounded(values[:, place]) for name, values in sides.items()}}}
+        for place in range(predicted.shape[1])
+    ]
+
+
+def _rounded(values: np.ndarray) -> list[float | None]:
+    return [float(f"{value:.4g}") if np.isfinite(value) else None for value in values]
 
 
 @torch.no_grad()

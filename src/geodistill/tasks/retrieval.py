@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,12 +53,29 @@ def ranks(student: Array, teacher: Array) -> NDArray[np.int64]:
     Rows are of unit length. Equal similarities rank before the own row, so that a student whose rows are all alike
     retrieves nothing.
     """
+    found = [(each >= each[own][:, None]).sum(axis=1) for each, own in _similarities(student, teacher)]
+    return np.concatenate(found).astype(np.int64)
+
+
+def nearest(student: Array, teacher: Array) -> NDArray[np.int64]:
+    """Return for each student row (n, d) the place of the teacher row that is most similar by cosine.
+
+    Rows are of unit length. Of equal similarities another row than the own one is nearest, as in `ranks`.
+    """
     found = []
+    for similarity, own in _similarities(student, teacher):
+        paired = similarity[own]
+        similarity[own] = -np.inf
+        found.append(np.where(paired > similarity.max(axis=1), own[1], similarity.argmax(axis=1)))
+    return np.concatenate(found).astype(np.int64)
+
+
+def _similarities(student: Array, teacher: Array) -> Iterator[tuple[Array, tuple[Any, Any]]]:
+    """Yield the cosines of some student rows with all teacher rows, and where in them the own ones are."""
     for start in range(0, len(student), RANKED_TOGETHER):
         similarity = student[start : start + RANKED_TOGETHER] @ teacher.T
-        own = similarity[np.arange(len(similarity)), start + np.arange(len(similarity))]
-        found.append((similarity >= own[:, None]).sum(axis=1))
-    return np.concatenate(found).astype(np.int64)
+        places = np.arange(len(similarity))
+        yield similarity, (places, start + places)
 
 
 def similarity_structure(student: Array, teacher: Array) -> float:

@@ -7,13 +7,32 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from PIL import Image
 
+from geodistill.files import read_lines, write_lines
+from geodistill.runs.folder import TEST_PREDICTIONS
+from geodistill.studies.comparison_results import ComparisonResults
 from geodistill.studies.report.comparison_page import report_comparison
 from geodistill.studies.table import ComparedRun
 
 from .conftest import MakeComparison
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+# How many folded parts are open while the page is printed, and afterwards.
+COUNT_OPEN = """() => {
+  window.counted = {};
+  const count = (event) => { counted[event.type] = document.querySelectorAll("details[open]").length; };
+  for (const name of ["beforeprint", "afterprint"]) addEventListener(name, count);
+}"""
+
+
+def show_an_image(results: ComparisonResults) -> None:
+    """Let the examples of a comparison be of one image file."""
+    Image.new("RGB", (8, 8), (200, 0, 0)).save(results.folder / "red.png")
+    for run in results.runs:
+        path = results.folder / run.folder / TEST_PREDICTIONS
+        write_lines(path, [{**line, "image": str(results.folder / "red.png")} for line in read_lines(path)])
 
 
 @pytest.fixture
@@ -34,6 +53,7 @@ def test_a_report_in_a_browser(
     results = make_comparison(
         [*runs, *(make_run(long, seed, 0.85) for seed in (1, 2, 3))], metrics=["accuracy", "macro_f1"]
     )
+    show_an_image(results)
     report_comparison(results, {"data": {"source": "lost.csv"}})
 
     page = browser.new_page(viewport={"width": 1200, "height": 900}, color_scheme="dark")
@@ -44,6 +64,7 @@ def test_a_report_in_a_browser(
     page.on("request", lambda request: asked.append(request.url))
     page.goto(results.report.as_uri())
     page.wait_for_selector("[data-drawn]", state="attached")
+    assert page.locator("th img").evaluate_all("found => found.map(e => [e.naturalWidth, e.width])") == [[8, 64]]
     assert page.locator(".plot .main-svg").count() >= page.locator(".plot").count() > 8
 
     table = page.locator("table").first
@@ -60,6 +81,11 @@ def test_a_report_in_a_browser(
 
     page.locator("#scores .scatterlayer .points path").last.hover(force=True)
     assert long in page.locator("#scores .hoverlayer").text_content()
+
+    folded = page.locator("details").count()
+    page.evaluate(COUNT_OPEN)
+    page.pdf()
+    assert page.evaluate("counted") == {"beforeprint": folded, "afterprint": 0} and folded > 2
 
     for width in (1200, 390):
         page.set_viewport_size({"width": width, "height": 900})

@@ -7,7 +7,7 @@ Answers are lines of test_predictions.jsonl: `prediction` and `reference` of cla
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +22,16 @@ from geodistill.studies.report.scores import GREY, Style, styles
 
 Lines = Sequence[Mapping[str, Any]]
 Answers = Mapping[str, Sequence[Lines]]
+Picture = Callable[[Mapping[str, Any]], str]
 
 MOST_EXAMPLES, MOST_SAMPLES, MOST_POINTS, MOST_WRITTEN = 20, 6, 1000, 12
 TALLEST = 560  # pixels of a confusion matrix
 LONGEST = 400
+
+
+def no_picture(line: Mapping[str, Any]) -> str:
+    """Stand for images that are not shown."""
+    return ""
 
 
 def read_answers(folder: Path) -> Lines:
@@ -96,7 +102,7 @@ def value_plot(lines: Lines, style: Style) -> Figure:
     drawn = lines[::step]
     x, y = [line["reference"] for line in drawn], [line["prediction"] for line in drawn]
     texts = [
-        f"{safe(_short(_text(line)))}<br>predicted {line['prediction']:.4g}, right {line['reference']:.4g}"
+        f"{safe(shortened(text_of(line)))}<br>predicted {line['prediction']:.4g}, right {line['reference']:.4g}"
         for line in drawn
     ]
     ends = [min(x), max(x)]
@@ -113,15 +119,16 @@ def value_plot(lines: Lines, style: Style) -> Figure:
     return {"data": clean(data), "layout": base_layout("right", "predicted", height=320)}
 
 
-def disagreement(answers: Answers, teacher: str) -> Section | None:
+def disagreement(answers: Answers, teacher: str, picture: Picture = no_picture) -> Section | None:
     """Return the examples that the seeds of one student get right more often than another student's do.
 
     Args:
         answers: model → for each seed its lines, the teacher's among them.
         teacher: the name of the teacher.
+        picture: the image of a line, as a data URI.
     """
     found = {
-        name: [{_key(line): line for line in lines} for lines in seeds if lines] for name, seeds in answers.items()
+        name: [{key_of(line): line for line in lines} for lines in seeds if lines] for name, seeds in answers.items()
     }
     found = {name: seeds for name, seeds in found.items() if seeds}
     students = [name for name in found if name != teacher]
@@ -136,22 +143,23 @@ def disagreement(answers: Answers, teacher: str) -> Section | None:
     if len(students) < 2 or not differing:
         return None
     columns = [*([teacher] if teacher in found else []), *students]
+    lines = [found[students[0]][0][key] for key in differing[:MOST_EXAMPLES]]
     rows = []
-    for key in differing[:MOST_EXAMPLES]:
-        line = found[students[0]][0][key]
-        cells = [_verdict([seed[key] for seed in found[name] if key in seed]) for name in columns]
-        rows.append([_short(_text(line)), _said(line["reference"]), *cells])
-    table = Table(["example", "right", *columns], rows, "Examples where students disagree", prose=True)
+    for line in lines:
+        cells = [_verdict([seed[key_of(line)] for seed in found[name] if key_of(line) in seed]) for name in columns]
+        rows.append([shortened(text_of(line)), _said(line["reference"]), *cells])
+    heads, pictures = ["example", "right", *columns], [picture(line) for line in lines]
+    table = Table(heads, rows, "Examples where students disagree", prose=True, pictures=pictures)
     told = f"{len(differing):,} of {len(right):,} test examples are right more often for one student than for another."
     which = "These differ most" if len(differing) > MOST_EXAMPLES else "All are here"
     note = f"{told} {which}. ✓ right, ✗ wrong; a number says in how many seeds an answer was given, if they differ."
     return Section("Where students disagree", [Tables([table]), Notes([note])])
 
 
-def against_teacher(student: Lines, teacher: Lines) -> Section | None:
-    """Return the examples on which a student and its teacher differ."""
-    theirs = {_key(line): line for line in teacher}
-    pairs = [(line, theirs[_key(line)]) for line in student if _key(line) in theirs]
+def against_teacher(student: Lines, teacher: Lines, picture: Picture = no_picture) -> Section | None:
+    """Return the examples on which a student and its teacher differ; `picture` is as for `disagreement`."""
+    theirs = {key_of(line): line for line in teacher}
+    pairs = [(line, theirs[key_of(line)]) for line in student if key_of(line) in theirs]
     if not pairs or not _all_of([line for pair in pairs for line in pair], (str, list)):
         return None
     differing = [pair for pair in pairs if pair[0]["prediction"] != pair[1]["prediction"]]
@@ -159,7 +167,7 @@ def against_teacher(student: Lines, teacher: Lines) -> Section | None:
         return None
     differing.sort(key=lambda pair: -pair[0].get("probability", 0.0))
     rows = [
-        [_short(_text(own)), _said(own["reference"]), _verdict([other]), _verdict([own]), _percent(own)]
+        [shortened(text_of(own)), _said(own["reference"]), _verdict([other]), _verdict([own]), _percent(own)]
         for own, other in differing[:MOST_EXAMPLES]
     ]
     heads = ["example", "right", "teacher", "student", "student's probability"]
@@ -172,7 +180,8 @@ def against_teacher(student: Lines, teacher: Lines) -> Section | None:
     )
     if len(differing) > MOST_EXAMPLES:
         note += f" The {MOST_EXAMPLES} with the student's highest probabilities are shown."
-    table = Table(heads, rows, "Examples where student and teacher differ", prose=True)
+    pictures = [picture(own) for own, _ in differing[:MOST_EXAMPLES]]
+    table = Table(heads, rows, "Examples where student and teacher differ", prose=True, pictures=pictures)
     return Section("Where student and teacher differ", [Tables([table]), Notes([note])])
 
 
@@ -181,15 +190,17 @@ def samples(answers: Answers) -> Section | None:
     found = {name: seeds[0] for name, seeds in answers.items() if seeds and seeds[0] and "responses" in seeds[0][0]}
     if not found:
         return None
-    by_key = {name: {_key(line): line for line in lines} for name, lines in found.items()}
+    by_key = {name: {key_of(line): line for line in lines} for name, lines in found.items()}
     first = next(iter(found.values()))
-    asked = [line for line in first if all(_key(line) in lines for lines in by_key.values())]
+    asked = [line for line in first if all(key_of(line) in lines for lines in by_key.values())]
     count = min(MOST_SAMPLES, len(asked))
     blocks: list[Block] = []
     for line in (asked[place * len(asked) // count] for place in range(count)):
-        said = [("reference", _short(line["references"][0]))]
-        said += [(name, _short(lines[_key(line)]["responses"][0]) or "(nothing)") for name, lines in by_key.items()]
-        blocks.append(Sample(_short(line["prompt"]), said))
+        said = [("reference", shortened(line["references"][0]))]
+        said += [
+            (name, shortened(lines[key_of(line)]["responses"][0]) or "(nothing)") for name, lines in by_key.items()
+        ]
+        blocks.append(Sample(shortened(line["prompt"]), said))
     note = f"{count} of {len(asked):,} prompts, evenly spread; each response is the first of the first seed."
     return Section("Samples", [*blocks, Notes([note])]) if blocks else None
 
@@ -198,7 +209,8 @@ def _all_of(lines: Lines, kind: Any) -> bool:
     return bool(lines) and all(isinstance(line.get(key), kind) for line in lines for key in ("reference", "prediction"))
 
 
-def _key(line: Mapping[str, Any]) -> tuple[Any, Any]:
+def key_of(line: Mapping[str, Any]) -> tuple[Any, Any]:
+    """Return what lines of the same example share."""
     return line.get("split"), line.get("row")
 
 
@@ -223,11 +235,13 @@ def _percent(line: Mapping[str, Any]) -> str:
     return f"{100 * line['probability']:.1f} %" if "probability" in line else ""
 
 
-def _text(line: Mapping[str, Any]) -> str:
+def text_of(line: Mapping[str, Any]) -> str:
+    """Return what was read: the texts, the file of the image, or else the number of the row."""
     texts = [str(line[key]) for key in ("text", "text_pair", "image") if key in line]
     return " ‖ ".join(texts) or f"row {line.get('row')}"
 
 
-def _short(text: str) -> str:
+def shortened(text: str) -> str:
+    """Return a text that is cut if it is long."""
     text = text.strip()
     return text if len(text) <= LONGEST else f"{text[: LONGEST - 1].rstrip()}…"

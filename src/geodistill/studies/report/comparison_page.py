@@ -48,6 +48,8 @@ from geodistill.studies.report.score_plots import (
     score_plot,
 )
 from geodistill.studies.report.scores import ScorePicture, Style, score_picture, score_svg, styles, write_score_svg
+from geodistill.studies.report.thumbnails import Thumbnails
+from geodistill.studies.report.vector_answers import decoded_behaviour, wrong_neighbours
 from geodistill.studies.table import Row, point_names, run_names
 from geodistill.studies.table_text import (
     against,
@@ -95,6 +97,7 @@ def comparison_page(
         **{name: [read_answers(results.folder / run.folder) for run in runs] for name, runs in points.items()},
     }
     chosen = [TEACHER_NAME, results.baseline, *(row.name for row in best_rows(rows)[:1])]
+    compared = [name for name in dict.fromkeys(chosen) if name in answers]
     pairs = {name: [run.geometry for run in runs] for name, runs in points.items()}
     further = [
         Folded(one_line(each[0].metric), [Tables([comparison_table(each, ("quality",))]), Notes([headline(each)])])
@@ -106,8 +109,10 @@ def comparison_page(
             Section("Score", [WidePlot(_score_plot(picture))]),
             cost_section(rows, drawn),
             geometry_section(rows, depth_plots(pairs, drawn), scatter_plots(rows, results.runs), drawn),
-            confusion(answers, list(dict.fromkeys(chosen))),
-            disagreement(answers, TEACHER_NAME),
+            confusion(answers, compared),
+            disagreement(answers, TEACHER_NAME, Thumbnails(results.folder / results.runs[0].folder)),
+            wrong_neighbours(answers),
+            decoded_behaviour({name: answers[name] for name in compared}, drawn),
             samples(answers),
             curve_section(curves, drawn),
             read_section(results.read),

@@ -34,10 +34,8 @@ def chart_plot(chart: Chart) -> Figure:
                 "hovertemplate": "%{y:.4g} at %{x}<extra>%{fullData.name}</extra>",
             }
         )
-    layout = base_layout(safe(chart.x), safe(chart.y), height=340)
+    layout = with_legend(safe(chart.x), safe(chart.y))
     layout["xaxis"]["type"] = "log" if chart.log_x else "linear"
-    layout |= {"legend": {"orientation": "h", "x": 0, "y": 1, "yanchor": "bottom"}}
-    layout["margin"] |= {"t": 56}
     return {"data": clean(data), "layout": layout}
 
 
@@ -119,6 +117,13 @@ def base_layout(x_title: str, y_title: str, *, height: int) -> Figure:
         "xaxis": {"title": {"text": x_title}, "zeroline": False, "automargin": True},
         "yaxis": {"title": {"text": y_title, "standoff": 10}, "zeroline": False, "automargin": True},
     }
+
+
+def with_legend(x_title: str, y_title: str) -> Figure:
+    """The layout of a plot with the names of its curves above it."""
+    layout = base_layout(x_title, y_title, height=340)
+    layout["margin"] |= {"t": 56}
+    return layout | {"legend": {"orientation": "h", "x": 0, "y": 1, "yanchor": "bottom"}}
 
 
 def safe(text: str) -> str:

@@ -15,6 +15,8 @@ from geodistill.studies.report.made_of import Origin, origin_blocks, read_sectio
 from geodistill.studies.report.page import Block, Folded, Notes, Section, SmallPlots, Tables, Tile, page, small_plots
 from geodistill.studies.report.score_plots import depth_plots
 from geodistill.studies.report.scores import styles
+from geodistill.studies.report.thumbnails import Thumbnails
+from geodistill.studies.report.vector_answers import decoded_behaviour, wrong_neighbours
 from geodistill.studies.table import MEASURES, at_constant, reached
 
 REFERENCES = (
@@ -46,7 +48,9 @@ def run_page(results: RunResults, origin: Origin, *, title: str) -> str:
             Section("Cost", [Tables([_cost_table(results)])]),
             Section("Forms of the student", forms),
             confusion(answers, [STUDENT, TEACHER]),
-            against_teacher(own, theirs),
+            against_teacher(own, theirs, Thumbnails(folder)),
+            wrong_neighbours(answers),
+            decoded_behaviour(answers, drawn),
             samples(answers),
             curve_section({STUDENT: [read_metrics(folder)]}, drawn),
             read_section(results.read),

@@ -43,6 +43,17 @@ for (const table of document.querySelectorAll("table")) {
   });
 }
 
+// Paper cannot be clicked: what is folded is unfolded for the print, and folded again afterwards.
+let unfolded = [];
+addEventListener("beforeprint", () => {
+  unfolded = [...document.querySelectorAll("details:not([open])")];
+  for (const each of unfolded) each.open = true;
+});
+addEventListener("afterprint", () => {
+  for (const each of unfolded) each.open = false;
+  unfolded = [];
+});
+
 // Plots. The script that draws them is unpacked first; the policy of the page lets no other one run.
 const read = (name) => document.getElementById(name)?.textContent;
 const settings = { responsive: true, displaylogo: false, displayModeBar: false };
