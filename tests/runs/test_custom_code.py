@@ -62,7 +62,7 @@ def test_code_of_a_student_is_not_run_for_the_sake_of_the_teacher(
     recipe = make_recipe(
         teacher={"trust_remote_code": True}, student={"model": str(folder), "width": None, "layers": None}
     )
-    with pytest.raises(GeodistillError, match=r"custom.*code of its own.*trust_remote_code"):
+    with pytest.raises(GeodistillError, match=r"custom.*Python code.*trust_remote_code"):
         train(recipe, tmp_path / "run", progress=False)
     assert not ran.exists()
 
@@ -73,7 +73,7 @@ def test_code_of_a_teacher_is_not_run_for_the_sake_of_the_student(
     folder, ran = custom
     student = {"model": str(classifier), "trust_remote_code": True}
     recipe = check_recipe({**content, "teacher": {"model": str(folder)}, "student": student})
-    with pytest.raises(GeodistillError, match=r"custom.*code of its own.*trust_remote_code"):
+    with pytest.raises(GeodistillError, match=r"custom.*Python code.*trust_remote_code"):
         train(recipe, tmp_path / "run", progress=False)
     assert not ran.exists()
 

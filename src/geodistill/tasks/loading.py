@@ -111,7 +111,7 @@ def load(from_pretrained: Callable[..., Any], name: str, *, what: str = "model",
         )
         said = (str(error) or type(error).__name__).splitlines()[0]
         if "trust_remote_code" in str(error) and not settings.get("trust_remote_code"):
-            said = "it comes with code of its own, which is not run unless you say so."
+            said = "it comes with Python code, which is not run unless you say so."
             remedy = "If you trust that code, set trust_remote_code in the section of this model: teacher or student."
         raise GeodistillError(f"The {what} '{name}' cannot be loaded: {said}", remedy) from error
 
