@@ -44,9 +44,13 @@ def run(tmp_path: Path) -> Path:
     from geodistill.runs.recipe_file import check_recipe
     from geodistill.tasks.choose import task_of
 
+    draw = np.random.default_rng(0)
+    pixels = draw.integers(0, 256, (40, 8, 8), dtype=np.uint8)
+    rows = [f'"{thumbnail(Image.fromarray(each))}",{"ab"[place % 2]}' for place, each in enumerate(pixels)]
+    (tmp_path / "rows.csv").write_text("\n".join(["image,label", *rows]))
     content = {
         "task": "images",
-        "data": {"source": "bundled:digits", "limit": 30},
+        "data": {"source": str(tmp_path / "rows.csv")},
         "teacher": {"model": "new:resnet8", "training": {"epochs": 1}},
         "student": {"model": "new:resnet8"},
         "objective": {"label": {}},
@@ -57,7 +61,7 @@ def run(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_images_of_a_bundled_set_are_found_again_unless_the_data_are_others(
+def test_images_that_are_no_files_are_found_again_unless_the_data_are_others(
     run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from geodistill.data.images import load_images
@@ -65,7 +69,7 @@ def test_images_of_a_bundled_set_are_found_again_unless_the_data_are_others(
 
     row: Any = load_images(load_recipe(run / RECIPE).data).splits["test"][3]
     line, read = {"split": "test", "row": row["example_id"], "prediction": "1"}, Thumbnails(run)
-    assert np.array_equal(np.asarray(opened(read(line)).convert("L")), np.asarray(row["image"]))
+    assert np.array_equal(np.asarray(opened(read(line))), np.asarray(row["image"]))
     assert read({**line, "row": 10**6}) == ""
     results = read_json(run / RESULTS)
     write_json(run / RESULTS, {**results, "data_fingerprint": "another"})
