@@ -38,7 +38,7 @@ IN_WORDS: dict[str, str] = {
 }
 REMEDY = (
     "Use data and a model of one kind, give the teacher a new head (teacher.training), or set data.problem=unlabelled "
-    "where labels play no part."
+    "if labels play no part."
 )
 
 
@@ -86,7 +86,7 @@ def match_head(config: PretrainedConfig, examples: Labelled, name: str | None = 
 def check_problem(config: PretrainedConfig, examples: Labelled, name: str) -> list[str]:
     """Raise GeodistillError when a head is of another problem type than the data; return what has to be told.
 
-    A config that does not say its problem type is one of a regression where it has one output.
+    A config that does not say its problem type is one of a regression if it has one output.
     """
     wanted = PROBLEM_TYPES[examples.problem]
     said = config.problem_type or ("regression" if config.num_labels == 1 else None)

@@ -22,11 +22,11 @@ class InstructionReader(TextReader):
     """Reads a prompt and its response, each tokenised by itself, with labels on the response alone.
 
     No token is half of one and half of the other, and what follows a prompt in training is what follows it in
-    generation. Where the tokenizer begins a text with a token of its own it is there once; the response ends with the
+    generation. If the tokenizer begins a text with a special token, the token is there once; the response ends with the
     end of sequence.
 
     As in MiniLLM, prompts over `max_prompt_length` are dropped, and a response is cut, its end of sequence with it,
-    where prompt and response are over `max_length` together.
+    if prompt and response are over `max_length` together.
 
     Args:
         tokenizer: of a causal language model.

@@ -92,7 +92,7 @@ MULTI_LABEL: dict[str, Metric] = {
 }
 REGRESSION: dict[str, Metric] = {"pearson": pearson, "spearman": spearman, "mean_squared_error": mean_squared_error}
 METRICS = {"classification": CLASSIFICATION, "multi_label": MULTI_LABEL, "regression": REGRESSION}
-NOT_SHARES = ("mean_squared_error", "perplexity")  # in units of their own, and the smaller the better
+NOT_SHARES = ("mean_squared_error", "perplexity")  # with other units, and the smaller the better
 
 
 def is_share(name: str) -> bool:

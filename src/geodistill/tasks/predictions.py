@@ -25,7 +25,7 @@ THRESHOLD = 0.5
 def decide(logits: np.ndarray, problem: Problem) -> np.ndarray:
     """Return what logits (…, outputs) predict.
 
-    A classification: class numbers (…). Multi-label: 0 or 1 for each label (…, labels), NaN where the logit is none. A
+    A classification: class numbers (…). Multi-label: 0 or 1 for each label (…, labels), NaN if the logit is none. A
     regression: values (…, outputs), and (…) for a single output.
     """
     match problem:
@@ -43,7 +43,7 @@ def answer(logits: np.ndarray, problem: Problem, names: Sequence[str]) -> dict[s
 
     - classification: `prediction` (a label), its `probability`, and the `probabilities` of all labels by name
     - multi-label: `prediction` (a list of labels, of probability 0.5 or more), and `probabilities` of all by name
-    - regression: `prediction` (a number, or a list of numbers where there are several outputs)
+    - regression: `prediction` (a number, or a list of numbers if there are several outputs)
     """
     decided = decide(logits, problem)
     if problem == "regression":

@@ -31,8 +31,8 @@ def make_prompt(row: Mapping[str, Any], kind: PromptKind, tokenizer: PreTrainedT
     - `plain`: the instruction and the input, a line each
     - `chat`: the conversation so far, else instruction and input as the user's turn, by the tokenizer's chat template
 
-    Raises GeodistillError for `chat` where the tokenizer has no chat template or it refuses the conversation, and for
-    the other kinds where a conversation has turns before the instruction, which they would drop.
+    Raises GeodistillError for `chat` if the tokenizer has no chat template or it refuses the conversation, and for
+    the other kinds if a conversation has turns before the instruction, which they would drop.
     """
     given = [row["instruction"], row["input"]] if row["input"] else [row["instruction"]]
     messages = row.get("messages") or [{"role": "user", "content": "\n\n".join(given)}]

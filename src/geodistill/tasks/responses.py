@@ -37,7 +37,7 @@ def exact_match(responses: Sequence[str], references: Sequence[Sequence[str]]) -
 def perplexity(model: PreTrainedModel, encoded: EncodedExamples, reader: Reader, batch_size: int = 8) -> float:
     """exp of the mean cross-entropy of the labelled tokens, those of the (first) references; at least 1.
 
-    A mean over tokens, not over examples. Infinite where it leaves the range of a float.
+    A mean over tokens, not over examples. Infinite if it leaves the range of a float.
     """
     model.eval()
     device = next(model.parameters()).device

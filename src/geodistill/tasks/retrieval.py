@@ -31,7 +31,7 @@ class Alignment:
     def fit(cls, student: Array, teacher: Array) -> Alignment:
         """Fit Q = argmin ‖S Q − T‖_F over Q (d_s, d_t) with orthonormal rows or columns, S and T centred.
 
-        With SᵀT = U Σ Vᵀ it is Q = U Vᵀ (Schönemann 1966). Where the widths differ it is the rotation of the narrower
+        With SᵀT = U Σ Vᵀ it is Q = U Vᵀ (Schönemann 1966). If the widths differ, it is the rotation of the narrower
         space into the wider one.
 
         Args:
@@ -83,7 +83,7 @@ def similarity_structure(student: Array, teacher: Array) -> float:
 
     Args: rows (n, d_s) and (n, d_t), centred and of unit length; of more than `MOST_COMPARED` some, evenly spread.
 
-    Returns a value in [−1, 1]; 0 where all similarities of a side are equal. A rotation of either side changes nothing.
+    Returns a value in [−1, 1]; 0 if all similarities of a side are equal. A rotation of either side changes nothing.
     """
     places = np.unique(np.linspace(0, len(student) - 1, min(len(student), MOST_COMPARED)).astype(int))
     above = np.triu_indices(len(places), k=1)
