@@ -35,6 +35,7 @@ from geodistill.geometry import cka, gram_distance, procrustes_distance
 from geodistill.recipe import DataRecipe, ObjectiveRecipe, StudentRecipe, TrainingRecipe
 from geodistill.runs.arguments import quiet, training_arguments
 from geodistill.tasks.classification import encode, load_classifier
+from geodistill.tasks.loading import ModelSource
 from geodistill.tasks.text_reader import TextReader
 
 MODEL = "bundled:minilm-l6"
@@ -61,8 +62,8 @@ def main() -> None:
     torch.set_flush_denormal(True)
     torch.set_num_threads(arguments.threads)
     examples = load_examples(DataRecipe(limit=arguments.limit))
-    model = load_classifier(MODEL, examples, new_head=True)
-    reader = TextReader.load(MODEL).within(128)
+    model = load_classifier(ModelSource(MODEL), examples, new_head=True)
+    reader = TextReader.load(ModelSource(MODEL)).within(128)
     encoded, collate = encode(model, examples, reader)["train"], reader.collate
     batches = [collate(encoded[start : start + BATCH]) for start in range(0, min(20 * BATCH, len(encoded)), BATCH)]
     student = build_student(StudentRecipe(width=128, layers=2), model, seed=0)

@@ -30,6 +30,7 @@ from geodistill.recipes import recipe_path
 from geodistill.runs.recipe_file import load_recipe
 from geodistill.tasks.choose import task_of
 from geodistill.tasks.classification import encode, load_classifier
+from geodistill.tasks.loading import ModelSource
 from geodistill.tasks.text_reader import TextReader
 
 Setting = tuple[PreTrainedModel, PreTrainedModel, dict[str, Tensor]]
@@ -132,7 +133,8 @@ def term(
 def minilm() -> Setting:
     """The demo's models, and 32 sentences of TREC as they come."""
     name, examples = "bundled:minilm-l6", load_examples(DataRecipe())
-    reader, teacher = TextReader.load(name).within(128), load_classifier(name, examples, new_head=True)
+    source = ModelSource(name)
+    reader, teacher = TextReader.load(source).within(128), load_classifier(source, examples, new_head=True)
     encoded = encode(teacher, examples, reader)["train"]
     return (
         teacher,
@@ -155,8 +157,8 @@ def smollm2() -> Setting:
     with recipe_path("demo-instructions") as path:
         recipe = load_recipe(path)
     task = task_of(recipe)
-    reader = task.load_reader(recipe.teacher.model)
-    teacher = task.load_model(recipe.teacher.model, new_head=False)
+    source = ModelSource(recipe.teacher.model)
+    reader, teacher = task.load_reader(source), task.load_model(source, new_head=False)
     student = build_student(recipe.student, teacher, seed=0)
     batch = reader.collate(task.encode(teacher, reader)["train"][:16])
     return teacher, student, {name: batch[name] for name in ("input_ids", "attention_mask", "labels")}

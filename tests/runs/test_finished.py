@@ -10,6 +10,7 @@ from transformers import BertConfig
 
 from geodistill.errors import GeodistillError
 from geodistill.runs.finished import open_run, refuse_others, student_head
+from geodistill.tasks.loading import ModelSource
 
 RECIPE = {"student": {"width": 8, "layers": 1}, "objective": {"label": {}}, "data": {"limit": 5, "max_length": 9}}
 
@@ -27,7 +28,7 @@ def test_overrides_are_laid_over_the_recipe(folder: Path) -> None:
     run = open_run(folder, ["data.source=a.csv", "data={text: words}"])
     assert (run.recipe.data.source, run.recipe.data.text, run.recipe.data.limit) == ("a.csv", "words", 5)
     assert run.given == {"data.source": "a.csv", "data.text": "words"} and run.named == ["source", "text"]
-    assert (run.positions, run.reads_pairs, run.student) == (7, True, str(folder / "student"))
+    assert (run.positions, run.reads_pairs, run.student) == (7, True, ModelSource(str(folder / "student")))
 
 
 def test_what_only_training_reads_is_refused(folder: Path) -> None:

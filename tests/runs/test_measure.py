@@ -17,7 +17,7 @@ from geodistill.recipe import DataRecipe
 from geodistill.runs.measure import compare_rows, measure_geometry
 from geodistill.runs.prepare import held_out_examples
 from geodistill.tasks.classification import encode
-from geodistill.tasks.loading import load_tokenizer
+from geodistill.tasks.loading import ModelSource, load_tokenizer
 from geodistill.tasks.text_reader import TextReader
 
 PAIRS = [(1, 1), (2, 2)]
@@ -49,7 +49,7 @@ def test_the_measures_are_those_of_all_token_rows(
     torch.manual_seed(0)
     for parameter in student.bert.encoder.parameters():
         parameter.data += 0.05 * torch.randn_like(parameter)
-    reader = TextReader(load_tokenizer(str(classifier)), 16)
+    reader = TextReader(load_tokenizer(ModelSource(str(classifier))), 16)
     encoded = encode(teacher, examples, reader)["train"]
     measured = measure_geometry(student, exact(teacher), PAIRS, encoded, reader.collate)
     assert [(pair["student_layer"], pair["teacher_layer"]) for pair in measured] == [(1, 1), (2, 2)]
@@ -68,7 +68,7 @@ def test_the_measures_are_those_of_all_token_rows(
 def test_a_copy_is_at_distance_zero(classifier: Path, write_csv: object, questions: list[tuple[str, str]]) -> None:
     examples = load_examples(DataRecipe(source=str(write_csv(questions))))  # type: ignore[operator]
     teacher = AutoModelForSequenceClassification.from_pretrained(classifier)
-    reader = TextReader(load_tokenizer(str(classifier)), 16)
+    reader = TextReader(load_tokenizer(ModelSource(str(classifier))), 16)
     encoded = encode(teacher, examples, reader)["test"]
     for pair in measure_geometry(copy.deepcopy(teacher), exact(teacher), PAIRS, encoded, reader.collate):
         assert pair["procrustes"]["value"] == pytest.approx(0, abs=1e-4)

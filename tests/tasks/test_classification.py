@@ -27,7 +27,7 @@ from geodistill.tasks.classification import (
     score,
 )
 from geodistill.tasks.heads import head_settings
-from geodistill.tasks.loading import load_tokenizer
+from geodistill.tasks.loading import ModelSource, load_tokenizer
 from geodistill.tasks.task import batches
 from geodistill.tasks.text_reader import TextReader
 
@@ -45,7 +45,7 @@ def examples(write_csv: Any, questions: list[tuple[str, str]]) -> Examples:
 
 
 def test_a_new_head_carries_the_names_of_the_labels(encoder: Path, examples: Examples) -> None:
-    model = load_classifier(str(encoder), examples, new_head=True)
+    model = load_classifier(ModelSource(str(encoder)), examples, new_head=True)
     assert model.config.num_labels == 6
     assert model.config.id2label == dict(enumerate(["ABBR", "DESC", "ENTY", "HUM", "LOC", "NUM"]))
     assert model.config.problem_type == "single_label_classification"
@@ -53,20 +53,22 @@ def test_a_new_head_carries_the_names_of_the_labels(encoder: Path, examples: Exa
 
 def test_a_new_head_replaces_one_of_another_size(encoder: Path, classifier: Path, write_csv: Any) -> None:
     two = load_examples(DataRecipe(source=str(write_csv([(f"text {i}", "ab"[i % 2]) for i in range(40)]))))
-    model = load_classifier(str(classifier), two, new_head=True)
+    model = load_classifier(ModelSource(str(classifier)), two, new_head=True)
     assert model.config.num_labels == 2 and model.classifier.weight.shape[0] == 2
-    kept = load_classifier(str(classifier), two.__class__(**{**vars(two), "problem": "unlabelled"}), new_head=False)
+    kept = load_classifier(
+        ModelSource(str(classifier)), two.__class__(**{**vars(two), "problem": "unlabelled"}), new_head=False
+    )
     assert torch.equal(model.bert.encoder.layer[1].output.dense.weight, kept.bert.encoder.layer[1].output.dense.weight)
 
 
 def test_a_teacher_without_a_head_is_refused(encoder: Path, examples: Examples) -> None:
     with pytest.raises(GeodistillError, match=r"has no trained head: .*classifier.*teacher\.training"):
-        load_classifier(str(encoder), examples, new_head=False)
+        load_classifier(ModelSource(str(encoder)), examples, new_head=False)
 
 
 def load_task(examples: Examples, name: Path) -> tuple[Classification, PreTrainedModel]:
     task = Classification(examples)
-    return task, task.load_model(str(name), new_head=False)
+    return task, task.load_model(ModelSource(str(name)), new_head=False)
 
 
 @pytest.mark.parametrize("labels", [["a", "b"], ["0", "1"], ["a", "b", "c", "d", "e", "f"]])
@@ -83,7 +85,7 @@ def test_data_with_some_of_the_labels_is_matched_by_name(
 ) -> None:
     some = load_examples(DataRecipe(source=str(write_csv([row for row in questions if row[1] in ("HUM", "NUM")]))))
     task, model = load_task(some, classifier)
-    encoded = encode(model, some, TextReader(load_tokenizer(str(classifier)), 128))["train"]
+    encoded = encode(model, some, TextReader(load_tokenizer(ModelSource(str(classifier))), 128))["train"]
     assert {model.config.id2label[example["labels"]] for example in encoded} == {"HUM", "NUM"}
     assert task.notes == some.notes
 
@@ -91,7 +93,7 @@ def test_data_with_some_of_the_labels_is_matched_by_name(
 def test_a_teacher_without_names_takes_those_of_the_data(
     encoder: Path, tmp_path: Path, write_csv: Any, examples: Examples
 ) -> None:
-    tokenizer = load_tokenizer(str(encoder))
+    tokenizer = load_tokenizer(ModelSource(str(encoder)))
     tiny(num_labels=6, vocab_size=len(tokenizer)).save_pretrained(tmp_path)
     task, model = load_task(examples, tmp_path)
     assert task.notes == [
@@ -102,7 +104,7 @@ def test_a_teacher_without_names_takes_those_of_the_data(
     assert model.config.id2label == dict(enumerate(examples.label_names))
     assert model.config.problem_type == "single_label_classification"
     task.encode(model, TextReader(tokenizer))
-    task.load_model(str(tmp_path), new_head=False)
+    task.load_model(ModelSource(str(tmp_path)), new_head=False)
     assert len(task.notes) == len(examples.notes) + 1
     student = build_student(StudentRecipe(width=8, layers=1), model, seed=0)
     assert student.config.id2label == model.config.id2label
@@ -111,7 +113,7 @@ def test_a_teacher_without_names_takes_those_of_the_data(
 
 def test_a_stage_tells_how_its_labels_are_matched(encoder: Path, examples: Examples) -> None:
     """Its teacher was loaded for the task, and may have outputs without names."""
-    tokenizer = load_tokenizer(str(encoder))
+    tokenizer = load_tokenizer(ModelSource(str(encoder)))
     task = Classification(examples)
     task.encode(tiny(num_labels=6, vocab_size=len(tokenizer)), TextReader(tokenizer))
     assert "by number or place" in task.notes[-1]
@@ -126,9 +128,9 @@ def test_a_teacher_of_another_problem_is_refused(tmp_path: Path, examples: Examp
 
 def test_a_model_that_is_not_there(tmp_path: Path, examples: Examples) -> None:
     with pytest.raises(GeodistillError, match="There is no model folder"):
-        load_classifier(str(tmp_path / "none"), examples, new_head=False)
+        load_classifier(ModelSource(str(tmp_path / "none")), examples, new_head=False)
     with pytest.raises(GeodistillError, match=r"cannot be loaded.*Look whether its files are whole"):
-        load_classifier(str(tmp_path), examples, new_head=True)
+        load_classifier(ModelSource(str(tmp_path)), examples, new_head=True)
 
 
 def test_damaged_weights_are_an_error(tmp_path: Path, examples: Examples) -> None:
@@ -136,11 +138,11 @@ def test_damaged_weights_are_an_error(tmp_path: Path, examples: Examples) -> Non
     weights = tmp_path / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
     with pytest.raises(GeodistillError, match=r"cannot be loaded.*Look whether its files are whole"):
-        load_classifier(str(tmp_path), examples, new_head=True)
+        load_classifier(ModelSource(str(tmp_path)), examples, new_head=True)
 
 
 def test_encoded_labels_follow_the_model(encoder: Path, examples: Examples) -> None:
-    tokenizer = load_tokenizer(str(encoder))
+    tokenizer = load_tokenizer(ModelSource(str(encoder)))
     model = tiny(dict(enumerate(["NUM", "LOC", "HUM", "ENTY", "DESC", "ABBR"])), vocab_size=len(tokenizer))
     encoded = encode(model, examples, TextReader(tokenizer, 12))
     for name, split in examples.splits.items():
@@ -153,13 +155,13 @@ def test_encoded_labels_follow_the_model(encoder: Path, examples: Examples) -> N
 
 
 def test_texts_are_cut_to_the_positions_of_the_model(encoder: Path, examples: Examples) -> None:
-    tokenizer = load_tokenizer(str(encoder))
+    tokenizer = load_tokenizer(ModelSource(str(encoder)))
     encoded = encode(tiny(num_labels=6), examples, TextReader(tokenizer, 128).within(6))
     assert {len(example["input_ids"]) for example in encoded["train"]} == {6}
 
 
 def test_the_record_tells_what_was_cut_and_how_labels_were_matched(encoder: Path, examples: Examples) -> None:
-    tokenizer = load_tokenizer(str(encoder))
+    tokenizer = load_tokenizer(ModelSource(str(encoder)))
     task = Classification(examples)
     assert task.record.cut is None and task.record.outputs == {}
     task.encode(tiny(max_position_embeddings=6, num_labels=6), TextReader(tokenizer))
@@ -173,14 +175,14 @@ def test_the_record_tells_what_was_cut_and_how_labels_were_matched(encoder: Path
 def test_pairs_are_encoded_as_pairs(encoder: Path, write_csv: Any) -> None:
     rows = [(f"first {i},second {i}", "ab"[i % 2]) for i in range(40)]
     examples = load_examples(DataRecipe(source=str(write_csv(rows, header="sentence1,sentence2,label"))))
-    tokenizer = load_tokenizer(str(encoder))
+    tokenizer = load_tokenizer(ModelSource(str(encoder)))
     example = encode(tiny(), examples, TextReader(tokenizer, 128))["train"][0]
     assert sum(example["special_tokens_mask"]) == 3
     assert set(example["token_type_ids"]) == {0, 1}
 
 
 def test_predictions_come_back_in_the_order_of_the_examples(encoder: Path, examples: Examples) -> None:
-    tokenizer = load_tokenizer(str(encoder))
+    tokenizer = load_tokenizer(ModelSource(str(encoder)))
     model = tiny(vocab_size=len(tokenizer), num_labels=6).train()
     reader = TextReader(tokenizer, 128)
     encoded = encode(model, examples, reader)["train"]
@@ -215,7 +217,7 @@ def several(write_jsonl: Any) -> Examples:
 
 
 def test_several_labels_are_scored_one_by_one(encoder: Path, several: Examples) -> None:
-    tokenizer, task = load_tokenizer(str(encoder)), Classification(several)
+    tokenizer, task = load_tokenizer(ModelSource(str(encoder))), Classification(several)
     model = tiny(vocab_size=len(tokenizer), **head_settings(several))
     assert model.config.problem_type == "multi_label_classification"
     torch.nn.init.zeros_(model.classifier.weight)
@@ -240,7 +242,7 @@ def test_several_labels_are_scored_one_by_one(encoder: Path, several: Examples) 
 
 
 def test_labels_that_a_head_has_and_the_data_lacks_count_as_absent(encoder: Path, several: Examples) -> None:
-    tokenizer, task = load_tokenizer(str(encoder)), Classification(several)
+    tokenizer, task = load_tokenizer(ModelSource(str(encoder))), Classification(several)
     names = {0: "red", 1: "green", 2: "blue"}
     model = tiny(names, vocab_size=len(tokenizer), problem_type="multi_label_classification")
     encoded = task.encode(model, TextReader(tokenizer))
@@ -256,7 +258,7 @@ def test_labels_that_a_head_has_and_the_data_lacks_count_as_absent(encoder: Path
 def test_a_regression_of_several_values(encoder: Path, write_csv: Any) -> None:
     path = write_csv([(f"text {i}", f"{i / 7},{-i}") for i in range(40)], header="text,x,y")
     values = load_examples(DataRecipe(source=str(path), label=["x", "y"]))
-    tokenizer, task = load_tokenizer(str(encoder)), Classification(values)
+    tokenizer, task = load_tokenizer(ModelSource(str(encoder))), Classification(values)
     model = tiny(vocab_size=len(tokenizer), **head_settings(values))
     assert (model.config.num_labels, model.config.problem_type) == (2, "regression")
     scores = task.score(model, TextReader(tokenizer), task.encode(model, TextReader(tokenizer)), "test")
@@ -268,7 +270,7 @@ def test_a_regression_of_several_values(encoder: Path, write_csv: Any) -> None:
 
 
 def test_the_scores_tell_of_a_blind_spot(encoder: Path, examples: Examples) -> None:
-    tokenizer = load_tokenizer(str(encoder))
+    tokenizer = load_tokenizer(ModelSource(str(encoder)))
     task = Classification(examples)
     model = tiny(vocab_size=len(tokenizer), **head_settings(examples))
     torch.nn.init.zeros_(model.classifier.weight)

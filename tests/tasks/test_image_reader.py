@@ -32,6 +32,7 @@ from geodistill.tasks.image_reader import (
     default_processor,
     image_reader,
 )
+from geodistill.tasks.loading import ModelSource
 
 RESNET = ResNetConfig(num_channels=3, embedding_size=8, hidden_sizes=[8, 8], depths=[1, 1], num_labels=10)
 VIT = ViTConfig(
@@ -171,7 +172,7 @@ def test_a_saved_reader_is_loaded_again_and_found_by_a_pipeline(tmp_path: Path, 
     reader.save(tmp_path)
     model = ResNetForImageClassification(RESNET).eval()
     model.save_pretrained(tmp_path)
-    assert image_reader(str(tmp_path), RESNET, digits).pairs_with(reader)
+    assert image_reader(ModelSource(str(tmp_path)), RESNET, digits).pairs_with(reader)
     picture = digits.splits["train"][0]["image"]
     with torch.no_grad():
         expected = model(**reader.collate([reader.read(picture)])).logits.softmax(-1)[0]
@@ -217,17 +218,17 @@ def test_a_student_reads_as_its_teacher_where_sizes_agree(photos: ImageExamples)
 
 def test_a_damaged_processor(tmp_path: Path, digits: ImageExamples) -> None:
     ViTForImageClassification(VIT).save_pretrained(tmp_path)
-    assert image_reader(str(tmp_path), VIT, digits).size == (16, 16)
+    assert image_reader(ModelSource(str(tmp_path)), VIT, digits).size == (16, 16)
     (tmp_path / "preprocessor_config.json").write_text("{")
     with pytest.raises(
         GeodistillError, match=r"The image processor of the model .* cannot be loaded: .* Correct or remove"
     ):
-        image_reader(str(tmp_path), VIT, digits)
+        image_reader(ModelSource(str(tmp_path)), VIT, digits)
     (tmp_path / "preprocessor_config.json").write_text(json.dumps({"image_processor_type": "NoProcessor"}))
     with pytest.raises(
         GeodistillError, match=r"The image processor of the model .* cannot be loaded: .* Correct or remove"
     ):
-        image_reader(str(tmp_path), VIT, digits)
+        image_reader(ModelSource(str(tmp_path)), VIT, digits)
 
 
 def test_augmented_examples_change_with_the_epoch_alone(digits: ImageExamples) -> None:

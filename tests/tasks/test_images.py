@@ -29,6 +29,7 @@ from geodistill.runs.recipe_file import check_recipe
 from geodistill.runs.train import train
 from geodistill.tasks.image_reader import AugmentedImages, default_processor
 from geodistill.tasks.images import Images
+from geodistill.tasks.loading import ModelSource
 
 STEPS = {"max_steps": 2, "batch_size": 16, "logging_steps": 1}
 
@@ -230,8 +231,8 @@ def test_an_interrupted_run_ends_as_an_uninterrupted_one(tmp_path: Path, monkeyp
 
 def test_both_sides_see_one_view(digits: ImageExamples, folders: dict[str, str]) -> None:
     task = Images(digits, "crop", cached=False)
-    small, large = (task.load_reader(name) for name in ("new:resnet8", folders["resnet"]))
-    model = task.load_model("new:resnet8", new_head=True)
+    small, large = (task.load_reader(ModelSource(name)) for name in ("new:resnet8", folders["resnet"]))
+    model = task.load_model(ModelSource("new:resnet8"), new_head=True)
     pair = ExamplePairs(task.encode(model, small)["train"], task.encode(model, large)["train"])  # type: ignore[arg-type]
     varied = task.varied(pair, seed=3)
     assert isinstance(varied.student, AugmentedImages) and varied.student.seed == varied.teacher.seed == 3
@@ -266,14 +267,14 @@ def test_whether_a_student_is_augmented_makes_another_run_and_no_other_teacher(d
 def test_a_new_model_has_the_labels_and_reads_the_images_of_the_data(digits: ImageExamples) -> None:
     task = Images(digits)
     torch.manual_seed(1)
-    first = task.load_model("new:wrn_16_1", new_head=True)
+    first = task.load_model(ModelSource("new:wrn_16_1"), new_head=True)
     torch.manual_seed(1)
-    second = task.load_model("new:wrn_16_1", new_head=True)
+    second = task.load_model(ModelSource("new:wrn_16_1"), new_head=True)
     assert torch.equal(first.classifier.weight, second.classifier.weight)
     assert first.config.num_labels == 10 and first.config.num_channels == 1 and first.config.image_size == 8
     assert first.config.problem_type == "single_label_classification"
     with pytest.raises(GeodistillError, match="resnet8"):
-        task.load_model("new:resnt8", new_head=True)
+        task.load_model(ModelSource("new:resnt8"), new_head=True)
 
 
 @pytest.mark.parametrize(
@@ -317,7 +318,8 @@ class Net(torch.nn.Module):
 
 def test_a_plain_module_teaches(digits: ImageExamples, tmp_path: Path) -> None:
     task = Images(digits)
-    student, reader = task.load_model("new:resnet8", new_head=True), task.load_reader("new:resnet8")
+    source = ModelSource("new:resnet8")
+    student, reader = task.load_model(source, new_head=True), task.load_reader(source)
     encoded = task.encode(student, reader)
     trainer = DistillationTrainer(
         student,

@@ -19,7 +19,7 @@ from geodistill.runs.recipe_file import check_recipe, merge
 from geodistill.runs.teacher import as_given
 from geodistill.runs.train import train
 from geodistill.tasks.choose import task_of
-from geodistill.tasks.loading import load_tokenizer
+from geodistill.tasks.loading import ModelSource, load_tokenizer
 
 FEATURES = [
     {"loss": "procrustes", "weight": 2, "rows": "response", "layers": "uniform"},
@@ -107,7 +107,8 @@ def test_prompts_and_padding_reach_no_feature_term(recipe: Callable[..., Recipe]
     from geodistill.recipe import ObjectiveRecipe
 
     task = task_of(recipe())
-    model, reader = task.load_model(str(decoder), new_head=False), task.load_reader(str(decoder))
+    source = ModelSource(str(decoder))
+    model, reader = task.load_model(source, new_head=False), task.load_reader(source)
     batch = reader.collate(task.encode(model, reader)["train"][:6])
     student = AutoModelForCausalLM.from_pretrained(decoder, num_hidden_layers=2)
     objective = Objective(ObjectiveRecipe(features=FEATURES[:3]).terms, student=student, teacher=model)
@@ -150,7 +151,7 @@ def test_the_student_may_learn_what_its_teacher_writes(recipe: Callable[..., Rec
 
     task = task_of(learning)
     folder = str(tmp_path / "shared" / "teacher")
-    model, reader = task.load_model(folder, new_head=False), task.load_reader(folder)
+    model, reader = task.load_model(ModelSource(folder), new_head=False), task.load_reader(ModelSource(folder))
     given = task.encode(model, reader)["train"]
     side = teacher_side(as_given(learning.teacher, folder), folder)
     where = {"teacher_side": side, "folder": tmp_path / "shared" / "cache", "positions": 512, "progress": False}
@@ -185,7 +186,7 @@ def test_a_teacher_may_be_held_in_quantised_weights(
     sizes = dict.fromkeys(("hidden_size", "word_embed_proj_dim", "ffn_dim", "intermediate_size"), 128)
     teacher = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(decoder, head_dim=32, **sizes))
     teacher.save_pretrained(tmp_path / "teacher")
-    load_tokenizer(str(decoder)).save_pretrained(tmp_path / "teacher")
+    load_tokenizer(ModelSource(str(decoder))).save_pretrained(tmp_path / "teacher")
     given = {
         "teacher": {"model": str(tmp_path / "teacher"), "training": None},
         "student": {"teacher_layers": None, "model": str(decoder)},
@@ -222,17 +223,17 @@ def test_vocabularies_padded_to_different_sizes_are_cut_to_the_tokenizer(
     recipe: Callable[..., Recipe], decoder: Path, tmp_path: Path, settings: dict[str, Any]
 ) -> None:
     """A teacher with 16 and a student with 48 logits that stand for no token learn as they would without them."""
-    terms = []
+    tokenizer, terms = load_tokenizer(ModelSource(str(decoder))), []
     for name, more in (("plain", (0, 0)), ("padded", (16, 48))):
         folders = []
         for side, extra in zip(("teacher", "student"), more, strict=True):
             model, folder = AutoModelForCausalLM.from_pretrained(decoder), tmp_path / name / side
             model.resize_token_embeddings(model.config.vocab_size + extra, mean_resizing=False)
             with torch.no_grad():
-                model.get_output_embeddings().weight[len(load_tokenizer(str(decoder))) :] = 9.0  # never to be seen
+                model.get_output_embeddings().weight[len(tokenizer) :] = 9.0  # never to be seen
                 model.get_output_embeddings().weight.mul_(1.0 if side == "teacher" else 0.5)
             model.save_pretrained(folder)
-            load_tokenizer(str(decoder)).save_pretrained(folder)
+            tokenizer.save_pretrained(folder)
             folders.append(str(folder))
         teacher = {"model": folders[0], "training": None, "precision": "float32", "cache_top_k": 16, **settings}
         run = recipe(teacher=teacher, student={"model": folders[1]}, objective={"logits": {}}, generation={"limit": 2})
@@ -246,7 +247,7 @@ def test_models_that_cannot_speak_are_refused(recipe: Callable[..., Recipe], dec
     BertLMHeadModel(config).save_pretrained(tmp_path / "bert")
     T5Config(vocab_size=320).save_pretrained(tmp_path / "t5")
     for name, said in (("bert", "sees later tokens"), ("t5", "is an encoder–decoder")):
-        load_tokenizer(str(decoder)).save_pretrained(tmp_path / name)
+        load_tokenizer(ModelSource(str(decoder))).save_pretrained(tmp_path / name)
         for changes in ({"teacher": {"model": str(tmp_path / name)}}, {"student": {"model": str(tmp_path / name)}}):
             with pytest.raises(GeodistillError, match=f"'{tmp_path / name}' .*{said}"):
                 train(recipe(**changes), tmp_path / "run", progress=False, fresh=True)

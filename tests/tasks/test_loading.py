@@ -1,13 +1,21 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from transformers import AutoConfig, AutoModel, AutoTokenizer, BertConfig, ByT5Tokenizer
 
 from geodistill.errors import GeodistillError
-from geodistill.tasks.loading import check_vocabulary, load, load_tokenizer, same_vocabulary, weight_settings
+from geodistill.recipe import TeacherRecipe
+from geodistill.tasks.loading import (
+    ModelSource,
+    check_vocabulary,
+    load_tokenizer,
+    same_vocabulary,
+    weight_settings,
+)
 from geodistill.tasks.text_reader import TextReader
 
 SIZES = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8, "vocab_size": 99}
@@ -15,26 +23,34 @@ SIZES = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "in
 
 def test_what_cannot_be_loaded_is_named_with_the_way_out(tmp_path: Path) -> None:
     with pytest.raises(GeodistillError, match=rf"'{tmp_path}' cannot be loaded.*Look whether its files are whole"):
-        load_tokenizer(str(tmp_path))
+        load_tokenizer(ModelSource(str(tmp_path)))
 
-    def unreachable(path: str) -> None:
+    def unreachable(path: str, **settings: Any) -> None:
         raise OSError("We couldn't connect.\nA second line.")
 
     with pytest.raises(GeodistillError, match=r"'some/model' cannot be loaded: We couldn't connect\.") as raised:
-        load(unreachable, "some/model")
+        ModelSource("some/model").load(unreachable)
     assert "hub" in raised.value.remedy and "second line" not in str(raised.value)
 
 
 def test_a_revision_is_of_a_hub_model(tmp_path: Path) -> None:
     with pytest.raises(GeodistillError, match=r"A revision is of a model on the hub, .* Leave the revision out"):
-        load_tokenizer(str(tmp_path), revision="v2")
+        load_tokenizer(ModelSource(str(tmp_path), "v2"))
 
 
-def test_a_revision_is_passed_on_only_if_there_is_one() -> None:
-    assert load(lambda path, **settings: settings, "some/model", revision=None, dtype=torch.float32) == {
-        "dtype": torch.float32
-    }
-    assert load(lambda path, **settings: settings, "some/model", revision="v2") == {"revision": "v2"}
+def test_what_is_passed_on() -> None:
+    def settings(source: ModelSource, **more: Any) -> Any:
+        return source.load(lambda path, **settings: settings, **more)
+
+    plain = {"trust_remote_code": False}
+    assert settings(ModelSource("some/model"), dtype=torch.float32) == {**plain, "dtype": torch.float32}
+    assert settings(ModelSource("some/model", "v2")) == {**plain, "revision": "v2"}
+    assert settings(ModelSource("some/model", trust_remote_code=True)) == {"trust_remote_code": True}
+
+
+def test_the_teacher_of_a_recipe() -> None:
+    recipe = TeacherRecipe(model="some/model", revision="v2", trust_remote_code=True, weights="bfloat16")
+    assert ModelSource.of_teacher(recipe) == ModelSource("some/model", "v2", True, "bfloat16", "teacher")
 
 
 def test_weights_are_held_as_asked() -> None:
@@ -43,21 +59,21 @@ def test_weights_are_held_as_asked() -> None:
 
 
 def test_a_vocabulary_is_the_same_or_not(encoder: Path) -> None:
-    teacher, student = load_tokenizer(str(encoder)), load_tokenizer(str(encoder))
+    teacher, student = load_tokenizer(ModelSource(str(encoder))), load_tokenizer(ModelSource(str(encoder)))
     assert same_vocabulary(student, teacher)
     student.add_tokens(["geodistill"])
     assert not same_vocabulary(student, teacher)
 
 
 def test_a_tokenizer_without_padding_pads_with_its_end_or_is_refused(encoder: Path, tmp_path: Path) -> None:
-    tokenizer = load_tokenizer(str(encoder))
+    tokenizer = load_tokenizer(ModelSource(str(encoder)))
     assert tokenizer.pad_token == "[PAD]"
     tokenizer.pad_token = None
     with pytest.raises(GeodistillError, match="neither a padding token nor an end of sequence"):
         TextReader(tokenizer).collate([{"input_ids": [1]}])
     tokenizer.eos_token = "[SEP]"
     tokenizer.save_pretrained(tmp_path)
-    ending = load_tokenizer(str(tmp_path))
+    ending = load_tokenizer(ModelSource(str(tmp_path)))
     assert ending.pad_token == "[SEP]"
     model = AutoModel.from_config(BertConfig(**SIZES, pad_token_id=None))
     TextReader(ending).configure(model)
@@ -74,7 +90,7 @@ def test_a_folder_without_a_vocabulary_is_refused(family: str, with_settings: bo
     if with_settings:
         (tmp_path / "tokenizer_config.json").write_text('{"model_max_length": 512}')
     with pytest.raises(GeodistillError, match=r"has no tokenizer|tokenizer of the model .* cannot be loaded") as caught:
-        load_tokenizer(str(tmp_path))
+        load_tokenizer(ModelSource(str(tmp_path)))
     assert "tokenizer" in caught.value.remedy
 
 
@@ -83,11 +99,11 @@ def test_a_tokenizer_that_was_saved_without_its_vocabulary_is_refused(tmp_path: 
     AutoTokenizer.from_pretrained(tmp_path).save_pretrained(tmp_path)
     assert (tmp_path / "tokenizer.json").is_file()
     with pytest.raises(GeodistillError, match="its tokenizer knows 5 tokens, and the model 30,522"):
-        load_tokenizer(str(tmp_path))
+        load_tokenizer(ModelSource(str(tmp_path)))
 
 
 def test_a_tokenizer_far_smaller_than_its_model_is_refused(encoder: Path) -> None:
-    tokenizer = load_tokenizer(str(encoder))
+    tokenizer = load_tokenizer(ModelSource(str(encoder)))
     check_vocabulary(tokenizer, "some/model", None)
     check_vocabulary(tokenizer, "some/model", 100_000)
     with pytest.raises(GeodistillError, match="knows 30,522 tokens, and the model 4,000,000"):

@@ -23,6 +23,7 @@ from geodistill.studies.compare import compare
 from geodistill.studies.report.made_of import Origin
 from geodistill.studies.report.run_page import run_page
 from geodistill.tasks.choose import task_of
+from geodistill.tasks.loading import ModelSource
 from geodistill.tasks.neural import Neural, adapt
 
 
@@ -134,8 +135,8 @@ def test_adaptation_changes_the_embeddings_of_unseen_sessions_alone(make: Any) -
     assert isinstance(task, Neural)
     for name, others_move in (("new:lfp", False), ("new:lfp-separate", True)):
         torch.manual_seed(0)
-        model: Any = task.load_model(name, new_head=True)
-        reader = task.load_reader(name)
+        model: Any = task.load_model(ModelSource(name), new_head=True)
+        reader = task.load_reader(ModelSource(name))
         state = {key: value.clone() for key, value in model.state_dict().items()}
         adapted = adapt(model, reader, task.examples.unseen_splits["train"], steps=2)
         rows = list(model.rows_of("day-2"))
@@ -153,8 +154,8 @@ def test_a_model_of_other_sessions_gets_embeddings_for_these(make: Any, folder: 
     from geodistill.models import new_neural_model
 
     new_neural_model("lfp", {"day-0": 3, "elsewhere": 2}).save_pretrained(tmp_path)
-    model: Any = task.load_model(str(tmp_path), new_head=False)
-    reader: Any = task.load_reader(str(tmp_path))
+    model: Any = task.load_model(ModelSource(str(tmp_path)), new_head=False)
+    reader: Any = task.load_reader(ModelSource(str(tmp_path)))
     assert list(model.config.sessions) == list(reader.sessions) == ["day-0", "elsewhere", "day-1", "day-2"]
     example = task.encode(model, reader)["train"][-1]
     assert set(example["session"]) == {2}
@@ -163,9 +164,9 @@ def test_a_model_of_other_sessions_gets_embeddings_for_these(make: Any, folder: 
 def test_bad_models_and_settings_are_refused(make: Any, tmp_path: Path) -> None:
     task = task_of(make())
     with pytest.raises(GeodistillError, match="No neural model is named 'new:lpf'"):
-        task.load_reader("new:lpf")
+        task.load_reader(ModelSource("new:lpf"))
     with pytest.raises(GeodistillError, match="is no neural transformer"):
-        task.load_reader("bundled:minilm-l6")
+        task.load_reader(ModelSource("bundled:minilm-l6"))
     with pytest.raises(GeodistillError, match="no metric 'r3'"):
         task_of(make(data={"metrics": ["r3"]}))
     with pytest.raises(GeodistillError, match=r"sessions\.bins.* would change nothing"):

@@ -33,6 +33,7 @@ from geodistill.runs.recipe_file import check_recipe, merge
 from geodistill.runs.teacher import PreparedTeacher, prepare_teacher
 from geodistill.runs.train import train
 from geodistill.tasks.choose import task_of
+from geodistill.tasks.loading import ModelSource
 from geodistill.tasks.reading import Reading, pair_words, read, student_reader
 from geodistill.tasks.text_reader import TextReader, shared_position_limit
 
@@ -64,7 +65,7 @@ def read_beside(teacher: PreparedTeacher, student: Any, reader: Reader | None, *
 
 def reading_of(recipe: Recipe, folder: Path) -> tuple[Reading, PreparedTeacher]:
     teacher = prepare_teacher(recipe.teacher, task_of(recipe), folder, progress=False)
-    student = teacher.task.load_model(str(recipe.student.model), new_head=True)
+    student = teacher.task.load_model(ModelSource(str(recipe.student.model)), new_head=True)
     reader = student_reader(recipe, teacher.task)
     assert reader is not None
     return read_beside(teacher, student, reader, kinds={"words"}), teacher
@@ -227,7 +228,7 @@ def test_a_tokenizer_without_offsets_is_refused(across: MakeRecipe, encoder: Pat
 
     recipe = across()
     taught = prepare_teacher(recipe.teacher, task_of(recipe), tmp_path / "teacher", progress=False)
-    student = taught.task.load_model(str(encoder), new_head=True)
+    student = taught.task.load_model(ModelSource(str(encoder)), new_head=True)
     with pytest.raises(GeodistillError, match=r"Slow does not tell which characters .*\. Use a model with a fast"):
         read_beside(taught, student, TextReader(Slow(pad_token="a")), kinds={"words"})
 
@@ -320,7 +321,7 @@ def test_texts_are_cut_where_the_shorter_model_ends(make_recipe: MakeRecipe, tmp
 def test_both_sides_of_two_tokenizers_are_cut_at_the_shorter_one(across: MakeRecipe, tmp_path: Path) -> None:
     recipe = across(data={"max_length": 64})
     taught = prepare_teacher(recipe.teacher, task_of(recipe), tmp_path, progress=False)
-    student = taught.task.load_model(str(recipe.student.model), new_head=True)
+    student = taught.task.load_model(ModelSource(str(recipe.student.model)), new_head=True)
     short = BertForSequenceClassification(BertConfig(**{**student.config.to_dict(), "max_position_embeddings": 9}))
     reading = read_beside(taught, short, student_reader(recipe, taught.task), kinds={"words"})
     for side in ("input_ids", "teacher_input_ids"):

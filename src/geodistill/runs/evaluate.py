@@ -91,8 +91,8 @@ def evaluate(
     other = "data.source" in run.given
     refuse_others(run, *_useful(run, other))
     task = _other_data(run, split) if other else _own_data(run)
-    student = send(task.load_model(run.student, new_head=False, trust=run.trusts_student), run_device())
-    reader = task.load_reader(run.student, trust=run.trusts_student)
+    student = send(task.load_model(run.student, new_head=False), run_device())
+    reader = task.load_reader(run.student)
     encoded = task.encode(student, reader, positions=run.positions)
     if task.asks_teacher:
         given = run.recipe.teacher

@@ -7,14 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoConfig
-
 from geodistill.data.labels import Problem
 from geodistill.distillation.students.head_labels import output_names
 from geodistill.errors import GeodistillError
 from geodistill.recipe import TASK_STAGE, DataRecipe, GenerationRecipe, Recipe
 from geodistill.runs.folder import RECIPE, RESULTS, read_json
 from geodistill.runs.recipe_file import check_recipe, read_yaml, set_dotted, split_override
+from geodistill.tasks.loading import ModelSource
 
 USED = {"data": DataRecipe, "generation": GenerationRecipe}
 
@@ -34,19 +33,14 @@ class FinishedRun:
     results: Mapping[str, Any]
 
     @property
-    def student(self) -> str:
-        """The folder of the student."""
-        return str(self.folder / "student")
+    def student(self) -> ModelSource:
+        """Where the student is."""
+        return ModelSource(str(self.folder / "student"), trust_remote_code=self.recipe.trusts_student)
 
     @property
     def positions(self) -> int | None:
         """The number of tokens that student and teacher both have positions for; None if that is not known."""
         return self.results.get("positions")
-
-    @property
-    def trusts_student(self) -> bool:
-        """Whether the code that comes with the student may run."""
-        return self.recipe.trusts_student
 
     @property
     def named(self) -> list[str]:
@@ -105,8 +99,7 @@ def refuse_others(run: FinishedRun, useful: Sequence[str], why: Mapping[str, str
 
 def trained_sessions(run: FinishedRun) -> list[str]:
     """Return the names of the recording sessions that a student was trained on."""
-    config = AutoConfig.from_pretrained(run.student, trust_remote_code=run.trusts_student)
-    return [name for name in config.sessions or {} if name not in run.recipe.data.sessions.unseen]
+    return [name for name in run.student.config.sessions or {} if name not in run.recipe.data.sessions.unseen]
 
 
 def student_head(run: FinishedRun) -> tuple[Problem, list[str]]:
@@ -114,7 +107,7 @@ def student_head(run: FinishedRun) -> tuple[Problem, list[str]]:
 
     A regression has names for its outputs if it has several.
     """
-    config = AutoConfig.from_pretrained(run.student, trust_remote_code=run.trusts_student)
+    config = run.student.config
     if config.problem_type == "regression" or (config.problem_type is None and config.num_labels == 1):
         return "regression", output_names(config) if config.num_labels > 1 else []
     several = config.problem_type == "multi_label_classification"

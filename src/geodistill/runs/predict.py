@@ -223,8 +223,8 @@ class TextPredictor:
         self.run = run
         self.problem, self.names = student_head(run)
         self.columns: Columns | None = None
-        self.reader = Classification.load_reader(run.student, trust=run.trusts_student)
-        model = self._task(Rows([], [], None, None)).load_model(run.student, new_head=False, trust=run.trusts_student)
+        self.reader = Classification.load_reader(run.student)
+        model = self._task(Rows([], [], None, None)).load_model(run.student, new_head=False)
         self.model = send(model, run_device())
 
     def find(self, stream: Stream, table: Table, notes: list[str]) -> None:
@@ -280,9 +280,8 @@ class ImagePredictor:
         # The folder of a student says how images are read, so nothing of its examples is asked for but the labels.
         examples = ImageExamples(DatasetDict(), self.names, [], 3, None, (0.0,) * 3, (1.0,) * 3, "", [])
         task = Images(examples)
-        model = task.load_model(run.student, new_head=False, trust=run.trusts_student)
-        self.model = send(model, run_device())
-        self.reader = task.load_reader(run.student, trust=run.trusts_student)
+        self.model = send(task.load_model(run.student, new_head=False), run_device())
+        self.reader = task.load_reader(run.student)
         self.column = LINE
 
     def find(self, stream: Stream, table: Table, notes: list[str]) -> None:
@@ -322,8 +321,8 @@ class InstructionPredictor:
 
     def __init__(self, run: FinishedRun) -> None:
         self.run = run
-        self.tokenizer = load_tokenizer(run.student, trust=run.trusts_student)
-        self.model = send(load_language_model(run.student, trust=run.trusts_student), run_device())
+        self.tokenizer = load_tokenizer(run.student)
+        self.model = send(load_language_model(run.student), run_device())
         self.columns: InstructionColumns | None = None
         self.name = ""
         data = run.recipe.data

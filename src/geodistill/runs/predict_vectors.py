@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 from datasets import Dataset, DatasetDict
-from transformers import AutoConfig
 
 from geodistill.data.cells import IN_WORDS, Kind, load_array
 from geodistill.data.decoding import Unreadable, decode, encoded
@@ -29,7 +28,7 @@ from geodistill.tasks.classification import predict as logits_of
 from geodistill.tasks.embeddings import INPUTS, embed, main_input
 from geodistill.tasks.image_reader import image_reader
 from geodistill.tasks.images import named_image
-from geodistill.tasks.loading import load_student
+from geodistill.tasks.loading import load_student, load_tokenizer
 from geodistill.tasks.neural import Neural, latents_of
 from geodistill.tasks.predictions import answer
 from geodistill.tasks.text_reader import TextReader, position_limit
@@ -44,13 +43,13 @@ class EmbeddingPredictor:
 
     def __init__(self, run: FinishedRun) -> None:
         self.run = run
-        config = AutoConfig.from_pretrained(run.student, trust_remote_code=run.trusts_student)
-        self.model = send(load_student(run.student, trust=run.trusts_student), run_device())
+        config = run.student.config
+        self.model = send(load_student(run.student.name, trust=run.student.trust_remote_code), run_device())
         columns = run.recipe.data.columns
         assert columns is not None, "a run of pairs has columns"
         self.column = columns.student
         self.kind: Kind = "array"
-        if not (Path(run.student) / READER_FILE).is_file():
+        if not (Path(run.student.name) / READER_FILE).is_file():
             self.kind = INPUTS[str(main_input(config))]
         self.reader = self._reader(config)
         labelled = run.recipe.data.label is not None and self.kind != "array"
@@ -95,12 +94,12 @@ class EmbeddingPredictor:
     def _reader(self, config: Any) -> Any:
         run = self.run
         if self.kind == "array":
-            return ArrayReader(**read_json(Path(run.student) / READER_FILE), column=self.column)
+            return ArrayReader(**read_json(Path(run.student.name) / READER_FILE), column=self.column)
         if self.kind == "image":
             # The folder of a student says how images are read, so nothing of its examples is asked for.
             examples = ImageExamples(DatasetDict(), [], [], 3, None, (0.0,) * 3, (1.0,) * 3, "", [])
-            return image_reader(run.student, config, examples, trust=run.trusts_student, column=self.column)
-        tokenizer = TextReader.load(run.student, trust=run.trusts_student).tokenizer
+            return image_reader(run.student, config, examples, column=self.column)
+        tokenizer = load_tokenizer(run.student)
         length = min(run.recipe.data.max_length or MAX_LENGTH, run.positions or position_limit(self.model))
         return TextReader(tokenizer, length, column=self.column, pair=None)
 
@@ -159,14 +158,13 @@ def latent_lines(run: FinishedRun, source: str, notes: list[str]) -> Iterator[Li
     """
     if source == STANDARD_INPUT:
         raise GeodistillError("Recordings are not read from standard input.", "Give an .npz or .nwb file, or a folder.")
-    config = AutoConfig.from_pretrained(run.student, trust_remote_code=run.trusts_student)
-    needs = ("lfp",) if config.modality == "lfp" else ("spikes", "lfp")
+    needs = ("lfp",) if run.student.config.modality == "lfp" else ("spikes", "lfp")
     settings = run.recipe.data.sessions.model_copy(update={"unseen": [], "behaviour": None})
     data = run.recipe.data.model_copy(update={"source": source, "sessions": settings})
     examples = sessions_to_read(data, trained_sessions(run), needs)
     task = Neural(examples, adaptation_steps=settings.adaptation_steps, fitted=ALL)
-    model = send(task.load_model(run.student, new_head=False, trust=run.trusts_student), run_device())
-    reader = task.load_reader(run.student, trust=run.trusts_student)
+    model = send(task.load_model(run.student, new_head=False), run_device())
+    reader = task.load_reader(run.student)
     notes += task.notes
     missing = f"the bin has no {' or no '.join(name for name in ARRAYS if name in needs)}"
     for number, session in enumerate(examples.sessions):

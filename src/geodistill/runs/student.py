@@ -19,9 +19,10 @@ from geodistill.runs.fine_tune import fine_tune
 from geodistill.runs.folder import read_json
 from geodistill.runs.identity import student_fingerprint
 from geodistill.runs.teacher import PreparedTeacher
+from geodistill.tasks.loading import ModelSource
 from geodistill.tasks.neural import Neural
 from geodistill.tasks.reading import check_reads
-from geodistill.tasks.task import batches, spread
+from geodistill.tasks.task import Task, batches, spread
 
 STUDENT_FILE = "student.json"
 SAMPLED_TEXTS = 1024  # training texts whose tokens decide the directions that a new student's embeddings keep
@@ -107,12 +108,17 @@ def build_start(start: StudentRecipe, teacher: PreparedTeacher, own_reader: Read
     reader = teacher.reader if own_reader is None else own_reader
     sample, head = embedding_sample(teacher), teacher.task.student_head
     # The data's sessions say which channels it has; neither its teacher nor a name does.
-    load = partial(teacher.task.load_model, new_head=True) if isinstance(teacher.task, Neural) else None
+    load = partial(load_by_name, start, teacher.task) if isinstance(teacher.task, Neural) else None
     student = build_student(start, source, seed=seed, sample=sample, probe=reader.probe(), head=head, load=load)
     if own_reader is not None:
         own_reader.configure(adapted_model(student), always=True)
     check_reads(adapted_model(student), reader)
     return student
+
+
+def load_by_name(start: StudentRecipe, task: Task, name: str) -> PreTrainedModel:
+    """Let the task load or make a student."""
+    return task.load_model(ModelSource(name, start.revision, start.trust_remote_code), new_head=True)
 
 
 def embedding_sample(teacher: PreparedTeacher) -> Iterator[Mapping[str, Tensor]]:

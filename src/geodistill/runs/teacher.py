@@ -19,6 +19,7 @@ from geodistill.runs.arguments import placed, processes, run_device
 from geodistill.runs.fine_tune import fine_tune
 from geodistill.runs.folder import TEST_PREDICTIONS, read_json
 from geodistill.runs.identity import teacher_fingerprint, teacher_side
+from geodistill.tasks.loading import ModelSource
 from geodistill.tasks.reading import check_reads
 from geodistill.tasks.task import Encoded, Scores, Task
 from geodistill.tasks.text_reader import shared_position_limit
@@ -101,19 +102,12 @@ def outline_of(kind: type[PreTrainedModel], config: PretrainedConfig) -> PreTrai
 
 def load_teacher_reader(given: TeacherRecipe, task: Task) -> Reader:
     """Load what reads for a teacher."""
-    return task.load_reader(given.model, revision=given.revision, trust=given.trust_remote_code, whose="teacher")
+    return task.load_reader(ModelSource.of_teacher(given))
 
 
 def load_teacher(given: TeacherRecipe, task: Task, reader: Reader) -> PreTrainedModel:
     """Load a teacher that needs no fine-tuning."""
-    model = task.load_model(
-        given.model,
-        new_head=False,
-        revision=given.revision,
-        trust=given.trust_remote_code,
-        weights=given.weights,
-        whose="teacher",
-    )
+    model = task.load_model(ModelSource.of_teacher(given), new_head=False)
     reader.configure(model)
     check_reads(model, reader)
     return model
@@ -179,9 +173,9 @@ def as_given(recipe: TeacherRecipe, folder: str) -> TeacherRecipe:
 def fine_tune_teacher(recipe: TeacherRecipe, task: Task, folder: Path, fingerprint: str, *, progress: bool) -> None:
     """Fine-tune a model of the task on the train split, and note in the folder how it came about."""
     assert recipe.training is not None
-    trust = recipe.trust_remote_code
     set_seed(recipe.training.seed)  # the new head is drawn next
-    model = task.load_model(recipe.model, new_head=True, revision=recipe.revision, trust=trust, whose="teacher")
+    # Whatever it answers in, it learns in float32.
+    model = task.load_model(replace(ModelSource.of_teacher(recipe), weights="float32"), new_head=True)
     reader = load_teacher_reader(recipe, task)
     reader.configure(model)
     encoded = task.encode(model, reader)

@@ -58,6 +58,7 @@ from geodistill.runs.student import build_start, start_student
 from geodistill.runs.teacher import PreparedTeacher, prepare_teacher
 from geodistill.runs.tell import Teller, own_data, records_of
 from geodistill.tasks.choose import stage_tasks, task_of
+from geodistill.tasks.loading import ModelSource
 from geodistill.tasks.reading import student_reader
 from geodistill.tasks.task import Encoded, Scores, Task, measured_split
 
@@ -290,8 +291,8 @@ def finished_run(folder: Path, task: Task, *, onnx: bool, trust: bool, alone: bo
         return {}
     results = read_json(folder / RESULTS)
     if onnx and results.get("onnx_difference") is None:
-        student = task.load_model(str(folder / "student"), new_head=False, trust=trust)
-        reader = task.load_reader(str(folder / "student"), trust=trust)
+        source = ModelSource(str(folder / "student"), trust_remote_code=trust)
+        student, reader = task.load_model(source, new_head=False), task.load_reader(source)
         examples = task.encode(student, reader, positions=results["positions"])[results["split"]]
         facts = StudentFacts(load_recipe(folder / RECIPE), results)
         results |= write_student(student.eval(), reader, examples, folder, facts, onnx=True, timed=alone)

@@ -53,6 +53,7 @@ from geodistill.studies.plan import Job, comparison_of, default_comparison, plan
 from geodistill.studies.report.comparison_page import report_comparison
 from geodistill.studies.table import ComparedRun
 from geodistill.tasks.choose import stage_tasks, task_of
+from geodistill.tasks.loading import ModelSource
 from geodistill.tasks.reading import student_reader
 from geodistill.tasks.task import Task
 
@@ -381,7 +382,8 @@ def time_students(
         if _build(job) in timed:
             continue
         folder = job.folder / "student"
-        student = teacher.task.load_model(str(folder), new_head=False, trust=job.recipe.trusts_student).eval()
+        source = ModelSource(str(folder), trust_remote_code=job.recipe.trusts_student)
+        student = teacher.task.load_model(source, new_head=False).eval()
         reader, encoded = teacher.as_read_by(student, readers[_shape(job)])
         results = read_json(job.folder / RESULTS)
         forms = [Form(**form) for form in results["forms"]]

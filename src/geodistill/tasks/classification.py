@@ -14,13 +14,13 @@ from geodistill.data.examples import Examples, load_examples
 from geodistill.data.labels import Problem
 from geodistill.data.overlap import HeldOut
 from geodistill.data.record import Record
-from geodistill.distillation.sides import Reader, Whose
+from geodistill.distillation.sides import Reader
 from geodistill.distillation.signals import model_inputs
 from geodistill.distillation.students.head_labels import LabelMatch, name_outputs, output_names
 from geodistill.errors import GeodistillError
-from geodistill.recipe import DataRecipe, Recipe, WeightKind
+from geodistill.recipe import DataRecipe, Recipe
 from geodistill.tasks.heads import PROBLEM_TYPES, Labelled, head_settings, match_head
-from geodistill.tasks.loading import load_model, weight_settings, with_quantizers
+from geodistill.tasks.loading import ModelSource, with_quantizers
 from geodistill.tasks.metrics import Constant, check_metrics, compute_metrics, constant_predictor
 from geodistill.tasks.predictions import decide, never_predicted, prediction
 from geodistill.tasks.task import (
@@ -104,29 +104,13 @@ class Classification(LabelledTask):
             by_place=self.by_place,
         )
 
-    def load_model(
-        self,
-        name: str,
-        *,
-        new_head: bool,
-        revision: str | None = None,
-        trust: bool = False,
-        weights: WeightKind = "float32",
-        whose: Whose = "student",
-    ) -> PreTrainedModel:
-        model = load_classifier(name, self.examples, new_head=new_head, revision=revision, trust=trust, weights=weights)
-        return model if new_head else self._adopted(model, name)
+    def load_model(self, source: ModelSource, *, new_head: bool) -> PreTrainedModel:
+        model = load_classifier(source, self.examples, new_head=new_head)
+        return model if new_head else self._adopted(model, source.name)
 
     @staticmethod
-    def load_reader(
-        name: str,
-        *,
-        revision: str | None = None,
-        trust: bool = False,
-        like: Reader | None = None,
-        whose: Whose = "student",
-    ) -> TextReader:
-        return TextReader.load(name, revision=revision, trust=trust)
+    def load_reader(source: ModelSource, *, like: Reader | None = None) -> TextReader:
+        return TextReader.load(source)
 
     def encode(
         self,
@@ -188,45 +172,26 @@ class Classification(LabelledTask):
 
 
 def load_classifier(
-    name: str,
+    source: ModelSource,
     examples: Labelled,
     auto_class: Any = AutoModelForSequenceClassification,
     *,
     new_head: bool,
-    revision: str | None = None,
-    trust: bool = False,
-    weights: WeightKind = "float32",
 ) -> PreTrainedModel:
     """Load a classifier of this auto class, with a new head for these examples or with the head that it has.
 
     Raises GeodistillError when the model cannot be found, or, with `new_head=False`, when it has no trained head.
     """
     if new_head:
-        return load_model(
-            auto_class.from_pretrained,
-            name,
-            revision=revision,
-            trust=trust,
-            **weight_settings(weights),
-            ignore_mismatched_sizes=True,
-            **head_settings(examples),
-        )
-    model, info = load_model(
-        auto_class.from_pretrained,
-        name,
-        revision=revision,
-        trust=trust,
-        **weight_settings(weights),
-        output_loading_info=True,
-    )
-    if examples.problem == "unlabelled":
-        return with_quantizers(model, name)
-    if info["missing_keys"]:
+        return source.load_model(auto_class, ignore_mismatched_sizes=True, **head_settings(examples))
+    model, info = source.load_model(auto_class, output_loading_info=True)
+    if info["missing_keys"] and examples.problem != "unlabelled":
+        missing = ", ".join(sorted(info["missing_keys"]))
         raise GeodistillError(
-            f"The model '{name}' has no trained head: {', '.join(sorted(info['missing_keys']))} would be random.",
+            f"The model '{source.name}' has no trained head: {missing} would be random.",
             "Give a fine-tuned teacher, or add teacher.training to fine-tune it on the data first.",
         )
-    return with_quantizers(model, name)
+    return with_quantizers(model, source.name)
 
 
 def adopt_labels(model: PreTrainedModel, examples: Labelled, name: str) -> list[str]:

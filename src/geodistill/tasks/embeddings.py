@@ -10,7 +10,6 @@ import numpy as np
 from torch import Tensor
 from transformers import (
     MODEL_MAPPING,
-    AutoConfig,
     AutoModel,
     AutoModelForSequenceClassification,
     PretrainedConfig,
@@ -22,7 +21,7 @@ from geodistill.data.examples import DEFAULT_METRICS
 from geodistill.data.overlap import HeldOut
 from geodistill.data.paired import PairedExamples, PairedRows, load_pairs
 from geodistill.data.record import Record
-from geodistill.distillation.sides import LazyExamples, Reader, Side, Whose
+from geodistill.distillation.sides import LazyExamples, Reader, Side
 from geodistill.distillation.signals import model_inputs
 from geodistill.distillation.students.build import Head
 from geodistill.distillation.students.head_labels import output_names
@@ -30,12 +29,12 @@ from geodistill.errors import GeodistillError
 from geodistill.features import Capture, select_rows
 from geodistill.files import fingerprint_of
 from geodistill.models import ImageClassifiers
-from geodistill.recipe import DataRecipe, Recipe, WeightKind
+from geodistill.recipe import DataRecipe, Recipe
 from geodistill.tasks.array_reader import ArrayReader
 from geodistill.tasks.classification import load_classifier, predict
 from geodistill.tasks.heads import head_settings
 from geodistill.tasks.image_reader import ImageReader, image_reader
-from geodistill.tasks.loading import load, load_model, weight_settings, with_quantizers
+from geodistill.tasks.loading import ModelSource, load_tokenizer, with_quantizers
 from geodistill.tasks.metrics import METRICS as METRICS_OF_LABELS
 from geodistill.tasks.metrics import chosen_metrics, compute_metrics
 from geodistill.tasks.predictions import decide, never_predicted, prediction
@@ -104,61 +103,34 @@ class Embeddings(TaskDefaults):
         auto_class = AutoModelForSequenceClassification if kind == "text" else ImageClassifiers
         return Head(auto_class, head_settings(self.examples))
 
-    def load_model(
-        self,
-        name: str,
-        *,
-        new_head: bool,
-        revision: str | None = None,
-        trust: bool = False,
-        weights: WeightKind = "float32",
-        whose: Whose = "student",
-    ) -> PreTrainedModel:
-        if whose == "student" and self.student_head is not None:
-            return load_classifier(
-                name,
-                self.examples,
-                self.student_head.auto_class,
-                new_head=new_head,
-                revision=revision,
-                trust=trust,
-                weights=weights,
-            ).eval()
-        model = load_model(AutoModel.from_pretrained, name, revision=revision, trust=trust, **weight_settings(weights))
-        return with_quantizers(model, name).eval()
+    def load_model(self, source: ModelSource, *, new_head: bool) -> PreTrainedModel:
+        if source.whose == "student" and self.student_head is not None:
+            return load_classifier(source, self.examples, self.student_head.auto_class, new_head=new_head).eval()
+        return with_quantizers(source.load_model(AutoModel), source.name).eval()
 
-    def load_reader(
-        self,
-        name: str,
-        *,
-        revision: str | None = None,
-        trust: bool = False,
-        like: Reader | None = None,
-        whose: Whose = "student",
-    ) -> Reader:
+    def load_reader(self, source: ModelSource, *, like: Reader | None = None) -> Reader:
         """Load the reader of a model for the column of its side.
 
         Raises GeodistillError for a model that reads something else than the column holds.
         """
-        column = getattr(self.examples.sides, whose)
+        column = getattr(self.examples.sides, source.whose)
         cells = self.examples.cells(column)
-        config = load(AutoConfig.from_pretrained, name, revision=revision, trust_remote_code=trust)
+        config = source.config
         input_name = main_input(config)
         reads = cells.kind if input_name is None else INPUTS.get(input_name, "array")
         if reads != cells.kind:
             raise GeodistillError(
-                f"The {whose} '{name}' reads {IN_WORDS[reads]}, and its column '{column}' holds "
+                f"The {source.whose} '{source.name}' reads {IN_WORDS[reads]}, and its column '{column}' holds "
                 f"{IN_WORDS[cells.kind]}.",
-                f"Name a column of {IN_WORDS[reads]} with data.columns.{whose}, or choose another model.",
+                f"Name a column of {IN_WORDS[reads]} with data.columns.{source.whose}, or choose another model.",
             )
         if cells.kind == "text":
-            reader = TextReader.load(name, revision=revision, trust=trust)
-            return TextReader(reader.tokenizer, column=column, pair=None)
+            return TextReader(load_tokenizer(source), column=column, pair=None)
         if cells.kind == "array":
             return ArrayReader(input_name or "input_values", cells.width, column=column, series=cells.axes == 2)
         theirs = like if isinstance(like, ImageReader) else None
         images = self.examples.images[column]
-        found = image_reader(name, config, images, like=theirs, revision=revision, trust=trust, column=column)
+        found = image_reader(source, config, images, like=theirs, column=column)
         self.notes += [note for note in found.notes if note not in self.notes]
         return found
 

@@ -28,7 +28,7 @@ from geodistill.errors import GeodistillError
 from geodistill.files import fingerprint_of
 from geodistill.recipe import Augmentation
 from geodistill.tasks.augmentation import apply_view, draw_view
-from geodistill.tasks.loading import load
+from geodistill.tasks.loading import ModelSource
 
 PROCESSOR_FILE = "preprocessor_config.json"
 PROBE_SIZES = ((61, 83), (97, 71))  # of no use but to differ: what they both become is the size of every image
@@ -265,13 +265,11 @@ def default_processor(size: tuple[int, int], mean: Sequence[float], std: Sequenc
 
 
 def image_reader(
-    name: str | None,
+    source: ModelSource | None,
     config: PretrainedConfig | None,
     examples: KnownImages,
     *,
     like: ImageReader | None = None,
-    revision: str | None = None,
-    trust: bool = False,
     column: str = "image",
 ) -> ImageReader:
     """Return the reader of a model: with the image processor that lies beside it, or one that is made for it.
@@ -281,17 +279,15 @@ def image_reader(
     have, and normalised by mean and standard deviation of the training images.
 
     Args:
-        name: a bundled name, a folder or a hub name; None for a model that is only being made.
+        source: of the model; None for one that is only being made.
         config: the model's config; `num_channels` and `image_size` are read if it has them.
         examples: the data of the task.
         like: the reader of the teacher, for a student.
-        revision: of a hub model.
-        trust: whether to run code that comes with the processor.
         column: that is read of a split.
 
     Raises GeodistillError for a damaged processor, and if nothing says to which size images are brought.
     """
-    own = None if name is None else _own_processor(name, revision, trust)
+    own = None if source is None else _own_processor(source)
     channels = getattr(config, "num_channels", None) or (examples.channels if like is None else like.channels)
     known: dict[str, Any] = {"channels": channels, "size": examples.size, "column": column}
     known["notes"] = _notes(channels, examples)
@@ -311,13 +307,12 @@ def image_reader(
     return ImageReader(default_processor(size, mean, std), **known)
 
 
-def _own_processor(name: str, revision: str | None, trust: bool) -> Any:
-    path = resolve_model(name)
-    if cached_file(path, PROCESSOR_FILE, revision=revision, _raise_exceptions_for_missing_entries=False) is None:
+def _own_processor(source: ModelSource) -> Any:
+    path = resolve_model(source.name)
+    if cached_file(path, PROCESSOR_FILE, revision=source.revision, _raise_exceptions_for_missing_entries=False) is None:
         return None
-    settings = {"revision": revision, "trust_remote_code": trust, "backend": "pil"}
     try:
-        return load(AutoImageProcessor.from_pretrained, name, what="image processor of the model", **settings)
+        return source.load(AutoImageProcessor.from_pretrained, what="image processor of the model", backend="pil")
     except GeodistillError as error:
         if "trust_remote_code" in error.remedy:
             raise

@@ -8,21 +8,21 @@ from typing import Any
 
 import numpy as np
 from datasets import Image
-from transformers import AutoConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
 from geodistill.data.decoding import EncodedImage
 from geodistill.data.images import ImageExamples, load_images
 from geodistill.data.overlap import HeldOut
 from geodistill.data.record import Record
-from geodistill.distillation.sides import ExamplePairs, Reader, Whose
+from geodistill.distillation.sides import ExamplePairs, Reader
 from geodistill.distillation.students.head_labels import output_names
 from geodistill.files import fingerprint_of
 from geodistill.models import ImageClassifiers, made, made_config
-from geodistill.recipe import MADE, Augmentation, DataRecipe, Recipe, WeightKind
+from geodistill.recipe import MADE, Augmentation, DataRecipe, Recipe
 from geodistill.tasks.classification import LabelledTask, load_classifier, predict
 from geodistill.tasks.heads import head_settings
 from geodistill.tasks.image_reader import AugmentedImages, ImageReader, ReadImages, image_reader
-from geodistill.tasks.loading import load
+from geodistill.tasks.loading import ModelSource
 from geodistill.tasks.metrics import Constant, check_metrics, compute_metrics, constant_predictor
 from geodistill.tasks.predictions import decide, never_predicted, prediction
 from geodistill.tasks.task import MOST_EXAMPLES, OF_IMAGES, Encoded, EncodedExamples, Scores, parts_of
@@ -65,50 +65,26 @@ class Images(LabelledTask):
     def record(self) -> Record:
         return replace(self.examples.record, notes=list(self.notes), outputs=self.outputs, by_place=self.by_place)
 
-    def load_model(
-        self,
-        name: str,
-        *,
-        new_head: bool,
-        revision: str | None = None,
-        trust: bool = False,
-        weights: WeightKind = "float32",
-        whose: Whose = "student",
-    ) -> PreTrainedModel:
+    def load_model(self, source: ModelSource, *, new_head: bool) -> PreTrainedModel:
         """Load a model, or make a new one, `new:NAME` or `python:…`, whose weights are drawn from torch's generator."""
-        if name.startswith(MADE):
-            return made(name, **self._shape, **head_settings(self.examples)).eval()
-        model = load_classifier(
-            name,
-            self.examples,
-            ImageClassifiers,
-            new_head=new_head,
-            revision=revision,
-            trust=trust,
-            weights=weights,
-        )
-        return model if new_head else self._adopted(model, name)
+        if source.name.startswith(MADE):
+            return made(source.name, **self._shape, **head_settings(self.examples)).eval()
+        model = load_classifier(source, self.examples, ImageClassifiers, new_head=new_head)
+        return model if new_head else self._adopted(model, source.name)
 
-    def load_reader(
-        self,
-        name: str,
-        *,
-        revision: str | None = None,
-        trust: bool = False,
-        like: Reader | None = None,
-        whose: Whose = "student",
-    ) -> ImageReader:
+    def load_reader(self, source: ModelSource, *, like: Reader | None = None) -> ImageReader:
         """Load the reader of a model; see `image_reader`."""
         theirs = like if isinstance(like, ImageReader) else None
-        if name.startswith(MADE):
+        if source.name.startswith(MADE):
             shape = self._shape
             if theirs is not None:
                 shape = {"image_size": min(theirs.size), "num_channels": theirs.channels}
-            config = made_config(name, num_labels=len(self.examples.label_names), **shape)
-            return self._told(image_reader(None, config, self.examples, like=theirs))
-        config = load(AutoConfig.from_pretrained, name, revision=revision, trust_remote_code=trust)
-        reader = image_reader(name, config, self.examples, like=theirs, revision=revision, trust=trust)
-        return self._told(reader)
+            config = made_config(source.name, num_labels=len(self.examples.label_names), **shape)
+            reader = image_reader(None, config, self.examples, like=theirs)
+        else:
+            reader = image_reader(source, source.config, self.examples, like=theirs)
+        self._tell(reader.notes)
+        return reader
 
     def encode(
         self, model: PreTrainedModel, reader: Any, *, words: bool = False, positions: int | None = None
@@ -170,10 +146,6 @@ class Images(LabelledTask):
     def _metrics(self, logits: Any, references: Any) -> dict[str, float]:
         decided = decide(logits, "classification")
         return compute_metrics(self.metrics, decided, references, problem="classification")
-
-    def _told(self, reader: ImageReader) -> ImageReader:
-        self._tell(reader.notes)
-        return reader
 
 
 def named_image(image: EncodedImage | None) -> dict[str, str]:

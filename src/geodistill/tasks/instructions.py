@@ -13,14 +13,14 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from geodistill.data.instructions import UNSEEN, Instructions, load_instructions
 from geodistill.data.overlap import HeldOut
 from geodistill.data.record import Record
-from geodistill.distillation.sides import Reader, Side, Whose
+from geodistill.distillation.sides import Reader, Side
 from geodistill.distillation.students.architecture import check_causal, check_logits_of_tokens, tokenizer_length
 from geodistill.errors import GeodistillError
 from geodistill.files import fingerprint_of
-from geodistill.recipe import DataRecipe, GenerationRecipe, Recipe, WeightKind
+from geodistill.recipe import DataRecipe, GenerationRecipe, Recipe
 from geodistill.tasks.generation import Responses, generate
 from geodistill.tasks.instruction_reader import InstructionReader
-from geodistill.tasks.loading import load_model, weight_settings, with_quantizers
+from geodistill.tasks.loading import ModelSource, with_quantizers
 from geodistill.tasks.metrics import chosen_metrics
 from geodistill.tasks.responses import exact_match, perplexity, rouge_l
 from geodistill.tasks.task import (
@@ -71,29 +71,13 @@ class InstructionFollowing(TaskDefaults):
     def record(self) -> Record:
         return replace(self.instructions.record, notes=list(self.notes_of_data))
 
-    def load_model(
-        self,
-        name: str,
-        *,
-        new_head: bool,
-        revision: str | None = None,
-        trust: bool = False,
-        weights: WeightKind = "float32",
-        whose: Whose = "student",
-    ) -> PreTrainedModel:
+    def load_model(self, source: ModelSource, *, new_head: bool) -> PreTrainedModel:
         """Load a causal language model; its head is the vocabulary's, so there is never a new one."""
-        return load_language_model(name, revision=revision, trust=trust, weights=weights)
+        return load_language_model(source)
 
     @staticmethod
-    def load_reader(
-        name: str,
-        *,
-        revision: str | None = None,
-        trust: bool = False,
-        like: Reader | None = None,
-        whose: Whose = "student",
-    ) -> InstructionReader:
-        return InstructionReader.load(name, revision=revision, trust=trust)  # type: ignore[return-value]  # of this class
+    def load_reader(source: ModelSource, *, like: Reader | None = None) -> InstructionReader:
+        return InstructionReader.load(source)  # type: ignore[return-value]  # of this class
 
     def encode(
         self,
@@ -235,11 +219,8 @@ class InstructionFollowing(TaskDefaults):
         ]
 
 
-def load_language_model(
-    name: str, *, revision: str | None = None, trust: bool = False, weights: WeightKind = "float32"
-) -> PreTrainedModel:
-    """Load a causal language model by a bundled name, a folder or a hub name."""
-    settings = {"revision": revision, "trust": trust, **weight_settings(weights)}
-    model: PreTrainedModel = load_model(AutoModelForCausalLM.from_pretrained, name, **settings)
-    check_causal(model, name)
-    return with_quantizers(model, name)
+def load_language_model(source: ModelSource) -> PreTrainedModel:
+    """Load a causal language model."""
+    model: PreTrainedModel = source.load_model(AutoModelForCausalLM)
+    check_causal(model, source.name)
+    return with_quantizers(model, source.name)

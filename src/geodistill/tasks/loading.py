@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,11 @@ from transformers import (
 
 import geodistill.models  # noqa: F401  (classes that plain transformers does not have)
 from geodistill.data.bundled.models import resolve_model
+from geodistill.distillation.sides import Whose
 from geodistill.distillation.students.architecture import refuse_encoder_decoder
 from geodistill.errors import GeodistillError, require_package
 from geodistill.quantization import load_quantized, saved_quantization
-from geodistill.recipe import WeightKind
+from geodistill.recipe import TeacherRecipe, WeightKind
 
 # The fewest ordinary tokens, those that are neither special nor added, that a vocabulary can have: a class of tokenizer
 # that finds no vocabulary file makes itself one of special tokens and at most one more.
@@ -40,16 +42,77 @@ HEADS: dict[str, Any] = {
 }
 
 
-def load_tokenizer(name: str, *, revision: str | None = None, trust: bool = False) -> PreTrainedTokenizerBase:
-    """Load the tokenizer of a bundled model, a folder or a hub name; without a padding token, it pads with its end of
-    sequence, as is usual for decoders.
+@dataclass(frozen=True)
+class ModelSource:
+    """Where a model and its reader come from.
+
+    name: a bundled name, a folder or a hub name; for some tasks also the name of a new model
+    revision: of a model on the hub
+    trust_remote_code: whether the code that comes with the model may run
+    weights: how the model is held in memory
+    whose: its side, if the sides differ
+    """
+
+    name: str
+    revision: str | None = None
+    trust_remote_code: bool = False
+    weights: WeightKind = "float32"
+    whose: Whose = "student"
+
+    @classmethod
+    def of_teacher(cls, recipe: TeacherRecipe) -> ModelSource:
+        """Return where the teacher of a recipe comes from."""
+        return cls(recipe.model, recipe.revision, recipe.trust_remote_code, recipe.weights, "teacher")
+
+    def load(self, from_pretrained: Callable[..., Any], *, what: str = "model", **settings: Any) -> Any:
+        """Call a `from_pretrained`, of a config, a tokenizer or a model; raises GeodistillError when it fails."""
+        path = resolve_model(self.name)
+        settings["trust_remote_code"] = self.trust_remote_code
+        if self.revision is not None:
+            if Path(path).is_dir():
+                raise GeodistillError(
+                    f"A revision is of a model on the hub, and '{self.name}' is a folder on this machine.",
+                    "Leave the revision out.",
+                )
+            settings["revision"] = self.revision
+        try:
+            return from_pretrained(path, **settings)
+        except (MemoryError, torch.OutOfMemoryError):
+            raise
+        except Exception as error:  # tokenizers and a model's own code raise errors of any kind
+            remedy = (
+                "Look whether its files are whole; it needs config.json, weights in safetensors and a tokenizer."
+                if Path(path).is_dir()
+                else "Give a folder or the hub name of a model, and look whether the hub can be reached."
+            )
+            said = (str(error) or type(error).__name__).splitlines()[0]
+            if "trust_remote_code" in str(error) and not self.trust_remote_code:
+                said = "it comes with Python code, which is not run unless you say so."
+                remedy = (
+                    "If you trust that code, set trust_remote_code in the section of this model: teacher or student."
+                )
+            raise GeodistillError(f"The {what} '{self.name}' cannot be loaded: {said}", remedy) from error
+
+    @property
+    def config(self) -> Any:
+        """The config of the model."""
+        return self.load(AutoConfig.from_pretrained)
+
+    def load_model(self, auto_class: Any, **settings: Any) -> Any:
+        """Load the model by its auto class; raises GeodistillError if it cannot be loaded or is an encoder–decoder."""
+        refuse_encoder_decoder(self.config, self.name)
+        return self.load(auto_class.from_pretrained, **weight_settings(self.weights), **settings)
+
+
+def load_tokenizer(source: ModelSource) -> PreTrainedTokenizerBase:
+    """Load the tokenizer of a model; without a padding token, it pads with its end of sequence, as is usual for
+    decoders.
 
     Raises GeodistillError if there is none or only a part of one: transformers makes an almost empty tokenizer of
     the model's class then, which reads every word as unknown.
     """
-    settings = {"revision": revision, "trust_remote_code": trust}
-    tokenizer = load(AutoTokenizer.from_pretrained, name, what="tokenizer of the model", **settings)
-    check_vocabulary(tokenizer, name, _vocabulary_size(name, **settings))
+    tokenizer: PreTrainedTokenizerBase = source.load(AutoTokenizer.from_pretrained, what="tokenizer of the model")
+    check_vocabulary(tokenizer, source.name, _vocabulary_size(source))
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
@@ -69,10 +132,10 @@ def check_vocabulary(tokenizer: PreTrainedTokenizerBase, name: str, model_size: 
         )
 
 
-def _vocabulary_size(name: str, **settings: Any) -> int | None:
+def _vocabulary_size(source: ModelSource) -> int | None:
     """How many tokens the config of a model names; None if there is no config, or none that says so."""
     try:
-        config = load(AutoConfig.from_pretrained, name, **settings)
+        config = source.config
     except GeodistillError:
         return None
     size = getattr(config.get_text_config(), "vocab_size", None)
@@ -88,41 +151,6 @@ def weight_settings(weights: WeightKind) -> dict[str, Any]:
         return {"dtype": getattr(torch, weights)}
     require_package("bitsandbytes", "quantization", f"teacher.weights={weights} was asked for")
     return {"quantization_config": BitsAndBytesConfig(**{f"load_in_{weights}": True})}
-
-
-def load(from_pretrained: Callable[..., Any], name: str, *, what: str = "model", **settings: Any) -> Any:
-    """Call a `from_pretrained` on a bundled name, a folder or a hub name; raises GeodistillError when it fails."""
-    path = resolve_model(name)
-    if settings.get("revision") is None:
-        settings.pop("revision", None)
-    elif Path(path).is_dir():
-        raise GeodistillError(
-            f"A revision is of a model on the hub, and '{name}' is a folder on this machine.", "Leave the revision out."
-        )
-    try:
-        return from_pretrained(path, **settings)
-    except (MemoryError, torch.OutOfMemoryError):
-        raise
-    except Exception as error:  # tokenizers and a model's own code raise errors of any kind
-        remedy = (
-            "Look whether its files are whole; it needs config.json, weights in safetensors and a tokenizer."
-            if Path(path).is_dir()
-            else "Give a folder or the hub name of a model, and look whether the hub can be reached."
-        )
-        said = (str(error) or type(error).__name__).splitlines()[0]
-        if "trust_remote_code" in str(error) and not settings.get("trust_remote_code"):
-            said = "it comes with Python code, which is not run unless you say so."
-            remedy = "If you trust that code, set trust_remote_code in the section of this model: teacher or student."
-        raise GeodistillError(f"The {what} '{name}' cannot be loaded: {said}", remedy) from error
-
-
-def load_model(
-    from_pretrained: Callable[..., Any], name: str, *, revision: str | None, trust: bool, **more: Any
-) -> Any:
-    """Load a model by its auto class; raises GeodistillError if it cannot be loaded or is an encoder–decoder."""
-    settings: dict[str, Any] = {"revision": revision, "trust_remote_code": trust}
-    refuse_encoder_decoder(load(AutoConfig.from_pretrained, name, **settings), name)
-    return load(from_pretrained, name, **settings, **more)
 
 
 def with_quantizers(model: PreTrainedModel, name: str) -> PreTrainedModel:
@@ -152,11 +180,11 @@ def load_student(folder: str | Path, *, trust: bool = False) -> PreTrainedModel:
     Example:
         student = geodistill.load_student("runs/mine/student")
     """
-    name = str(folder)
-    settings: dict[str, Any] = {"what": "student", "trust_remote_code": trust}
-    kinds = load(AutoConfig.from_pretrained, name, **settings).architectures or [""]
+    source = ModelSource(str(folder), trust_remote_code=trust)
+    kinds = source.load(AutoConfig.from_pretrained, what="student").architectures or [""]
     auto_class = next((auto for ending, auto in HEADS.items() if kinds[0].endswith(ending)), AutoModel)
-    return with_quantizers(load(auto_class.from_pretrained, name, dtype=torch.float32, **settings), name).eval()
+    model = source.load(auto_class.from_pretrained, what="student", dtype=torch.float32)
+    return with_quantizers(model, source.name).eval()
 
 
 def same_vocabulary(student: PreTrainedTokenizerBase, teacher: PreTrainedTokenizerBase) -> bool:

@@ -9,20 +9,20 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import AutoConfig, AutoModel, PreTrainedModel
+from transformers import AutoModel, PreTrainedModel
 
 from geodistill.data.neural import NeuralExamples, Segments, load_sessions
 from geodistill.data.overlap import HeldOut
 from geodistill.data.record import Record
 from geodistill.data.sessions import Session, channels_of
-from geodistill.distillation.sides import Reader, Side, Whose
+from geodistill.distillation.sides import Reader, Side
 from geodistill.errors import GeodistillError, suggest
 from geodistill.features import evaluation_mode
 from geodistill.files import fingerprint_of
 from geodistill.models.neural import NEURAL_NAMES, NeuralConfig, NeuralModel, new_neural_model, with_sessions
-from geodistill.recipe import NEW_MODEL, DataRecipe, Recipe, WeightKind
+from geodistill.recipe import NEW_MODEL, DataRecipe, Recipe
 from geodistill.tasks.decoding import decode
-from geodistill.tasks.loading import load
+from geodistill.tasks.loading import ModelSource
 from geodistill.tasks.metrics import chosen_metrics
 from geodistill.tasks.neural_reader import NeuralReader, ReadSegments
 from geodistill.tasks.retrieval import Alignment, ranks
@@ -81,23 +81,14 @@ class Neural(TaskDefaults):
     def record(self) -> Record:
         return replace(self.examples.record, notes=list(self.notes))
 
-    def load_model(
-        self,
-        name: str,
-        *,
-        new_head: bool,
-        revision: str | None = None,
-        trust: bool = False,
-        weights: WeightKind = "float32",
-        whose: Whose = "student",
-    ) -> PreTrainedModel:
+    def load_model(self, source: ModelSource, *, new_head: bool) -> PreTrainedModel:
         """Load a model, or draw the weights of a new one, `new:NAME`, from torch's generator; one that was trained on
         other sessions gets patch embeddings for these."""
-        if name.startswith(NEW_MODEL):
-            config = self._config(name, revision, trust)
-            return new_neural_model(name.removeprefix(NEW_MODEL), dict(config.sessions or {})).eval()
-        model = load(AutoModel.from_pretrained, name, revision=revision, trust_remote_code=trust)
-        self._check(name, model.config, whose)
+        if source.name.startswith(NEW_MODEL):
+            config = self._config(source)
+            return new_neural_model(source.name.removeprefix(NEW_MODEL), dict(config.sessions or {})).eval()
+        model = source.load(AutoModel.from_pretrained)
+        self._check(source, model.config)
         channels = channels_of(self.examples.sessions, model.config.modality)
         if self.fitted is None:
             return with_sessions(model, channels).eval()
@@ -130,17 +121,9 @@ class Neural(TaskDefaults):
         which = "its train blocks" if self.fitted == "train" else "the whole recording"
         return f"{own} were fitted to {which} in {self.adaptation_steps:,} steps"
 
-    def load_reader(
-        self,
-        name: str,
-        *,
-        revision: str | None = None,
-        trust: bool = False,
-        like: Reader | None = None,
-        whose: Whose = "student",
-    ) -> NeuralReader:
-        config = self._config(name, revision, trust)
-        self._check(name, config, whose)
+    def load_reader(self, source: ModelSource, *, like: Reader | None = None) -> NeuralReader:
+        config = self._config(source)
+        self._check(source, config)
         return NeuralReader(config.modality, self._known(config))
 
     def encode(
@@ -213,14 +196,13 @@ class Neural(TaskDefaults):
         every = np.concatenate(found)
         return {"retrieval@1": float((every <= 1).mean()), "retrieval@10": float((every <= 10).mean())}
 
-    def _config(self, name: str, revision: str | None, trust: bool) -> NeuralConfig:
-        if not name.startswith(NEW_MODEL):
-            return load(AutoConfig.from_pretrained, name, revision=revision, trust_remote_code=trust)
-        settings = NEURAL_NAMES.get(name.removeprefix(NEW_MODEL))
+    def _config(self, source: ModelSource) -> NeuralConfig:
+        if not source.name.startswith(NEW_MODEL):
+            return source.config
+        settings = NEURAL_NAMES.get(source.name.removeprefix(NEW_MODEL))
         if settings is None:
-            raise GeodistillError(
-                f"No neural model is named '{name}'.", suggest(name, [NEW_MODEL + n for n in NEURAL_NAMES])
-            )
+            known = [NEW_MODEL + name for name in NEURAL_NAMES]
+            raise GeodistillError(f"No neural model is named '{source.name}'.", suggest(source.name, known))
         modality = str(settings["modality"])
         return NeuralConfig(sessions=dict(channels_of(self.examples.sessions, modality)), **settings)
 
@@ -229,10 +211,10 @@ class Neural(TaskDefaults):
         return {**(config.sessions or {}), **channels_of(self.examples.sessions, config.modality)}
 
     @staticmethod
-    def _check(name: str, config: Any, whose: Whose) -> None:
+    def _check(source: ModelSource, config: Any) -> None:
         if not isinstance(config, NeuralConfig):
             raise GeodistillError(
-                f"The {whose} '{name}' is no neural transformer.",
+                f"The {source.whose} '{source.name}' is no neural transformer.",
                 f"Give one that was trained here, or a new one: new:{', new:'.join(NEURAL_NAMES)}.",
             )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ from geodistill.distillation.signals import TEACHER_PREFIX, model_inputs
 from geodistill.errors import GeodistillError
 from geodistill.features import KINDS, align_words, evaluation_mode
 from geodistill.recipe import Recipe
+from geodistill.tasks.loading import ModelSource
 from geodistill.tasks.task import Encoded, EncodedExamples, Task
 
 
@@ -55,13 +56,13 @@ def student_reader(recipe: Recipe, task: Task) -> Reader | None:
     student, teacher = recipe.student, recipe.teacher
     if student.model is None and recipe.data.columns is None:
         return None
-    others = task.load_reader(
-        teacher.model, revision=teacher.revision, trust=teacher.trust_remote_code, whose="teacher"
-    )
+    teachers = ModelSource.of_teacher(teacher)
+    others = task.load_reader(teachers)
+    # A student that is made out of its teacher has the teacher's tokenizer.
+    source = replace(teachers, whose="student")
     if student.model is not None:
-        own = task.load_reader(student.model, revision=student.revision, trust=student.trust_remote_code, like=others)
-    else:  # it is made out of its teacher, and has the teacher's tokenizer
-        own = task.load_reader(teacher.model, revision=teacher.revision, trust=teacher.trust_remote_code, like=others)
+        source = ModelSource(student.model, student.revision, student.trust_remote_code)
+    own = task.load_reader(source, like=others)
     if own.pairs_with(others):
         return None
     if reads_text(own) or reads_text(others):

@@ -15,10 +15,11 @@ from transformers import PreTrainedModel
 from geodistill.data.overlap import HeldOut
 from geodistill.data.parts import ALL
 from geodistill.data.record import Record
-from geodistill.distillation.sides import Reader, Side, Whose
+from geodistill.distillation.sides import Reader, Side
 from geodistill.distillation.students.build import Head
 from geodistill.features import KINDS, evaluation_mode
-from geodistill.recipe import DataRecipe, Recipe, WeightKind
+from geodistill.recipe import DataRecipe, Recipe
+from geodistill.tasks.loading import ModelSource
 from geodistill.tasks.metrics import Constant
 
 OF_TEXTS = tuple(name for name, kind in KINDS.items() if not kind.of_maps or name == "samples")
@@ -89,30 +90,11 @@ class Task(Protocol):
     @property
     def record(self) -> Record: ...
 
-    def load_model(
-        self,
-        name: str,
-        *,
-        new_head: bool,
-        revision: str | None = None,
-        trust: bool = False,
-        weights: WeightKind = "float32",
-        whose: Whose = "student",
-    ) -> PreTrainedModel:
-        """Load a model of this task, by a bundled name, a folder or a hub name; `new_head` for one to be trained;
-        `weights` is how it is held in memory; `whose` is its side, if the sides differ."""
+    def load_model(self, source: ModelSource, *, new_head: bool) -> PreTrainedModel:
+        """Load a model of this task; `new_head` for one to be trained."""
 
-    def load_reader(
-        self,
-        name: str,
-        *,
-        revision: str | None = None,
-        trust: bool = False,
-        like: Reader | None = None,
-        whose: Whose = "student",
-    ) -> Reader:
-        """Load the reader of a model, by a bundled name, a folder or a hub name. `like` is the teacher's, for a student
-        that may bring none; `whose` is the side of the model, if the sides differ."""
+    def load_reader(self, source: ModelSource, *, like: Reader | None = None) -> Reader:
+        """Load the reader of a model. `like` is the teacher's, for a student that may bring none."""
 
     def encode(
         self,

@@ -14,7 +14,7 @@ from transformers import DataCollatorWithPadding, PreTrainedModel, PreTrainedTok
 from geodistill.errors import GeodistillError
 from geodistill.features import NO_WORD, token_words
 from geodistill.files import fingerprint_of
-from geodistill.tasks.loading import load_tokenizer, same_vocabulary
+from geodistill.tasks.loading import ModelSource, load_tokenizer, same_vocabulary
 
 # What families call their table of absolute positions; the last part of its path in the model.
 POSITION_TABLES = ("position_embeddings", "embed_positions", "positions_embed", "wpe")
@@ -42,9 +42,9 @@ class TextReader:
         self.tokenizer, self.max_length, self.column, self.pair = tokenizer, max_length, column, pair
 
     @classmethod
-    def load(cls, name: str, *, revision: str | None = None, trust: bool = False) -> TextReader:
-        """Load the tokenizer of a bundled model, a folder or a hub name."""
-        return cls(load_tokenizer(name, revision=revision, trust=trust))
+    def load(cls, source: ModelSource) -> TextReader:
+        """Load the tokenizer of a model."""
+        return cls(load_tokenizer(source))
 
     @property
     def names(self) -> tuple[str, ...]:

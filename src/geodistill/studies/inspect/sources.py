@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,6 +20,7 @@ from geodistill.recipe import Recipe
 from geodistill.runs.arguments import run_device, send
 from geodistill.runs.recipe_file import check_recipe
 from geodistill.tasks.choose import task_of
+from geodistill.tasks.loading import ModelSource
 from geodistill.tasks.reading import read, student_reader
 from geodistill.tasks.task import batch_places
 from geodistill.tasks.text_reader import shared_position_limit
@@ -167,11 +168,12 @@ def model_source(
     recipe = _recipe(_student_of(student), _student_of(teacher), data, task, rows, trust)
     loaded = task_of(recipe)
     names = _names(student, teacher)
-    others = loaded.load_reader(recipe.teacher.model, trust=trust, whose="teacher")
+    teachers, students = ModelSource.of_teacher(recipe.teacher), ModelSource(str(recipe.student.model), None, trust)
+    others = loaded.load_reader(teachers)
     own_reader = student_reader(recipe, loaded) if student != teacher else None
     own = others if own_reader is None else own_reader
-    big = _load(loaded, recipe.teacher.model, trust)
-    small = big if student == teacher else _load(loaded, str(recipe.student.model), trust)
+    big = _load(loaded, replace(teachers, whose="student"))
+    small = big if student == teacher else _load(loaded, students)
     for model, reader in ((small, own), (big, others)):
         reader.configure(model)
     sides: tuple[Side, Side] = two_sides(small, own, big, others)
@@ -224,11 +226,11 @@ def _recipe(student: str, teacher: str, data: Mapping[str, Any], task: str, rows
     )
 
 
-def _load(task: Any, name: str, trust: bool) -> Any:
+def _load(task: Any, source: ModelSource) -> Any:
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.manual_seed(0)  # of the weights of a new model
         # A head of another task is replaced: what is inspected is below it.
-        model = task.load_model(name, new_head=True, trust=trust)
+        model = task.load_model(source, new_head=True)
     return send(model, run_device()).eval()
 
 
