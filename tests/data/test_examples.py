@@ -354,8 +354,8 @@ def test_training_rows_that_are_measured_on_are_left_out(tmp_path: Path) -> None
     assert list(examples.splits["train"]["example_id"]) == list(range(15))
     assert list(examples.splits["validation"]["text"]) == [f"text {i}" for i in range(25, 40)]
     assert examples.notes == [
-        "7 of the 22 validation rows have a text that is measured on (7 in the test part) and were left out.",
-        "6 of the 21 train rows have a text that is measured on (6 in the test part) and were left out.",
+        "7 of the 22 validation rows were left out: their texts are also in the held-out data (7 in the test part).",
+        "6 of the 21 train rows were left out: their texts are also in the held-out data (6 in the test part).",
     ]
     assert [each.places for each in examples.record.left_out] == [{"test": 7}, {"test": 6}]
 

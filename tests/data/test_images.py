@@ -121,14 +121,16 @@ def test_training_images_that_are_measured_on_are_left_out(tmp_path: Path) -> No
     assert sum(each.places["test"] for each in examples.record.left_out) == 2
     assert [each.note for each in examples.record.left_out] == examples.notes
     assert examples.notes[-1] == (
-        "1 of the 20 train rows have an image that is measured on (1 in the test part) and were left out."
+        "1 of the 20 train rows was left out: its image is also in the held-out data (1 in the test part)."
     )
 
 
 def test_a_class_that_is_left_out_as_a_whole(tmp_path: Path) -> None:
     write(tmp_path / "train", {"cat": 10, "dog": 10})
     write(tmp_path / "test", {"cat": 10, "dog": 10})
-    with pytest.raises(GeodistillError, match="No validation row is left: all 2 have an image that is measured on"):
+    with pytest.raises(
+        GeodistillError, match="No validation row is left: all 2 have an image that is also in the held-out"
+    ):
         load(tmp_path)
     write(tmp_path / "train", {"dog": 10}, seed=5)
     with pytest.raises(GeodistillError, match="label 'cat' is left: the images of all 9 are also in the validation"):
@@ -237,7 +239,7 @@ def test_a_hub_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         sources, "load_dataset", lambda name, configuration: datasets.DatasetDict({"train": loaded, "test": loaded})
     )
-    with pytest.raises(GeodistillError, match="all 2 have an image that is measured on"):
+    with pytest.raises(GeodistillError, match="all 2 have an image that is also in the held-out data"):
         load("someone/pets")
     monkeypatch.setattr(sources, "load_dataset", lambda name, configuration: datasets.DatasetDict({"train": loaded}))
     assert load("someone/pets").label_names == ["cat", "dog"]

@@ -66,8 +66,12 @@ def test_rows_are_taken_from_train_and_validation_only() -> None:
         LeftOut("train", 5, {"test": 2, "unseen": 1, "validation": 1}),
     ]
     assert left_out[1].note == (
-        "4 of the 5 train rows have a text that is measured on (2 in the test part, 1 in the unseen part, 1 in the "
-        "validation part) and were left out."
+        "4 of the 5 train rows were left out: their texts are also in the held-out data (2 in the test part, 1 in the "
+        "unseen part, 1 in the validation part)."
+    )
+    assert LeftOut("train", 1200, {"test": 1}, "task", "student input").note == (
+        "1 of the 1,200 train rows was left out: its student input is also in the held-out data (1 in the task's test "
+        "part)."
     )
     assert measured.texts == {"test": set("cdy"), "unseen": set("ez"), "validation": set("bx")}
 
@@ -91,8 +95,14 @@ def test_nothing_in_common() -> None:
 @pytest.mark.parametrize(
     ("parts", "message"),
     [
-        ({"train": texts("a"), "validation": texts("b"), "test": texts("b")}, "No validation row is left: all 1 have"),
-        ({"train": texts("a"), "test": texts("A ")}, r"No train row is left: all 1 have .*\(1 in the test part\)"),
+        (
+            {"train": texts("a"), "validation": texts("b"), "test": texts("b")},
+            "No validation row is left: the only one has a text",
+        ),
+        (
+            {"train": texts("a", "b"), "test": texts("A ", "b")},
+            r"No train row .*: all 2 have .*\(2 in the test part\)",
+        ),
     ],
 )
 def test_no_row_left(parts: dict[str, Rows], message: str) -> None:

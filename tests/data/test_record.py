@@ -38,7 +38,7 @@ def test_each_fact_has_a_line() -> None:
         "problem: A classification, since a test says it.",
         "labels (train, test, validation): '1' 40, 10, 0; '2' 24, 10, 9",
         "3 of the 64 train texts are longer than 128 tokens and were cut.",
-        "4 of the 100 train rows have a text that is measured on (4 in the test part) and were left out.",
+        "4 of the 100 train rows were left out: their texts are also in the held-out data (4 in the test part).",
     ]
 
 

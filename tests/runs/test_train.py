@@ -332,7 +332,7 @@ def test_a_stage_is_not_trained_on_what_the_task_is_measured_on(
     results = run(make_recipe(data=data, stages=[stage], training={"max_steps": 1}), tmp_path / "run")
     assert trained == {"warm": 40, "task": 42}
     (note,) = [note for note in results.notes if note.startswith("Stage 'warm': ")]
-    assert "of the 57 train rows have a text that is measured on" in note and "in the task's test part" in note
+    assert "of the 57 train rows were left out: their texts are also in" in note and "in the task's test part" in note
     assert list(results.read) == ["task", "warm"] and read_json(tmp_path / "run" / "results.json") == results.to_dict()
     assert results.read["task"]["labels"]["NUM"] == {"train": 7, "validation": 1, "test": 2}
     assert note.endswith(results.read["warm"]["notes"][0])
@@ -356,8 +356,8 @@ def test_a_run_begins_with_what_it_read(
         "data.label names.",
         "labels (train, validation, test): 'DESC' 18, 5, 7; 'NUM' 18, 4, 8",
         "1 of the 41 train rows have an empty text and were dropped.",
-        "5 of the 14 validation rows have a text that is measured on (5 in the test part) and were left out.",
-        "4 of the 40 train rows have a text that is measured on (4 in the validation part) and were left out.",
+        "5 of the 14 validation rows were left out: their texts are also in the held-out data (5 in the test part).",
+        "4 of the 40 train rows were left out: their texts are also in the held-out data (4 in the validation part).",
         "18 of the 36 train texts are longer than 24 tokens and were cut.",
     ):
         assert told.count(f"\n  {line}\n") == 1, line

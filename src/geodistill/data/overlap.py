@@ -76,10 +76,9 @@ class LeftOut:
     @property
     def note(self) -> str:
         """What its owner should know, as a sentence."""
-        return (
-            f"{sum(self.places.values()):,} of the {self.rows:,} {self.part} rows have {a(self.what)} that is "
-            f"measured on ({self.where}) and were left out."
-        )
+        count = sum(self.places.values())
+        said = f"was left out: its {self.what} is" if count == 1 else f"were left out: their {self.what}s are"
+        return f"{count:,} of the {self.rows:,} {self.part} rows {said} also in the held-out data ({self.where})."
 
     @property
     def where(self) -> str:
@@ -123,10 +122,11 @@ def _without(part: P, name: str, measured: HeldOut, whose: Literal["data", "task
     left_out = LeftOut(name, len(part), places, whose, part.what)
     kept = [index for index, place in enumerate(found) if place is None]
     if not kept:
+        every = "the only one has" if len(part) == 1 else f"all {len(part):,} have"
         raise GeodistillError(
-            f"No {name} row is left: all {len(part):,} have {a(part.what)} that is measured on ({left_out.where}).",
+            f"No {name} row is left: {every} {a(part.what)} that is also in the held-out data ({left_out.where}).",
             "Report on this split alone: set data.test_split to its name, and a new validation part is cut from train."
             if name == "validation"
-            else f"Train on other {part.what}s, or take these out of the splits that are measured on.",
+            else f"Train on other {part.what}s, or remove these from the held-out splits.",
         )
     return part.take(kept), [left_out]
