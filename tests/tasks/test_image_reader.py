@@ -172,7 +172,9 @@ def test_a_saved_reader_is_loaded_again_and_found_by_a_pipeline(tmp_path: Path, 
     reader.save(tmp_path)
     model = ResNetForImageClassification(RESNET).eval()
     model.save_pretrained(tmp_path)
-    assert image_reader(ModelSource(str(tmp_path)), RESNET, digits).pairs_with(reader)
+    source = ModelSource(str(tmp_path))
+    assert image_reader(source, RESNET, digits).pairs_with(reader)
+    assert image_reader(source, RESNET).pairs_with(reader), "the folder alone says how images are read"
     picture = digits.splits["train"][0]["image"]
     with torch.no_grad():
         expected = model(**reader.collate([reader.read(picture)])).logits.softmax(-1)[0]
@@ -219,6 +221,8 @@ def test_a_student_reads_as_its_teacher_where_sizes_agree(photos: ImageExamples)
 def test_a_damaged_processor(tmp_path: Path, digits: ImageExamples) -> None:
     ViTForImageClassification(VIT).save_pretrained(tmp_path)
     assert image_reader(ModelSource(str(tmp_path)), VIT, digits).size == (16, 16)
+    with pytest.raises(GeodistillError, match=r"no preprocessor_config.json, which says how it reads images"):
+        image_reader(ModelSource(str(tmp_path)), VIT)
     (tmp_path / "preprocessor_config.json").write_text("{")
     with pytest.raises(
         GeodistillError, match=r"The image processor of the model .* cannot be loaded: .* Correct or remove"

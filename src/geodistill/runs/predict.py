@@ -17,7 +17,6 @@ from tqdm.auto import tqdm
 from geodistill.data.columns import Columns, InstructionColumns, find_image
 from geodistill.data.decoding import Unreadable, decode, encoded
 from geodistill.data.examples import MAX_LENGTH, Examples, split_dataset
-from geodistill.data.images import ImageExamples
 from geodistill.data.instruction_rows import Instruction, prompts_of
 from geodistill.data.instructions import MAX_LENGTH as INSTRUCTIONS_MAX_LENGTH
 from geodistill.data.scoring import own_columns, prompt_columns, text_columns
@@ -33,10 +32,11 @@ from geodistill.runs.predict_vectors import NOT_FINITE, EmbeddingPredictor, Line
 from geodistill.tasks.classification import Classification
 from geodistill.tasks.classification import predict as logits_of
 from geodistill.tasks.generation import generate
-from geodistill.tasks.images import Images, named_image
+from geodistill.tasks.image_reader import image_reader
+from geodistill.tasks.images import named_image
 from geodistill.tasks.instruction_reader import encode_prompts
 from geodistill.tasks.instructions import load_language_model
-from geodistill.tasks.loading import load_tokenizer
+from geodistill.tasks.loading import load_student, load_tokenizer
 from geodistill.tasks.predictions import ANSWER, answer
 from geodistill.tasks.text_reader import position_limit
 
@@ -277,11 +277,8 @@ class ImagePredictor:
     def __init__(self, run: FinishedRun) -> None:
         self.run = run
         _, self.names = student_head(run)
-        # The folder of a student says how images are read, so nothing of its examples is asked for but the labels.
-        examples = ImageExamples(DatasetDict(), self.names, [], 3, None, (0.0,) * 3, (1.0,) * 3, "", [])
-        task = Images(examples)
-        self.model = send(task.load_model(run.student, new_head=False), run_device())
-        self.reader = task.load_reader(run.student)
+        self.model = send(load_student(run.student.name, trust=run.student.trust_remote_code), run_device())
+        self.reader = image_reader(run.student, run.student.config)
         self.column = LINE
 
     def find(self, stream: Stream, table: Table, notes: list[str]) -> None:

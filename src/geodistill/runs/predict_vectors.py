@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from datasets import Dataset, DatasetDict
+from datasets import Dataset
 
 from geodistill.data.cells import IN_WORDS, Kind, load_array
 from geodistill.data.decoding import Unreadable, decode, encoded
 from geodistill.data.examples import MAX_LENGTH
-from geodistill.data.images import ImageExamples
 from geodistill.data.neural import sessions_to_read
 from geodistill.data.parts import ALL
 from geodistill.data.session_files import ARRAYS
@@ -96,9 +95,7 @@ class EmbeddingPredictor:
         if self.kind == "array":
             return ArrayReader(**read_json(Path(run.student.name) / READER_FILE), column=self.column)
         if self.kind == "image":
-            # The folder of a student says how images are read, so nothing of its examples is asked for.
-            examples = ImageExamples(DatasetDict(), [], [], 3, None, (0.0,) * 3, (1.0,) * 3, "", [])
-            return image_reader(run.student, config, examples, column=self.column)
+            return image_reader(run.student, config, column=self.column)
         tokenizer = load_tokenizer(run.student)
         length = min(run.recipe.data.max_length or MAX_LENGTH, run.positions or position_limit(self.model))
         return TextReader(tokenizer, length, column=self.column, pair=None)

@@ -267,7 +267,7 @@ def default_processor(size: tuple[int, int], mean: Sequence[float], std: Sequenc
 def image_reader(
     source: ModelSource | None,
     config: PretrainedConfig | None,
-    examples: KnownImages,
+    examples: KnownImages | None = None,
     *,
     like: ImageReader | None = None,
     column: str = "image",
@@ -281,14 +281,23 @@ def image_reader(
     Args:
         source: of the model; None for one that is only being made.
         config: the model's config; `num_channels` and `image_size` are read if it has them.
-        examples: the data of the task.
+        examples: the data of the task; None if the folder of the model says how images are read, as a student's does.
         like: the reader of the teacher, for a student.
         column: that is read of a split.
 
-    Raises GeodistillError for a damaged processor, and if nothing says to which size images are brought.
+    Raises GeodistillError for a damaged processor, for none where there are no examples, and if nothing says to which
+    size images are brought.
     """
     own = None if source is None else _own_processor(source)
-    channels = getattr(config, "num_channels", None) or (examples.channels if like is None else like.channels)
+    channels = getattr(config, "num_channels", None)
+    if examples is None:
+        if own is None:
+            raise GeodistillError(
+                f"The model has no {PROCESSOR_FILE}, which says how it reads images.",
+                "Give a student as a run wrote it, with all of its files.",
+            )
+        return ImageReader(own, channels=channels or 3, column=column)
+    channels = channels or (examples.channels if like is None else like.channels)
     known: dict[str, Any] = {"channels": channels, "size": examples.size, "column": column}
     known["notes"] = _notes(channels, examples)
     if own is not None:

@@ -12,7 +12,6 @@ from transformers import (
     AutoConfig,
     AutoModel,
     AutoModelForCausalLM,
-    AutoModelForImageClassification,
     AutoModelForSequenceClassification,
     AutoTokenizer,
     BitsAndBytesConfig,
@@ -20,11 +19,11 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-import geodistill.models  # noqa: F401  (classes that plain transformers does not have)
 from geodistill.data.bundled.models import resolve_model
 from geodistill.distillation.sides import Whose
 from geodistill.distillation.students.architecture import refuse_encoder_decoder
 from geodistill.errors import GeodistillError, require_package
+from geodistill.models import ImageClassifiers
 from geodistill.quantization import load_quantized, saved_quantization
 from geodistill.recipe import TeacherRecipe, WeightKind
 
@@ -36,7 +35,7 @@ SMALLEST_SHARE = 0.01
 # How the names of classes end, and the auto class that loads them.
 HEADS: dict[str, Any] = {
     "ForSequenceClassification": AutoModelForSequenceClassification,
-    "ForImageClassification": AutoModelForImageClassification,
+    "ForImageClassification": ImageClassifiers,
     "ForCausalLM": AutoModelForCausalLM,
     "LMHeadModel": AutoModelForCausalLM,
 }
