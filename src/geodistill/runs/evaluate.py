@@ -4,47 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from geodistill.data.neural import sessions_to_score
-from geodistill.data.scoring import (
-    COLUMN_FIELDS,
-    images_to_score,
-    instructions_to_score,
-    pairs_to_score,
-    rows_to_score,
-)
+from geodistill.data.scoring import COLUMN_FIELDS
 from geodistill.distillation.devices import telling_of_memory
 from geodistill.distillation.sides import Side
 from geodistill.errors import GeodistillError, suggest
 from geodistill.files import write_lines
-from geodistill.recipe import GenerationRecipe
 from geodistill.runs.arguments import run_device, send
-from geodistill.runs.finished import FinishedRun, open_run, refuse_others, student_head, trained_sessions
 from geodistill.runs.folder import RECIPE
+from geodistill.runs.open_run import open_run, refuse_others
 from geodistill.runs.recipe_file import load_recipe
 from geodistill.runs.teacher import as_given, load_teacher, load_teacher_reader
-from geodistill.tasks.choose import task_of
-from geodistill.tasks.classification import Classification
-from geodistill.tasks.embeddings import Embeddings
-from geodistill.tasks.images import Images
-from geodistill.tasks.instructions import InstructionFollowing
-from geodistill.tasks.neural import Neural
+from geodistill.tasks.choose import TASKS, task_of
+from geodistill.tasks.finished_run import FinishedRun
 from geodistill.tasks.task import ALL, Task
 
 PREDICTIONS = "predictions.jsonl"
-
-OTHER_DATA = ("data.source", "data.configuration", "data.limit")
-PROMPTS = ("data.prompt", "data.max_prompt_length", "generation.*")
-COLUMNS = {
-    "classification": ("data.metrics", "data.text", "data.text_pair", "data.label"),
-    "images": ("data.metrics", "data.image", "data.label"),
-    "instructions": ("data.instruction", "data.input", "data.output", "data.messages", *PROMPTS),
-    "embeddings": ("data.metrics", "data.columns.student", "data.columns.teacher", "data.label"),
-    "neural": ("data.metrics", "data.sessions.lfp", "data.sessions.behaviour", "data.sessions.adaptation_steps"),
-}
-WITHOUT_TEXTS = ("images", "neural")
+CONFIGURATION = "data.configuration"
 NEED_A_DIFFERENCE = ("pearson", "spearman", "matthews_correlation")
 SPLIT_KEYS = ("seed", "validation_share", "test_share")
 SPLIT_NAMES = ("train_split", "validation_split", "test_split")
@@ -90,7 +69,11 @@ def evaluate(
     run = open_run(folder, overrides)
     other = "data.source" in run.given
     refuse_others(run, *_useful(run, other))
-    task = _other_data(run, split) if other else _own_data(run)
+    if other:
+        task = _other_data(run, split)
+    else:
+        task = _own_data(run)
+        task = task_of(run.recipe) if run.given else task
     student = send(task.load_model(run.student, new_head=False), run_device())
     reader = task.load_reader(run.student)
     encoded = task.encode(student, reader, positions=run.positions)
@@ -101,7 +84,7 @@ def evaluate(
         teacher_reader = load_teacher_reader(given, task)
         teacher = send(load_teacher(given, task, teacher_reader), run_device())
         task.ask(Side(teacher, teacher_reader), task.encode(teacher, teacher_reader, positions=run.positions))
-    if other and run.recipe.task != "neural":  # whose splits are blocks of time
+    if other and not task.cuts_other_data:
         split = next(iter(encoded)) if len(encoded) == 1 else ALL
     split = split or "test"
     if split not in (*encoded, ALL):
@@ -131,24 +114,20 @@ def evaluate(
 
 def _useful(run: FinishedRun, other: bool) -> tuple[list[str], dict[str, str]]:
     """Return the overrides that have an effect on the scores, and for some others why they are refused."""
-    task = run.recipe.task
-    length = () if task in WITHOUT_TEXTS else ("data.max_length",)
+    task = TASKS[run.recipe.task]
     if not other:
-        useful = ["data.limit", *length, *(PROMPTS if task == "instructions" else ["data.metrics"])]
         cut = "it would cut other splits, and the student was trained on some of their rows"
         columns = "it chooses a column of other data, which data.source names"
         why = {f"data.{key}": cut for key in (*SPLIT_KEYS, *SPLIT_NAMES, "problem")}
         why |= {f"data.{key}": columns for key in (*COLUMN_FIELDS, "configuration")}
-        return ["data.source", *useful], why
-    useful = [*OTHER_DATA, *length, *COLUMNS[task]]
-    if task == "neural":
-        useful.remove("data.configuration")
+        return ["data.source", "data.limit", *task.own_keys], why
+    useful = ["data.source", "data.limit", *task.other_keys]
     why = {f"data.{key}": "nothing is cut from other data" for key in SPLIT_KEYS}
     why |= {f"data.{key}": "a split of other data is chosen with --split" for key in SPLIT_NAMES}
     why["data.problem"] = "the student's head says what its problem is"
-    if task != "neural" and _is_local(run.recipe.data.source):
-        useful.remove("data.configuration")
-        why["data.configuration"] = "only a data set of the hub has configurations"
+    if CONFIGURATION in useful and _is_local(run.recipe.data.source):
+        useful.remove(CONFIGURATION)
+        why[CONFIGURATION] = "only a data set of the hub has configurations"
     return useful, why
 
 
@@ -157,7 +136,7 @@ def _is_local(source: str) -> bool:
 
 
 def _own_data(run: FinishedRun) -> Task:
-    """Return the task on the run's own data.
+    """Return the task on the data that the run was trained on, as the run read it.
 
     Raises GeodistillError if the data is not what it was: its test split may have rows that were trained on.
     """
@@ -169,7 +148,7 @@ def _own_data(run: FinishedRun) -> Task:
             "hold rows that the student was trained on.",
             "Restore the data, train another run, or score rows of a file: data.source=FILE.",
         )
-    return task_of(run.recipe) if run.given else task
+    return task
 
 
 def _undefined(metrics: Mapping[str, float], lines: Sequence[dict[str, Any]]) -> list[str]:
@@ -182,39 +161,10 @@ def _undefined(metrics: Mapping[str, float], lines: Sequence[dict[str, Any]]) ->
 
 def _other_data(run: FinishedRun, split: str | None) -> Task:
     """Return the task on other data than the run's own, without the run's choice of rows from its own."""
-    named = run.named
-    own = {key: None for key in ("configuration", "limit") if key not in named}
-    data = run.recipe.data.model_copy(update=own)
-    if run.recipe.task == "instructions":
-        generation: GenerationRecipe = run.recipe.generation
-        if "generation.limit" not in run.given:
-            generation = generation.model_copy(update={"limit": None})
-        return InstructionFollowing(instructions_to_score(data, split=split, named=named), data, generation)
-    if run.recipe.task == "embeddings":
-        own_task = _own_data(replace(run, given={}))  # as the run read it
-        assert isinstance(own_task, Embeddings)
-        length = min(own_task.examples.max_length, run.positions or own_task.examples.max_length)
-        fitted_on = replace(own_task.examples, max_length=length)
-        pairs = pairs_to_score(data, own_task.examples, split=split, named=named)
-        return Embeddings(pairs, data.metrics, fitted_on=fitted_on)
-    if run.recipe.task == "neural":
-        all_read = data.model_copy(update={"sessions": data.sessions.model_copy(update={"unseen": []})})
-        sessions = sessions_to_score(all_read, trained_sessions(run))
-        return Neural(sessions, data.metrics, adaptation_steps=data.sessions.adaptation_steps, fitted="train")
-    problem, names = student_head(run)
-    scored = list(run.results["metrics"])
-    if run.recipe.task == "images":
-        return Images(images_to_score(data, label_names=names, split=split, named=named, metrics=scored))
-    rows = rows_to_score(
-        data,
-        problem=problem,
-        label_names=names,
-        split=split,
-        named=named,
-        pairs=run.reads_pairs,
-        metrics=scored,
-    )
-    return Classification(rows)
+    own = {key: None for key in ("configuration", "limit") if key not in run.named}
+    recipe = run.recipe.model_copy(update={"data": run.recipe.data.model_copy(update=own)})
+    loaded: Task = TASKS[recipe.task].of_other_data(replace(run, recipe=recipe), split, partial(_own_data, run))
+    return loaded
 
 
 def _write_lines(path: Path, lines: Sequence[dict[str, Any]]) -> None:

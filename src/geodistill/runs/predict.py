@@ -27,10 +27,11 @@ from geodistill.distillation.devices import telling_of_memory
 from geodistill.errors import GeodistillError
 from geodistill.files import json_text
 from geodistill.runs.arguments import run_device, send
-from geodistill.runs.finished import FinishedRun, open_run, refuse_others, student_head
+from geodistill.runs.open_run import open_run, refuse_others
 from geodistill.runs.predict_vectors import NOT_FINITE, EmbeddingPredictor, Line, latent_lines
 from geodistill.tasks.classification import Classification
 from geodistill.tasks.classification import predict as logits_of
+from geodistill.tasks.finished_run import FinishedRun
 from geodistill.tasks.generation import generate
 from geodistill.tasks.image_reader import image_reader
 from geodistill.tasks.images import named_image
@@ -221,7 +222,7 @@ class TextPredictor:
 
     def __init__(self, run: FinishedRun) -> None:
         self.run = run
-        self.problem, self.names = student_head(run)
+        self.problem, self.names = run.head
         self.columns: Columns | None = None
         self.reader = Classification.load_reader(run.student)
         model = self._task(Rows([], [], None, None)).load_model(run.student, new_head=False)
@@ -276,7 +277,7 @@ class ImagePredictor:
 
     def __init__(self, run: FinishedRun) -> None:
         self.run = run
-        _, self.names = student_head(run)
+        _, self.names = run.head
         self.model = send(load_student(run.student.name, trust=run.student.trust_remote_code), run_device())
         self.reader = image_reader(run.student, run.student.config)
         self.column = LINE

@@ -20,11 +20,11 @@ from geodistill.data.tables import Table
 from geodistill.data.texts import as_text, is_missing
 from geodistill.errors import GeodistillError, suggest
 from geodistill.runs.arguments import run_device, send
-from geodistill.runs.finished import FinishedRun, student_head, trained_sessions
 from geodistill.runs.folder import read_json
 from geodistill.tasks.array_reader import READER_FILE, ArrayReader
 from geodistill.tasks.classification import predict as logits_of
 from geodistill.tasks.embeddings import INPUTS, embed, main_input
+from geodistill.tasks.finished_run import FinishedRun
 from geodistill.tasks.image_reader import image_reader
 from geodistill.tasks.images import named_image
 from geodistill.tasks.loading import load_student, load_tokenizer
@@ -52,7 +52,7 @@ class EmbeddingPredictor:
             self.kind = INPUTS[str(main_input(config))]
         self.reader = self._reader(config)
         labelled = run.recipe.data.label is not None and self.kind != "array"
-        self.head = student_head(run) if labelled else None
+        self.head = run.head if labelled else None
 
     def find(self, stream: Stream, table: Table, notes: list[str]) -> None:
         if stream.plain:
@@ -158,7 +158,7 @@ def latent_lines(run: FinishedRun, source: str, notes: list[str]) -> Iterator[Li
     needs = ("lfp",) if run.student.config.modality == "lfp" else ("spikes", "lfp")
     settings = run.recipe.data.sessions.model_copy(update={"unseen": [], "behaviour": None})
     data = run.recipe.data.model_copy(update={"source": source, "sessions": settings})
-    examples = sessions_to_read(data, trained_sessions(run), needs)
+    examples = sessions_to_read(data, run.sessions, needs)
     task = Neural(examples, adaptation_steps=settings.adaptation_steps, fitted=ALL)
     model = send(task.load_model(run.student, new_head=False), run_device())
     reader = task.load_reader(run.student)

@@ -20,7 +20,6 @@ from geodistill.runs.folder import read_json
 from geodistill.runs.identity import student_fingerprint
 from geodistill.runs.teacher import PreparedTeacher
 from geodistill.tasks.loading import ModelSource
-from geodistill.tasks.neural import Neural
 from geodistill.tasks.reading import check_reads
 from geodistill.tasks.task import Task, batches, spread
 
@@ -107,8 +106,7 @@ def build_start(start: StudentRecipe, teacher: PreparedTeacher, own_reader: Read
     source = teacher.outline if start.model is not None else teacher.model
     reader = teacher.reader if own_reader is None else own_reader
     sample, head = embedding_sample(teacher), teacher.task.student_head
-    # The data's sessions say which channels it has; neither its teacher nor a name does.
-    load = partial(load_by_name, start, teacher.task) if isinstance(teacher.task, Neural) else None
+    load = partial(load_by_name, start, teacher.task) if teacher.task.loads_students else None
     student = build_student(start, source, seed=seed, sample=sample, probe=reader.probe(), head=head, load=load)
     if own_reader is not None:
         own_reader.configure(adapted_model(student), always=True)

@@ -57,7 +57,7 @@ from geodistill.runs.settings import check_settings
 from geodistill.runs.student import build_start, start_student
 from geodistill.runs.teacher import PreparedTeacher, prepare_teacher
 from geodistill.runs.tell import Teller, own_data, records_of
-from geodistill.tasks.choose import stage_tasks, task_of
+from geodistill.tasks.choose import TASKS, stage_tasks, task_of
 from geodistill.tasks.loading import ModelSource
 from geodistill.tasks.reading import student_reader
 from geodistill.tasks.task import Encoded, Scores, Task, measured_split
@@ -135,7 +135,7 @@ def train_prepared(
 def check_onnx(recipe: Recipe) -> None:
     """Raise GeodistillError, before anything is trained, if ONNX cannot be written in the end."""
     require_onnx()
-    if recipe.task == "instructions" and recipe.quantizations:
+    if TASKS[recipe.task].scores_tokens and recipe.quantizations:
         raise no_integers_of_decoders()
 
 

@@ -14,11 +14,13 @@ from geodistill.data.examples import Examples, load_examples
 from geodistill.data.labels import Problem
 from geodistill.data.overlap import HeldOut
 from geodistill.data.record import Record
+from geodistill.data.scoring import rows_to_score
 from geodistill.distillation.sides import Reader
 from geodistill.distillation.signals import model_inputs
 from geodistill.distillation.students.head_labels import LabelMatch, name_outputs, output_names
 from geodistill.errors import GeodistillError
 from geodistill.recipe import DataRecipe, Recipe
+from geodistill.tasks.finished_run import FinishedRun
 from geodistill.tasks.heads import PROBLEM_TYPES, Labelled, head_settings, match_head
 from geodistill.tasks.loading import ModelSource, with_quantizers
 from geodistill.tasks.metrics import Constant, check_metrics, compute_metrics, constant_predictor
@@ -78,6 +80,8 @@ class Classification(LabelledTask):
     rows = compares = "tokens"
     measured = MOST_EXAMPLES
     kinds = OF_TEXTS
+    own_keys: tuple[str, ...] = ("data.max_length", "data.metrics")
+    other_keys: tuple[str, ...] = (*own_keys, "data.configuration", "data.text", "data.text_pair", "data.label")
 
     def __init__(self, examples: Examples) -> None:
         check_metrics(examples.metrics, examples.problem)
@@ -92,6 +96,20 @@ class Classification(LabelledTask):
     @classmethod
     def load(cls, data: DataRecipe, recipe: Recipe, held_out: HeldOut | None = None) -> Classification:
         return cls(load_examples(data, held_out))
+
+    @classmethod
+    def of_other_data(cls, run: FinishedRun, split: str | None, own: Callable[[], Any]) -> Classification:
+        problem, names = run.head
+        rows = rows_to_score(
+            run.recipe.data,
+            problem=problem,
+            label_names=names,
+            split=split,
+            named=run.named,
+            pairs=run.reads_pairs,
+            metrics=list(run.results["metrics"]),
+        )
+        return cls(rows)
 
     @property
     def record(self) -> Record:

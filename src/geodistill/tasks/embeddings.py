@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -21,6 +21,7 @@ from geodistill.data.examples import DEFAULT_METRICS
 from geodistill.data.overlap import HeldOut
 from geodistill.data.paired import PairedExamples, PairedRows, load_pairs
 from geodistill.data.record import Record
+from geodistill.data.scoring import pairs_to_score
 from geodistill.distillation.sides import LazyExamples, Reader, Side
 from geodistill.distillation.signals import model_inputs
 from geodistill.distillation.students.build import Head
@@ -32,6 +33,7 @@ from geodistill.models import ImageClassifiers
 from geodistill.recipe import DataRecipe, Recipe
 from geodistill.tasks.array_reader import ArrayReader
 from geodistill.tasks.classification import load_classifier, predict
+from geodistill.tasks.finished_run import FinishedRun
 from geodistill.tasks.heads import head_settings
 from geodistill.tasks.image_reader import ImageReader, image_reader
 from geodistill.tasks.loading import ModelSource, load_tokenizer, with_quantizers
@@ -67,6 +69,14 @@ class Embeddings(TaskDefaults):
     measured = 2048
     labelled = False
     asks_teacher = True
+    own_keys: tuple[str, ...] = ("data.max_length", "data.metrics")
+    other_keys: tuple[str, ...] = (
+        *own_keys,
+        "data.configuration",
+        "data.columns.student",
+        "data.columns.teacher",
+        "data.label",
+    )
 
     def __init__(
         self,
@@ -89,6 +99,13 @@ class Embeddings(TaskDefaults):
     @classmethod
     def load(cls, data: DataRecipe, recipe: Recipe, held_out: HeldOut | None = None) -> Embeddings:
         return cls(load_pairs(data, held_out), data.metrics)
+
+    @classmethod
+    def of_other_data(cls, run: FinishedRun, split: str | None, own: Callable[[], Any]) -> Embeddings:
+        data, examples = run.recipe.data, own().examples
+        length = min(examples.max_length, run.positions or examples.max_length)
+        pairs = pairs_to_score(data, examples, split=split, named=run.named)
+        return cls(pairs, data.metrics, fitted_on=replace(examples, max_length=length))
 
     @property
     def record(self) -> Record:

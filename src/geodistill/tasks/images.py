@@ -14,12 +14,14 @@ from geodistill.data.decoding import EncodedImage
 from geodistill.data.images import ImageExamples, load_images
 from geodistill.data.overlap import HeldOut
 from geodistill.data.record import Record
+from geodistill.data.scoring import images_to_score
 from geodistill.distillation.sides import ExamplePairs, Reader
 from geodistill.distillation.students.head_labels import output_names
 from geodistill.files import fingerprint_of
 from geodistill.models import ImageClassifiers, made, made_config
 from geodistill.recipe import MADE, Augmentation, DataRecipe, Recipe
 from geodistill.tasks.classification import LabelledTask, load_classifier, predict
+from geodistill.tasks.finished_run import FinishedRun
 from geodistill.tasks.heads import head_settings
 from geodistill.tasks.image_reader import AugmentedImages, ImageReader, ReadImages, image_reader
 from geodistill.tasks.loading import ModelSource
@@ -42,6 +44,8 @@ class Images(LabelledTask):
     measured = MOST_EXAMPLES
     kinds = OF_IMAGES
     labelled = True
+    own_keys: tuple[str, ...] = ("data.metrics",)
+    other_keys: tuple[str, ...] = (*own_keys, "data.configuration", "data.image", "data.label")
 
     def __init__(self, examples: ImageExamples, augmentation: Augmentation = "none", *, cached: bool = True) -> None:
         check_metrics(examples.metrics, "classification")
@@ -60,6 +64,13 @@ class Images(LabelledTask):
     @classmethod
     def load(cls, data: DataRecipe, recipe: Recipe, held_out: HeldOut | None = None) -> Images:
         return cls(load_images(data, held_out), data.augmentation, cached=recipe.teacher.cache)
+
+    @classmethod
+    def of_other_data(cls, run: FinishedRun, split: str | None, own: Callable[[], Any]) -> Images:
+        _, names = run.head
+        metrics = list(run.results["metrics"])
+        data, named = run.recipe.data, run.named
+        return cls(images_to_score(data, label_names=names, split=split, named=named, metrics=metrics))
 
     @property
     def record(self) -> Record:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,11 +13,13 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from geodistill.data.instructions import UNSEEN, Instructions, load_instructions
 from geodistill.data.overlap import HeldOut
 from geodistill.data.record import Record
+from geodistill.data.scoring import instructions_to_score
 from geodistill.distillation.sides import Reader, Side
 from geodistill.distillation.students.architecture import check_causal, check_logits_of_tokens, tokenizer_length
 from geodistill.errors import GeodistillError
 from geodistill.files import fingerprint_of
 from geodistill.recipe import DataRecipe, GenerationRecipe, Recipe
+from geodistill.tasks.finished_run import FinishedRun
 from geodistill.tasks.generation import Responses, generate
 from geodistill.tasks.instruction_reader import InstructionReader
 from geodistill.tasks.loading import ModelSource, with_quantizers
@@ -37,6 +39,7 @@ from geodistill.tasks.teacher_responses import with_teacher_responses
 from geodistill.tasks.text_reader import position_limit
 
 METRICS = ("rouge_l", "exact_match", "perplexity")
+COLUMNS = ("data.instruction", "data.input", "data.output", "data.messages")
 
 
 class InstructionFollowing(TaskDefaults):
@@ -47,6 +50,8 @@ class InstructionFollowing(TaskDefaults):
     labelled = True
     kinds = OF_TEXTS
     scores_tokens = True
+    own_keys: tuple[str, ...] = ("data.max_length", "data.prompt", "data.max_prompt_length", "generation.*")
+    other_keys: tuple[str, ...] = (*own_keys, "data.configuration", *COLUMNS)
 
     def __init__(self, instructions: Instructions, data: DataRecipe, generation: GenerationRecipe) -> None:
         self.instructions, self.data, self.generation = instructions, data, generation
@@ -62,6 +67,13 @@ class InstructionFollowing(TaskDefaults):
     @classmethod
     def load(cls, data: DataRecipe, recipe: Recipe, held_out: HeldOut | None = None) -> InstructionFollowing:
         return cls(load_instructions(data, held_out), data, recipe.generation)
+
+    @classmethod
+    def of_other_data(cls, run: FinishedRun, split: str | None, own: Callable[[], Any]) -> InstructionFollowing:
+        data, generation = run.recipe.data, run.recipe.generation
+        if "generation.limit" not in run.given:  # which is of the run's own data
+            generation = generation.model_copy(update={"limit": None})
+        return cls(instructions_to_score(data, split=split, named=run.named), data, generation)
 
     @property
     def notes(self) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from transformers import AutoModel, PreTrainedModel
 
-from geodistill.data.neural import NeuralExamples, Segments, load_sessions
+from geodistill.data.neural import NeuralExamples, Segments, load_sessions, sessions_to_score
 from geodistill.data.overlap import HeldOut
 from geodistill.data.record import Record
 from geodistill.data.sessions import Session, channels_of
@@ -22,6 +22,7 @@ from geodistill.files import fingerprint_of
 from geodistill.models.neural import NEURAL_NAMES, NeuralConfig, NeuralModel, new_neural_model, with_sessions
 from geodistill.recipe import NEW_MODEL, DataRecipe, Recipe
 from geodistill.tasks.decoding import decode
+from geodistill.tasks.finished_run import FinishedRun
 from geodistill.tasks.loading import ModelSource
 from geodistill.tasks.metrics import chosen_metrics
 from geodistill.tasks.neural_reader import NeuralReader, ReadSegments
@@ -55,6 +56,15 @@ class Neural(TaskDefaults):
     measured = 512
     labelled = True
     asks_teacher = True
+    loads_students = True
+    own_keys: tuple[str, ...] = ("data.metrics",)
+    other_keys: tuple[str, ...] = (
+        *own_keys,
+        "data.sessions.lfp",
+        "data.sessions.behaviour",
+        "data.sessions.adaptation_steps",
+    )
+    cuts_other_data = True
 
     def __init__(
         self,
@@ -76,6 +86,14 @@ class Neural(TaskDefaults):
     @classmethod
     def load(cls, data: DataRecipe, recipe: Recipe, held_out: HeldOut | None = None) -> Neural:
         return cls(load_sessions(data), data.metrics, adaptation_steps=data.sessions.adaptation_steps)
+
+    @classmethod
+    def of_other_data(cls, run: FinishedRun, split: str | None, own: Callable[[], Any]) -> Neural:
+        """Return the task on recordings, which are cut into blocks of time like the run's own."""
+        data, settings = run.recipe.data, run.recipe.data.sessions
+        all_read = data.model_copy(update={"sessions": settings.model_copy(update={"unseen": []})})
+        sessions = sessions_to_score(all_read, run.sessions)
+        return cls(sessions, data.metrics, adaptation_steps=settings.adaptation_steps, fitted="train")
 
     @property
     def record(self) -> Record:

@@ -19,6 +19,7 @@ from geodistill.distillation.sides import Reader, Side
 from geodistill.distillation.students.build import Head
 from geodistill.features import KINDS, evaluation_mode
 from geodistill.recipe import DataRecipe, Recipe
+from geodistill.tasks.finished_run import FinishedRun
 from geodistill.tasks.loading import ModelSource
 from geodistill.tasks.metrics import Constant
 
@@ -63,6 +64,12 @@ class Task(Protocol):
     scores_tokens: whether logits are of tokens, so that both sides have to split texts alike
     asks_teacher: whether scores compare a student with its teacher, which is asked first (`ask`)
     student_head: the head of a student, where it is not its teacher's
+    loads_students: whether `load_model` loads a student or makes it by its name, because the data says what it reads;
+        else it has the class and the head of its teacher
+    own_keys: keys of a recipe that change the scores on a run's own data, beside data.limit; `section.*` stands for all
+        keys of a section
+    other_keys: keys of a recipe that say how other data is read and scored, beside data.source and data.limit
+    cuts_other_data: whether other data is cut into splits as a run's own is; else the split that is scored is read
     """
 
     fingerprint: str
@@ -76,6 +83,10 @@ class Task(Protocol):
     measured: int
     scores_tokens: bool
     asks_teacher: bool
+    loads_students: bool
+    own_keys: tuple[str, ...]
+    other_keys: tuple[str, ...]
+    cuts_other_data: bool
 
     @property
     def student_head(self) -> Head | None: ...
@@ -83,6 +94,14 @@ class Task(Protocol):
     @classmethod
     def load(cls, data: DataRecipe, recipe: Recipe, held_out: HeldOut | None = None) -> Any:
         """Load the examples of a data section, and return the task on them; see `task_of`."""
+
+    @classmethod
+    def of_other_data(cls, run: FinishedRun, split: str | None, own: Callable[[], Any]) -> Any:
+        """Return the task on the data that the recipe of a run now names, to score its student on it; `split` is to be
+        scored, and `own` loads the task on the data that the run was trained on.
+
+        Nothing of this data is learned from, so labels are the student's.
+        """
 
     @property
     def notes(self) -> list[str]: ...
@@ -161,6 +180,8 @@ class TaskDefaults:
 
     scores_tokens = False
     asks_teacher = False
+    loads_students = False
+    cuts_other_data = False
 
     @property
     def student_head(self) -> Head | None:

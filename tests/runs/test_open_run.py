@@ -2,14 +2,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
 from transformers import BertConfig
 
 from geodistill.errors import GeodistillError
-from geodistill.runs.finished import open_run, refuse_others, student_head
+from geodistill.runs.open_run import open_run, refuse_others
 from geodistill.tasks.loading import ModelSource
 
 RECIPE = {"student": {"width": 8, "layers": 1}, "objective": {"label": {}}, "data": {"limit": 5, "max_length": 9}}
@@ -43,23 +42,6 @@ def test_what_only_training_reads_is_refused(folder: Path) -> None:
         GeodistillError, match=r"'data.text' cannot be overridden here: nobody asks\. Valid: data.label\."
     ):
         refuse_others(run, ["data.label"], {"data.text": "nobody asks"})
-
-
-@pytest.mark.parametrize(
-    ("config", "expected"),
-    [
-        ({}, ("classification", ["a", "b", "c"])),
-        ({"problem_type": "single_label_classification"}, ("classification", ["a", "b", "c"])),
-        ({"problem_type": "multi_label_classification"}, ("multi_label", ["a", "b", "c"])),
-        ({"problem_type": "regression"}, ("regression", ["a", "b", "c"])),
-        ({"num_labels": 1}, ("regression", [])),
-        ({"num_labels": 1, "problem_type": "regression"}, ("regression", [])),
-    ],
-)
-def test_the_head_says_what_it_answers(folder: Path, config: dict[str, Any], expected: Any) -> None:
-    names = {} if config.get("num_labels") == 1 else {"id2label": {0: "a", 1: "b", 2: "c"}}
-    BertConfig(**names, **config).save_pretrained(folder / "student")
-    assert student_head(open_run(folder)) == expected
 
 
 def test_a_folder_that_is_no_finished_run(folder: Path, tmp_path: Path) -> None:
