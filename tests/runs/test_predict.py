@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from geodistill.errors import GeodistillError
-from geodistill.runs import predict as module
 from geodistill.runs.evaluate import evaluate
 from geodistill.runs.predict import predict, write_predictions
+from geodistill.runs.predictors import texts as module
 from geodistill.runs.recipe_file import check_recipe
 from geodistill.runs.train import train
 

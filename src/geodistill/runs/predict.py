@@ -8,46 +8,24 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
-import numpy as np
-from datasets import DatasetDict
 from tqdm.auto import tqdm
 
-from geodistill.data.columns import Columns, InstructionColumns, find_image
-from geodistill.data.decoding import Unreadable, decode, encoded
-from geodistill.data.examples import MAX_LENGTH, Examples, split_dataset
-from geodistill.data.instruction_rows import Instruction, prompts_of
-from geodistill.data.instructions import MAX_LENGTH as INSTRUCTIONS_MAX_LENGTH
-from geodistill.data.scoring import own_columns, prompt_columns, text_columns
-from geodistill.data.streams import LINE, STANDARD_INPUT, Stream, open_images, open_stream
+from geodistill.data.streams import STANDARD_INPUT, Stream, open_images, open_stream
 from geodistill.data.tables import Table
-from geodistill.data.texts import Rows, as_text
 from geodistill.distillation.devices import telling_of_memory
 from geodistill.errors import GeodistillError
 from geodistill.files import json_text
-from geodistill.runs.arguments import run_device, send
 from geodistill.runs.open_run import open_run, refuse_others
-from geodistill.runs.predict_vectors import NOT_FINITE, EmbeddingPredictor, Line, latent_lines
-from geodistill.tasks.classification import Classification
-from geodistill.tasks.classification import predict as logits_of
+from geodistill.runs.predictors.images import ImagePredictor
+from geodistill.runs.predictors.instructions import InstructionPredictor
+from geodistill.runs.predictors.texts import TextPredictor
+from geodistill.runs.predictors.vectors import EmbeddingPredictor, Line, latent_lines
 from geodistill.tasks.finished_run import FinishedRun
-from geodistill.tasks.generation import generate
-from geodistill.tasks.image_reader import image_reader
-from geodistill.tasks.images import named_image
-from geodistill.tasks.instruction_reader import encode_prompts
-from geodistill.tasks.instructions import load_language_model
-from geodistill.tasks.loading import load_student, load_tokenizer
-from geodistill.tasks.predictions import ANSWER, answer
-from geodistill.tasks.text_reader import position_limit
 
 CHUNK = 1024  # rows in memory at a time
 IMAGES = 128  # of images, which take more
-PART = "rows"
-EMPTY = "the text is empty"
-EMPTY_PAIR = "one text of the pair is empty"
-EMPTY_INSTRUCTION = "there is no instruction"
-NO_IMAGE = "there is no image"
 USEFUL = {
     "classification": ["data.text", "data.text_pair", "data.max_length"],
     "images": ["data.image"],
@@ -217,151 +195,6 @@ def _encoded(line: Line) -> bytes:
     return f"{json_text(line)}\n".encode("utf-8", errors="replace")
 
 
-class TextPredictor:
-    """Labels with their probabilities, or numbers, for texts or pairs of texts."""
-
-    def __init__(self, run: FinishedRun) -> None:
-        self.run = run
-        self.problem, self.names = run.head
-        self.columns: Columns | None = None
-        self.reader = Classification.load_reader(run.student)
-        model = self._task(Rows([], [], None, None)).load_model(run.student, new_head=False)
-        self.model = send(model, run_device())
-
-    def find(self, stream: Stream, table: Table, notes: list[str]) -> None:
-        pairs = self.run.reads_pairs
-        if stream.plain:
-            if pairs:
-                raise GeodistillError(
-                    f"The student reads pairs of texts, and a line of {stream.name} is one text.",
-                    "Give a file with both columns, or a JSON object with both in each line.",
-                )
-            self.columns = Columns(LINE, None, None)
-            return
-        data, named = self.run.recipe.data, self.run.named
-        self.columns = text_columns(table.columns, data, named=named, pairs=pairs, labels=False, notes=notes)
-
-    def answer(self, table: Table, start: int) -> list[Line]:
-        assert self.columns is not None
-        texts = _texts(table, self.columns.text, start)
-        pairs = _texts(table, self.columns.text_pair, start) if self.columns.text_pair else None
-        rows = Rows(list(range(start, start + len(texts))), texts, pairs, None)
-        kept = [place for place, text in enumerate(texts) if text.strip() and (pairs is None or pairs[place].strip())]
-        outputs: dict[int, np.ndarray] = {}
-        if kept:
-            task = self._task(rows.take(kept))
-            encoded = task.encode(self.model, self.reader, positions=self.run.positions)[PART]
-            outputs = dict(zip(kept, logits_of(self.model, encoded, self.reader), strict=True))
-        lines = []
-        for place, text in enumerate(texts):
-            line: Line = {"row": rows.ids[place], "text": text}
-            if pairs is not None:
-                line["text_pair"] = pairs[place]
-            lines.append({**line, **self._prediction(outputs.get(place), EMPTY if pairs is None else EMPTY_PAIR)})
-        return lines
-
-    def _task(self, rows: Rows) -> Classification:
-        """The rows as examples without labels, so that they are encoded as the rows of the run."""
-        length = self.run.recipe.data.max_length or MAX_LENGTH
-        splits = DatasetDict({PART: split_dataset(rows, "unlabelled")})
-        return Classification(Examples(splits, "unlabelled", [], [], length, "", []))
-
-    def _prediction(self, logits: np.ndarray | None, empty: str) -> Line:
-        if logits is None or not np.isfinite(logits).all():
-            return {**dict.fromkeys(ANSWER[self.problem]), "note": empty if logits is None else NOT_FINITE}
-        return answer(logits, self.problem, self.names)
-
-
-class ImagePredictor:
-    """Labels with their probabilities for images, which are read as the student reads them."""
-
-    def __init__(self, run: FinishedRun) -> None:
-        self.run = run
-        _, self.names = run.head
-        self.model = send(load_student(run.student.name, trust=run.student.trust_remote_code), run_device())
-        self.reader = image_reader(run.student, run.student.config)
-        self.column = LINE
-
-    def find(self, stream: Stream, table: Table, notes: list[str]) -> None:
-        if not stream.plain:
-            own = own_columns(self.run.recipe.data, self.run.named, table.columns, notes)
-            self.column = find_image(table.columns, own)
-
-    def answer(self, table: Table, start: int) -> list[Line]:
-        empty = [None] * len(next(iter(table.columns.values())))
-        values = table.raw(self.column) if self.column in table.columns else empty
-        lines: list[Line] = []
-        examples: list[dict[str, Any]] = []
-        read: list[int] = []
-        for place, value in enumerate(values):
-            line: Line = {"row": start + place}
-            try:
-                image = encoded(value, table.folder)
-                if image is None:
-                    line["note"] = NO_IMAGE
-                else:
-                    line |= named_image(image)
-                    examples.append({**self.reader.read(decode(image)), "example_id": len(read)})
-                    read.append(place)
-            except Unreadable as error:
-                line["note"] = f"the image {error}"
-            lines.append(line)
-        logits = logits_of(self.model, examples, self.reader) if examples else ()
-        for place, outputs in zip(read, logits, strict=True):
-            finite = np.isfinite(outputs).all()
-            lines[place] |= answer(outputs, "classification", self.names) if finite else {"note": NOT_FINITE}
-        nothing = dict.fromkeys(ANSWER["classification"])
-        return [{**line, **nothing, "note": line["note"]} if "note" in line else line for line in lines]
-
-
-class InstructionPredictor:
-    """A response to each instruction or conversation."""
-
-    def __init__(self, run: FinishedRun) -> None:
-        self.run = run
-        self.tokenizer = load_tokenizer(run.student)
-        self.model = send(load_language_model(run.student), run_device())
-        self.columns: InstructionColumns | None = None
-        self.name = ""
-        data = run.recipe.data
-        length = min(data.max_length or INSTRUCTIONS_MAX_LENGTH, run.positions or position_limit(self.model))
-        self.longest = min(data.max_prompt_length, length - 1)
-
-    def find(self, stream: Stream, table: Table, notes: list[str]) -> None:
-        self.name = stream.name
-        if stream.plain:
-            self.columns = InstructionColumns(instruction=LINE)
-            return
-        self.columns = prompt_columns(table.columns, self.run.recipe.data, self.run.named, notes)
-
-    def answer(self, table: Table, start: int) -> list[Line]:
-        assert self.columns is not None
-        generation = self.run.recipe.generation
-        rows = prompts_of(table, self.columns, self.name)
-        asked = [place for place, row in enumerate(rows) if row.instruction]
-        prompts = encode_prompts(
-            [rows[place]._asdict() for place in asked], self.tokenizer, self.run.recipe.data.prompt
-        )
-        fitting = {place: ids for place, ids in zip(asked, prompts, strict=True) if len(ids) <= self.longest}
-        responses: dict[int, str] = {}
-        if fitting:
-            # Each chunk has another seed; otherwise all of them would begin with the same draws.
-            seed = generation.seeds[0] + start
-            drawn = generate(self.model, self.tokenizer, list(fitting.values()), generation, seed=seed, progress=False)
-            responses = dict(zip(fitting, drawn.texts, strict=True))
-        return [self._line(row, start + place, responses.get(place)) for place, row in enumerate(rows)]
-
-    def _line(self, row: Instruction, number: int, response: str | None) -> Line:
-        line: Line = {"row": number, "instruction": row.instruction}
-        if row.input:
-            line["input"] = row.input
-        line["response"] = response
-        if response is None:
-            long = f"the prompt is over {self.longest} tokens"
-            line["note"] = long if row.instruction else EMPTY_INSTRUCTION
-        return line
-
-
 PREDICTORS: dict[str, Callable[[FinishedRun], Predictor]] = {
     "classification": TextPredictor,
     "images": ImagePredictor,
@@ -369,19 +202,3 @@ PREDICTORS: dict[str, Callable[[FinishedRun], Predictor]] = {
     "embeddings": EmbeddingPredictor,
 }
 """What answers for a student, by its task."""
-
-
-def _texts(table: Table, name: str, start: int) -> list[str]:
-    """A column of texts. A chunk whose JSON objects all lack the key has none, so its texts are empty.
-
-    Raises GeodistillError for a value that is a list or an object.
-    """
-    values = table.columns.get(name)
-    if values is None:
-        return [""] * len(next(iter(table.columns.values())))
-    for place, value in enumerate(values):
-        if isinstance(value, list | dict):
-            raise GeodistillError(
-                f"Row {start + place} has a {type(value).__name__} in the column '{name}'.", "Give one text a row."
-            )
-    return [as_text(value) for value in values]
