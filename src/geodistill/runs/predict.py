@@ -5,33 +5,31 @@ from __future__ import annotations
 import os
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
 
 from tqdm.auto import tqdm
 
-from geodistill.data.streams import STANDARD_INPUT, Stream, open_images, open_stream
-from geodistill.data.tables import Table
-from geodistill.distillation.devices import telling_of_memory
+from geodistill.data.streams import STANDARD_INPUT
 from geodistill.errors import GeodistillError
 from geodistill.files import json_text
 from geodistill.runs.open_run import open_run, refuse_others
 from geodistill.runs.predictors.images import ImagePredictor
 from geodistill.runs.predictors.instructions import InstructionPredictor
+from geodistill.runs.predictors.predictor import Line, Predictor
 from geodistill.runs.predictors.texts import TextPredictor
-from geodistill.runs.predictors.vectors import EmbeddingPredictor, Line, latent_lines
-from geodistill.tasks.finished_run import FinishedRun
+from geodistill.runs.predictors.vectors import EmbeddingPredictor, LatentPredictor
 
 CHUNK = 1024  # rows in memory at a time
-IMAGES = 128  # of images, which take more
-USEFUL = {
-    "classification": ["data.text", "data.text_pair", "data.max_length"],
-    "images": ["data.image"],
-    "embeddings": ["data.columns.student", "data.max_length"],
-    "neural": ["data.sessions.lfp", "data.sessions.adaptation_steps"],
+PREDICTORS: dict[str, type[Predictor | LatentPredictor]] = {
+    "classification": TextPredictor,
+    "images": ImagePredictor,
+    "instructions": InstructionPredictor,
+    "embeddings": EmbeddingPredictor,
+    "neural": LatentPredictor,
 }
+"""What answers for a student, by its task."""
 
 
 @dataclass
@@ -46,16 +44,6 @@ class Predictions:
 
     def __iter__(self) -> Iterator[Line]:
         return self.lines
-
-
-class Predictor(Protocol):
-    """One kind of answer: it reads columns that it finds in the first chunk, and answers to each row of a chunk."""
-
-    def find(self, stream: Stream, table: Table, notes: list[str]) -> None:
-        """Find the columns. Raises GeodistillError for those that are missing."""
-
-    def answer(self, table: Table, start: int) -> list[Line]:
-        """Return a line for each row; `start` rows came before."""
 
 
 def predict(
@@ -102,41 +90,12 @@ def predict(
     if chunk < 1:
         raise GeodistillError(f"A chunk of {chunk} rows is none.", "Give at least 1.")
     run = open_run(folder, overrides)
-    task = run.recipe.task
-    _check_overrides(run, task)
-    found = Predictions(iter(()))
-    if task == "neural":
-        found.lines = _counted(latent_lines(run, source, found.notes), found.notes, progress)
-        return found
-    most = {"instructions": 8 * run.recipe.generation.batch_size, "images": IMAGES}.get(task, chunk)
-    stream = (open_images if task in ("images", "embeddings") else open_stream)(source, min(chunk, most))
-    found.lines = _counted(_lines(run, stream, found.notes), found.notes, progress)
-    return found
-
-
-def _check_overrides(run: FinishedRun, task: str) -> None:
-    useful = USEFUL.get(task, [])
-    if task == "instructions":
-        data = ("instruction", "input", "messages", "prompt", "max_length", "max_prompt_length")
-        generation = [key for key in type(run.recipe.generation).model_fields if key != "limit"]
-        useful = [*(f"data.{key}" for key in data), *(f"generation.{key}" for key in generation)]
+    predictor = PREDICTORS[run.recipe.task]
     every = "every row is answered"
-    source = "the file is the argument after the run"
-    refuse_others(run, useful, {"data.source": source, "data.limit": every, "generation.limit": every})
-
-
-def _lines(run: FinishedRun, stream: Stream, notes: list[str]) -> Iterator[Line]:
-    """Answer chunk by chunk."""
-    predictor: Predictor | None = None
-    count = 0
-    for table in stream.chunks:
-        if predictor is None:
-            predictor = PREDICTORS[run.recipe.task](run)
-            predictor.find(stream, table, notes)
-        with telling_of_memory():
-            lines = predictor.answer(table, count)
-        yield from lines
-        count += len(lines)
+    argument = "the file is the argument after the run"
+    refuse_others(run, predictor.keys, {"data.source": argument, "data.limit": every, "generation.limit": every})
+    notes: list[str] = []
+    return Predictions(_counted(predictor.lines(run, source, chunk, notes), notes, progress), notes)
 
 
 def _counted(lines: Iterator[Line], notes: list[str], progress: bool) -> Iterator[Line]:
@@ -193,12 +152,3 @@ def _to_standard_output(predictions: Predictions) -> None:
 
 def _encoded(line: Line) -> bytes:
     return f"{json_text(line)}\n".encode("utf-8", errors="replace")
-
-
-PREDICTORS: dict[str, Callable[[FinishedRun], Predictor]] = {
-    "classification": TextPredictor,
-    "images": ImagePredictor,
-    "instructions": InstructionPredictor,
-    "embeddings": EmbeddingPredictor,
-}
-"""What answers for a student, by its task."""

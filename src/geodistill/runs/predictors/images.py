@@ -9,10 +9,10 @@ import numpy as np
 from geodistill.data.columns import find_image
 from geodistill.data.decoding import Unreadable, decode, encoded
 from geodistill.data.scoring import own_columns
-from geodistill.data.streams import LINE, Stream
+from geodistill.data.streams import LINE, Stream, open_images
 from geodistill.data.tables import Table
 from geodistill.runs.arguments import run_device, send
-from geodistill.runs.predictors.vectors import NOT_FINITE, Line
+from geodistill.runs.predictors.predictor import NOT_FINITE, Line, Predictor
 from geodistill.tasks.classification import predict as logits_of
 from geodistill.tasks.finished_run import FinishedRun
 from geodistill.tasks.image_reader import image_reader
@@ -20,11 +20,15 @@ from geodistill.tasks.images import named_image
 from geodistill.tasks.loading import load_student
 from geodistill.tasks.predictions import ANSWER, answer
 
+MOST = 128  # images in memory at a time, which take more than texts
 NO_IMAGE = "there is no image"
 
 
-class ImagePredictor:
+class ImagePredictor(Predictor):
     """Labels with their probabilities for images, which are read as the student reads them."""
+
+    keys = ("data.image",)
+    open = staticmethod(open_images)
 
     def __init__(self, run: FinishedRun) -> None:
         self.run = run
@@ -32,6 +36,10 @@ class ImagePredictor:
         self.model = send(load_student(run.student.name, trust=run.student.trust_remote_code), run_device())
         self.reader = image_reader(run.student, run.student.config)
         self.column = LINE
+
+    @staticmethod
+    def most(run: FinishedRun, chunk: int) -> int:
+        return min(chunk, MOST)
 
     def find(self, stream: Stream, table: Table, notes: list[str]) -> None:
         if not stream.plain:

@@ -8,8 +8,9 @@ from geodistill.data.instructions import MAX_LENGTH as INSTRUCTIONS_MAX_LENGTH
 from geodistill.data.scoring import prompt_columns
 from geodistill.data.streams import LINE, Stream
 from geodistill.data.tables import Table
+from geodistill.recipe import GenerationRecipe
 from geodistill.runs.arguments import run_device, send
-from geodistill.runs.predictors.vectors import Line
+from geodistill.runs.predictors.predictor import Line, Predictor
 from geodistill.tasks.finished_run import FinishedRun
 from geodistill.tasks.generation import generate
 from geodistill.tasks.instruction_reader import encode_prompts
@@ -20,8 +21,13 @@ from geodistill.tasks.text_reader import position_limit
 EMPTY_INSTRUCTION = "there is no instruction"
 
 
-class InstructionPredictor:
+class InstructionPredictor(Predictor):
     """A response to each instruction or conversation."""
+
+    keys = (
+        *(f"data.{key}" for key in ("instruction", "input", "messages", "prompt", "max_length", "max_prompt_length")),
+        *(f"generation.{key}" for key in GenerationRecipe.model_fields if key != "limit"),
+    )
 
     def __init__(self, run: FinishedRun) -> None:
         self.run = run
@@ -32,6 +38,10 @@ class InstructionPredictor:
         data = run.recipe.data
         length = min(data.max_length or INSTRUCTIONS_MAX_LENGTH, run.positions or position_limit(self.model))
         self.longest = min(data.max_prompt_length, length - 1)
+
+    @staticmethod
+    def most(run: FinishedRun, chunk: int) -> int:
+        return min(chunk, 8 * run.recipe.generation.batch_size)
 
     def find(self, stream: Stream, table: Table, notes: list[str]) -> None:
         self.name = stream.name

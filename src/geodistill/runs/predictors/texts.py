@@ -13,7 +13,7 @@ from geodistill.data.tables import Table
 from geodistill.data.texts import Rows, as_text
 from geodistill.errors import GeodistillError
 from geodistill.runs.arguments import run_device, send
-from geodistill.runs.predictors.vectors import NOT_FINITE, Line
+from geodistill.runs.predictors.predictor import NOT_FINITE, Line, Predictor
 from geodistill.tasks.classification import Classification
 from geodistill.tasks.classification import predict as logits_of
 from geodistill.tasks.finished_run import FinishedRun
@@ -24,8 +24,10 @@ EMPTY = "the text is empty"
 EMPTY_PAIR = "one text of the pair is empty"
 
 
-class TextPredictor:
+class TextPredictor(Predictor):
     """Labels with their probabilities, or numbers, for texts or pairs of texts."""
+
+    keys = ("data.text", "data.text_pair", "data.max_length")
 
     def __init__(self, run: FinishedRun) -> None:
         self.run = run

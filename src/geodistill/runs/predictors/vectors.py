@@ -15,12 +15,13 @@ from geodistill.data.examples import MAX_LENGTH
 from geodistill.data.neural import sessions_to_read
 from geodistill.data.parts import ALL
 from geodistill.data.session_files import ARRAYS
-from geodistill.data.streams import LINE, STANDARD_INPUT, Stream
+from geodistill.data.streams import LINE, STANDARD_INPUT, Stream, open_images
 from geodistill.data.tables import Table
 from geodistill.data.texts import as_text, is_missing
 from geodistill.errors import GeodistillError, suggest
 from geodistill.runs.arguments import run_device, send
 from geodistill.runs.folder import read_json
+from geodistill.runs.predictors.predictor import NOT_FINITE, Line, Predictor
 from geodistill.tasks.array_reader import READER_FILE, ArrayReader
 from geodistill.tasks.classification import predict as logits_of
 from geodistill.tasks.embeddings import INPUTS, embed, main_input
@@ -33,12 +34,13 @@ from geodistill.tasks.predictions import answer
 from geodistill.tasks.text_reader import TextReader, position_limit
 
 DIGITS = 7  # of a number, which is what float32 holds
-NOT_FINITE = "the student's output is not a finite number"
-Line = dict[str, Any]
 
 
-class EmbeddingPredictor:
+class EmbeddingPredictor(Predictor):
     """The student's embedding of its own input, a text, an image or an array; and its label, if it has learned some."""
+
+    keys = ("data.columns.student", "data.max_length")
+    open = staticmethod(open_images)
 
     def __init__(self, run: FinishedRun) -> None:
         self.run = run
@@ -145,6 +147,17 @@ class EmbeddingPredictor:
         if not np.isfinite(array).all():
             raise Unreadable("the array has numbers that are NaN or infinite")
         return array, told
+
+
+class LatentPredictor:
+    """The student's latent of each time bin of each session of a file, or of a folder of files."""
+
+    keys = ("data.sessions.lfp", "data.sessions.adaptation_steps")
+
+    @staticmethod
+    def lines(run: FinishedRun, source: str, chunk: int, notes: list[str]) -> Iterator[Line]:
+        """See `latent_lines`; a recording is read as a whole, so there are no chunks."""
+        return latent_lines(run, source, notes)
 
 
 def latent_lines(run: FinishedRun, source: str, notes: list[str]) -> Iterator[Line]:
