@@ -15,7 +15,7 @@ from transformers import AutoModel
 
 from geodistill.errors import GeodistillError
 from geodistill.models import NeuralConfig, NeuralModel, new_neural_model, with_sessions
-from geodistill.models.neural import rotate
+from geodistill.models.neural.layers import rotate
 
 SESSIONS = {"monday": 5, "tuesday": 3}
 SMALL: dict[str, Any] = {
