@@ -243,7 +243,7 @@ def test_one_cache_serves_the_rows_of_all_runs(
     def wanted_by(recipe: Recipe) -> dict[str, list[Any]]:
         jobs = plan_jobs(recipe, tmp_path)
         students = [build_student(job.recipe.student, teacher.model, seed=job.seed) for job in jobs]
-        return collect_requests(jobs, students, teacher, dict.fromkeys(map(compare_module._shape, jobs)))
+        return collect_requests(jobs, students, teacher, dict.fromkeys(job.shape for job in jobs))
 
     wanted = [FeatureRequest(0, "tokens"), FeatureRequest(2, "mean"), FeatureRequest(2, "tokens")]
     assert wanted_by(recipe) == {data_key(stages_of(recipe)[-1]): wanted}

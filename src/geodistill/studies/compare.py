@@ -24,7 +24,7 @@ from geodistill.distillation.layer_choice import ChosenLayers
 from geodistill.distillation.sides import Reader
 from geodistill.distillation.students.adapters import adapted_model
 from geodistill.errors import GeodistillError
-from geodistill.files import fingerprint_of, write_json
+from geodistill.files import write_json
 from geodistill.recipe import TASK_STAGE, Recipe, StudentRecipe
 from geodistill.runs.arguments import run_device
 from geodistill.runs.automatic_layers import LayerChooser, known_layers, with_layers
@@ -91,7 +91,7 @@ def compare(
         if onnx:
             check_onnx(job.recipe)
     task = task_of(recipe)
-    readers = {_shape(job): student_reader(job.recipe, task) for job in variants}
+    readers = {job.shape: student_reader(job.recipe, task) for job in variants}
     content, precision = recipe.model_dump(mode="json"), describe_precision(recipe, run_device())
     with claimed(folder, content, comparison_fingerprint(recipe, task), fresh=fresh, precision=precision):
         return _compare(recipe, folder, jobs, task, readers, onnx=onnx, progress=progress)
@@ -131,7 +131,7 @@ def _compare(
         constant=task.constant("test") if task.labelled else None,
         read=collect_read(jobs),
         teacher=before[1] if before else TeacherResult(**describe_teacher(teacher, timed=True)),
-        runs=[read_run(job, folder, timed[_build(job)]) for job in jobs],
+        runs=[read_run(job, folder, timed[job.build]) for job in jobs],
     )
     write_json(folder / RESULTS, results.to_dict())
     report_comparison(results, recipe.model_dump(mode="json"))
@@ -169,26 +169,26 @@ def prepare_jobs(
     begun: dict[tuple[str, int], tuple[StudentRecipe, PreTrainedModel]] = {}
     layers_of: dict[Path, list[ChosenLayers]] = {}
     for job, _, _ in planned:
-        if _beginning(job) not in begun:
-            own_reader = readers[_shape(job)]
+        if job.beginning not in begun:
+            own_reader = readers[job.shape]
             start = trained_start(job.recipe, teacher, own_reader, folder / "students", progress=progress)
             student = build_start(start, teacher, own_reader, job.seed)
             plain = adapted_model(student)
             kept = kept_start(start, job.recipe, student, folder / "students")
-            begun[_beginning(job)] = kept, outline_of(type(plain), plain.config)
+            begun[job.beginning] = kept, outline_of(type(plain), plain.config)
             # Of every run that begins with this student, while it is here.
             chooser = LayerChooser(plain, own_reader, teacher)
             for mate, tasks, fingerprint in planned:
-                if _beginning(mate) == _beginning(job):
+                if mate.beginning == job.beginning:
                     known = known_layers(mate.folder, fingerprint)
                     layers_of[mate.folder] = chooser.choose(mate.recipe, tasks) if known is None else known
                     teller.tell_layers(layers_of[mate.folder], f" in '{mate.variant}' with seed {mate.seed}")
     jobs = [replace(job, recipe=with_layers(job.recipe, layers_of[job.folder])) for job, _, _ in planned]
-    starts, outlines = zip(*(begun[_beginning(job)] for job in jobs), strict=True)
+    starts, outlines = zip(*(begun[job.beginning] for job in jobs), strict=True)
     layers = {
         layer
         for job, outline in zip(jobs, outlines, strict=True)
-        for _, layer in geometry_pairs(outline, teacher, readers[_shape(job)] or teacher.reader)
+        for _, layer in geometry_pairs(outline, teacher, readers[job.shape] or teacher.reader)
     }
     requests = collect_requests(jobs, outlines, teacher, readers)
     settings = jobs[0].recipe.teacher
@@ -196,7 +196,7 @@ def prepare_jobs(
     prepared = []
     for job, (_, tasks, fingerprint), start, outline in zip(jobs, planned, starts, outlines, strict=True):
         chosen = layers_of[job.folder]
-        run = preparation.run(job.recipe, tasks, outline, readers[_shape(job)], held_out=layers, layers=chosen)
+        run = preparation.run(job.recipe, tasks, outline, readers[job.shape], held_out=layers, layers=chosen)
         prepared.append(PreparedJob(job, fingerprint, replace(run, start=start)))
     return prepared
 
@@ -294,7 +294,7 @@ def collect_requests(
     serves all: rows, and None for logits."""
     wanted: dict[str, dict[Key, None]] = {}
     for job, student in zip(jobs, students, strict=True):
-        probes = (readers[_shape(job)] or teacher.reader).probe(), teacher.reader.probe()
+        probes = (readers[job.shape] or teacher.reader).probe(), teacher.reader.probe()
         for stage in stages_before_learning(job.recipe):
             ours = wanted.setdefault(data_key(stage), {})
             requests = feature_requests(stage.objective, student, teacher.outline, *probes)
@@ -379,18 +379,18 @@ def time_students(
     """Time one student of each build, now that nothing runs beside it."""
     timed: dict[str, Timed] = {}
     for job in jobs:
-        if _build(job) in timed:
+        if job.build in timed:
             continue
         folder = job.folder / "student"
         source = ModelSource(str(folder), trust_remote_code=job.recipe.trusts_student)
         student = teacher.task.load_model(source, new_head=False).eval()
-        reader, encoded = teacher.as_read_by(student, readers[_shape(job)])
+        reader, encoded = teacher.as_read_by(student, readers[job.shape])
         results = read_json(job.folder / RESULTS)
         forms = [Form(**form) for form in results["forms"]]
         if forms:
             forms = measure_forms(forms, student, reader, encoded[results["split"]], folder)
         latency = measure_latency(student, reader, encoded)
-        timed[_build(job)] = Timed(latency, {form.name: form for form in forms})
+        timed[job.build] = Timed(latency, {form.name: form for form in forms})
     return timed
 
 
@@ -409,26 +409,11 @@ def measured_before(jobs: Sequence[Job], folder: Path) -> tuple[dict[str, Timed]
     if results.teacher is None or None in found:
         return None
     timed = {
-        _build(job): Timed(run.latency_ms, {form.name: form for form in run.forms})
+        job.build: Timed(run.latency_ms, {form.name: form for form in run.forms})
         for job, run in zip(jobs, found, strict=True)
         if run is not None
     }
     return timed, results.teacher
-
-
-def _build(job: Job) -> str:
-    """What decides the size and the speed of a job's student."""
-    quantization = next(iter(job.recipe.quantizations.values()), None)
-    return fingerprint_of(_shape(job), quantization and quantization.model_dump(mode="json"))
-
-
-def _beginning(job: Job) -> tuple[str, int]:
-    """What decides the student that a job begins with; variants with the same one share it."""
-    return _shape(job), job.seed
-
-
-def _shape(job: Job) -> str:
-    return job.recipe.student.model_dump_json()
 
 
 def _workers(recipe: Recipe) -> int:

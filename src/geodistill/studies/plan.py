@@ -27,6 +27,22 @@ class Job:
     recipe: Recipe
     folder: Path
 
+    @property
+    def shape(self) -> str:
+        """What decides how the student is made."""
+        return self.recipe.student.model_dump_json()
+
+    @property
+    def beginning(self) -> tuple[str, int]:
+        """What decides the student that the job begins with; variants with the same one share it."""
+        return self.shape, self.seed
+
+    @property
+    def build(self) -> str:
+        """What decides the size and the speed of the student."""
+        quantization = next(iter(self.recipe.quantizations.values()), None)
+        return fingerprint_of(self.shape, quantization and quantization.model_dump(mode="json"))
+
 
 def split_sweeps(overrides: Sequence[str]) -> tuple[list[str], dict[str, list[Any]]]:
     """Tell plain overrides from sweeps: `path=a,b,c` is a sweep over three values, a list in brackets is one value."""
