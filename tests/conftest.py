@@ -31,7 +31,7 @@ from geodistill.data.examples import load_examples
 from geodistill.recipe import DataRecipe, Recipe
 from geodistill.runs.recipe_file import check_recipe, merge
 from geodistill.runs.teacher import prepare_teacher
-from geodistill.studies import compare as compare_module
+from geodistill.studies import workers as workers_module
 from geodistill.tasks.classification import Classification
 
 WriteRecipe = Callable[..., Path]
@@ -112,7 +112,7 @@ def without_workers(monkeypatch: pytest.MonkeyPatch) -> None:
         def __init__(self, workers: int, **processes: Any) -> None:
             super().__init__(workers)
 
-    monkeypatch.setattr(compare_module, "ProcessPoolExecutor", InThisProcess)
+    monkeypatch.setattr(workers_module, "ProcessPoolExecutor", InThisProcess)
 
 
 @pytest.fixture

@@ -26,10 +26,11 @@ from geodistill.runs.folder import METRICS, RESULTS, read_json
 from geodistill.runs.prepare import data_key, stages_of
 from geodistill.runs.recipe_file import check_recipe, merge
 from geodistill.runs.teacher import TEACHER_FILE, prepare_teacher
-from geodistill.studies import compare as compare_module
-from geodistill.studies.compare import PreparedJob, collect_requests, compare
+from geodistill.studies import workers
+from geodistill.studies.compare import collect_requests, compare
 from geodistill.studies.plan import plan_jobs
 from geodistill.studies.report.comparison_page import report_comparison
+from geodistill.studies.workers import PreparedJob
 from geodistill.tasks import classification as classification_module
 from geodistill.tasks.choose import task_of
 
@@ -39,7 +40,7 @@ VARIANTS = {"KD": {"objective": KD}, "Gram": {"objective": {**KD, "features": [{
 
 ORPHAN = """
 import multiprocessing, time
-from geodistill.studies.compare import start_worker
+from geodistill.studies.workers import start_worker
 
 def work(connection):
     start_worker(1)
@@ -138,14 +139,14 @@ def test_a_variant_that_fails_does_not_stop_the_others(
     before = stamps(copied)
     for name in sorted(before)[:1]:
         (copied / "runs" / name / RESULTS).unlink()
-    train = compare_module.train_prepared
+    train = workers.train_prepared
 
     def failing(recipe: Recipe, folder: Path, *prepared: Any, **options: Any) -> None:
         if folder.name.startswith("broken"):
             raise GeodistillError("The run cannot go on.", "Change it.")
         train(recipe, folder, *prepared, **options)
 
-    monkeypatch.setattr(compare_module, "train_prepared", failing)
+    monkeypatch.setattr(workers, "train_prepared", failing)
     bad = {"broken": {"objective": KD}, **VARIANTS}
     recipe = check_recipe(merge(base, {"compare": {"variants": bad}}))
     with pytest.raises(GeodistillError) as caught:
@@ -269,7 +270,7 @@ def test_a_killed_worker_is_told_with_what_to_lower(
     """A process that the system ends leaves no exception, and takes the other runs along."""
     first, second = sorted(stamps(copied))[:2]
     (copied / "runs" / first / RESULTS).unlink()
-    monkeypatch.setattr(compare_module, "_run_job", killed)
+    monkeypatch.setattr(workers, "_run_job", killed)
     with pytest.raises(GeodistillError) as caught:
         compare(check_recipe(base), copied, sweeps=SWEEP, progress=False)
     assert "killed while this run was under way" in caught.value.problem and "memory" in caught.value.problem
@@ -325,8 +326,8 @@ def test_workers_neither_read_data_nor_load_the_teacher(
         original(received, onnx)
         assert "model" not in vars(received.run.teacher)
 
-    original = compare_module._run_job
-    monkeypatch.setattr(compare_module, "_run_job", run)
+    original = workers._run_job
+    monkeypatch.setattr(workers, "_run_job", run)
     compare(check_recipe(base), tmp_path / "run", progress=False)
     assert read == ["data"] and loaded == ["teacher"]
     teacher = sum(file.stat().st_size for file in Path(base["teacher"]["model"]).glob("*.safetensors"))

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import shutil
 from collections.abc import Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from pathlib import Path
-from threading import Thread
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
 from geodistill.distillation.cache.plan import Key
@@ -23,23 +18,19 @@ from geodistill.distillation.feature_terms import feature_requests
 from geodistill.distillation.layer_choice import ChosenLayers
 from geodistill.distillation.sides import Reader
 from geodistill.distillation.students.adapters import adapted_model
-from geodistill.errors import GeodistillError
 from geodistill.files import write_json
 from geodistill.recipe import TASK_STAGE, Recipe, StudentRecipe
 from geodistill.runs.arguments import run_device
 from geodistill.runs.automatic_layers import LayerChooser, known_layers, with_layers
-from geodistill.runs.folder import ENVIRONMENT, RESULTS, claimed, read_json, read_metrics
-from geodistill.runs.forms import Form, measure_forms
+from geodistill.runs.folder import ENVIRONMENT, RESULTS, claimed, read_json
 from geodistill.runs.identity import comparison_fingerprint, run_fingerprint
 from geodistill.runs.precision import describe_precision, warn_of_slow_settings
 from geodistill.runs.prepare import (
     Preparation,
-    PreparedRun,
     asks_for_logits,
     data_key,
     geometry_pairs,
     stages_before_learning,
-    stages_of,
 )
 from geodistill.runs.recipe_file import check_names
 from geodistill.runs.run_results import TeacherResult
@@ -47,17 +38,17 @@ from geodistill.runs.settings import check_settings
 from geodistill.runs.student import build_start, kept_start, trained_start
 from geodistill.runs.teacher import PreparedTeacher, as_given, outline_of, prepare_teacher
 from geodistill.runs.tell import Teller, records_of
-from geodistill.runs.train import check_onnx, describe_teacher, measure_latency, train_prepared
+from geodistill.runs.train import check_onnx, describe_teacher
 from geodistill.studies.comparison_results import ComparisonResults
 from geodistill.studies.plan import Job, comparison_of, default_comparison, plan_jobs
 from geodistill.studies.report.comparison_page import report_comparison
 from geodistill.studies.table import ComparedRun
+from geodistill.studies.timing import Timed, measured_before, time_students
+from geodistill.studies.workers import PreparedJob, run_jobs
 from geodistill.tasks.choose import stage_tasks, task_of
-from geodistill.tasks.loading import ModelSource
 from geodistill.tasks.reading import student_reader
 from geodistill.tasks.task import Task
 
-BAR = "{desc}: {percentage:3.0f}%|{bar}| {n:.1f}/{total_fmt} [{elapsed}<{remaining}]"
 MOST_JOBS = 4  # beyond, small students wait for memory bandwidth rather than cores
 
 
@@ -138,14 +129,6 @@ def _compare(
     return results
 
 
-class PreparedJob(NamedTuple):
-    """A job, the fingerprint of its run, and what was made for it."""
-
-    job: Job
-    fingerprint: str
-    run: PreparedRun
-
-
 def prepare_jobs(
     planned: Sequence[tuple[Job, Mapping[str, Task], str]],
     teacher: PreparedTeacher,
@@ -210,80 +193,6 @@ def is_finished(job: Job, fingerprint: str, *, onnx: bool = False) -> bool:
     return not lacks_onnx and read_json(marker).get("fingerprint") == fingerprint
 
 
-def run_jobs(
-    prepared: Sequence[PreparedJob], *, workers: int, done: int = 0, onnx: bool = False, progress: bool
-) -> None:
-    """Run the jobs in worker processes, each with its share of the cores, under one progress bar with the time left.
-
-    done: how many other jobs are finished already
-    """
-    jobs = [each.job for each in prepared]
-    # What torch would use here, so that OMP_NUM_THREADS and the cores of a container are heeded.
-    threads = max(1, torch.get_num_threads() // workers)
-    # Fresh processes: a fork of a process that has used several threads can hang in the first matrix product.
-    context = multiprocessing.get_context("spawn")
-    failures: list[tuple[Job, BaseException]] = []
-    with (
-        ProcessPoolExecutor(workers, mp_context=context, initializer=start_worker, initargs=(threads,)) as pool,
-        tqdm(total=done + len(jobs), initial=done, desc="runs", disable=not progress, bar_format=BAR) as bar,
-    ):
-        try:
-            running: dict[Future[None], Job] = {pool.submit(_run_job, each, onnx): each.job for each in prepared}
-            finished = done
-            while running:
-                ended, _ = wait(running, timeout=1.0, return_when=FIRST_COMPLETED)
-                for future in ended:
-                    job = running.pop(future)
-                    finished += 1
-                    if error := future.exception():
-                        failures.append((job, error))
-                bar.n = round(finished + sum(_share_done(job) for job in running.values()), 2)
-                bar.refresh()
-        except BrokenProcessPool as broken:  # a worker ended before all runs were handed out
-            raise killed_worker(jobs[:workers]) from broken
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
-    lost = [job for job, error in failures if isinstance(error, BrokenProcessPool)]
-    if lost:  # runs begin in the order of the jobs, so the first of them were under way
-        raise killed_worker(sorted(lost, key=jobs.index)[:workers])
-    if failures:
-        job, error = min(failures, key=lambda failure: jobs.index(failure[0]))
-        if not isinstance(error, GeodistillError):
-            raise error
-        raise GeodistillError(
-            f"{len(failures)} of {len(jobs)} runs failed; the first, '{job.variant}' with seed {job.seed}: "
-            f"{error.problem}",
-            f"{error.remedy} The other runs are kept: fix the recipe and run the same command again.",
-        )
-
-
-def killed_worker(jobs: Sequence[Job]) -> GeodistillError:
-    """Say which runs were under way when a worker process ended without a word, and what to lower."""
-    runs = "; ".join(f"'{job.variant}' with seed {job.seed}" for job in jobs)
-    under_way = f"this run was under way: {runs}" if len(jobs) == 1 else f"one of these runs was under way: {runs}"
-    side_by_side = f"compare.jobs (runs side by side, now {len(jobs)}), " if len(jobs) > 1 else ""
-    return GeodistillError(
-        f"A worker process was killed while {under_way}; most often the system does that because memory ran out.",
-        f"Lower {side_by_side}training.batch_size or data.max_length, and run the same command again: finished runs "
-        "are kept.",
-    )
-
-
-def start_worker(threads: int) -> None:
-    """Give a worker process its share of the cores, and let it end with the comparison, however that ends."""
-    Thread(target=_end_with_parent, daemon=True).start()
-    torch.set_num_threads(threads)
-    torch.set_flush_denormal(True)
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    assert parent is not None, "a worker has a parent"
-    parent.join()
-    os._exit(1)  # at once: someone may be starting the comparison again, in the same folders
-
-
 def collect_requests(
     jobs: Sequence[Job],
     students: Sequence[PreTrainedModel],
@@ -343,14 +252,6 @@ def collect_read(jobs: Sequence[Job]) -> dict[str, Any]:
     return found
 
 
-class Timed(NamedTuple):
-    """What was measured of one student for all that are built alike: milliseconds for one example in torch, and the
-    forms of a quantised student with their sizes and latencies, by name."""
-
-    latency_ms: float
-    forms: Mapping[str, Form]
-
-
 def read_run(job: Job, folder: Path, timed: Timed) -> ComparedRun:
     """Read what a finished job wrote in the folder of the comparison."""
     own = {"variant": job.variant, "seed": job.seed, "sweep": job.sweep, "latency_ms": timed.latency_ms}
@@ -363,57 +264,9 @@ def read_run(job: Job, folder: Path, timed: Timed) -> ComparedRun:
     return replace(run, forms=forms)
 
 
-def _run_job(prepared: PreparedJob, onnx: bool) -> None:
-    job, fingerprint, run = prepared
-    train_prepared(job.recipe, job.folder, run, fingerprint, onnx=onnx)
-
-
 def _with_teacher(job: Job, teacher: str) -> Job:
     given = as_given(job.recipe.teacher, teacher)
     return replace(job, recipe=job.recipe.model_copy(update={"teacher": given}))
-
-
-def time_students(
-    jobs: Sequence[Job], teacher: PreparedTeacher, readers: Mapping[str, Reader | None]
-) -> dict[str, Timed]:
-    """Time one student of each build, now that nothing runs beside it."""
-    timed: dict[str, Timed] = {}
-    for job in jobs:
-        if job.build in timed:
-            continue
-        folder = job.folder / "student"
-        source = ModelSource(str(folder), trust_remote_code=job.recipe.trusts_student)
-        student = teacher.task.load_model(source, new_head=False).eval()
-        reader, encoded = teacher.as_read_by(student, readers[job.shape])
-        results = read_json(job.folder / RESULTS)
-        forms = [Form(**form) for form in results["forms"]]
-        if forms:
-            forms = measure_forms(forms, student, reader, encoded[results["split"]], folder)
-        latency = measure_latency(student, reader, encoded)
-        timed[job.build] = Timed(latency, {form.name: form for form in forms})
-    return timed
-
-
-def measured_before(jobs: Sequence[Job], folder: Path) -> tuple[dict[str, Timed], TeacherResult] | None:
-    """Read the sizes and times that a finished comparison wrote, and its teacher, so that reading it again changes
-    nothing; None if a run was finished later, or other runs are compared."""
-    written = folder / RESULTS
-    if not written.is_file() or any((job.folder / RESULTS).stat().st_mtime > written.stat().st_mtime for job in jobs):
-        return None
-    try:
-        results = ComparisonResults.from_dict(folder, read_json(written))
-    except GeodistillError:  # of another version
-        return None
-    runs = {run.folder: run for run in results.runs}
-    found = [runs.get(job.folder.relative_to(folder).as_posix()) for job in jobs]
-    if results.teacher is None or None in found:
-        return None
-    timed = {
-        job.build: Timed(run.latency_ms, {form.name: form for form in run.forms})
-        for job, run in zip(jobs, found, strict=True)
-        if run is not None
-    }
-    return timed, results.teacher
 
 
 def _workers(recipe: Recipe) -> int:
@@ -421,12 +274,3 @@ def _workers(recipe: Recipe) -> int:
     if chosen is not None:
         return chosen
     return 1 if torch.accelerator.is_available() else min(MOST_JOBS, os.cpu_count() or 1)
-
-
-def _share_done(job: Job) -> float:
-    names = [stage.name for stage in stages_of(job.recipe)]
-    # Until its job begins, a folder may hold another run, with stages of other names.
-    entries = [entry for entry in read_metrics(job.folder) if entry["stage"] in names]
-    if not entries:
-        return 0.0
-    return (names.index(entries[-1]["stage"]) + entries[-1]["done"]) / len(names)
