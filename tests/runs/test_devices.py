@@ -12,7 +12,7 @@ import torch
 from transformers import BertForSequenceClassification, PreTrainedModel
 
 from geodistill.recipe import Recipe
-from geodistill.runs import arguments, prepare, teacher
+from geodistill.runs import arguments, measure, prepare, teacher
 from geodistill.runs import evaluate as evaluate_module
 from geodistill.runs import train as train_module
 from geodistill.runs.evaluate import evaluate
@@ -58,8 +58,8 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> set[tuple[str, str]]:
     )
     monkeypatch.setattr(BertForSequenceClassification, "forward", noted)
     monkeypatch.setattr(Classification, "score", during("scoring", Classification.score))
-    monkeypatch.setattr(train_module, "measure_latency", during("latency", train_module.measure_latency))
-    for module in (arguments, teacher, evaluate_module, train_module, prepare):
+    monkeypatch.setattr(measure, "measure_latency", during("latency", measure.measure_latency))
+    for module in (arguments, teacher, evaluate_module, train_module, prepare, measure):
         monkeypatch.setattr(module, "run_device", lambda: ACCELERATOR)
     return events
 
@@ -77,7 +77,7 @@ def test_scores_are_taken_on_the_accelerator_and_latency_on_the_cpu(
         measured.append((student.device.type, teacher.model.device.type))
         return []
 
-    monkeypatch.setattr(train_module, "measure_geometry", geometry)
+    monkeypatch.setattr(measure, "measure_geometry", geometry)
     recipe = make_recipe(training={"max_steps": 1}, teacher={"cache": False}, objective={"label": {}})
     train(recipe, tmp_path / "run", progress=False)
     assert {event for event in seen if event[0] != "training"} == {("scoring", "cuda"), ("latency", "cpu")}

@@ -14,14 +14,11 @@ from transformers import PreTrainedModel
 
 from geodistill.distillation.devices import telling_of_memory
 from geodistill.distillation.export import export_student, no_integers_of_decoders
-from geodistill.distillation.latency import TIMED, median_milliseconds
 from geodistill.distillation.model_card import StudentFacts
 from geodistill.distillation.onnx_file import require_onnx
 from geodistill.distillation.sharding import whole_model
 from geodistill.distillation.sides import Reader
-from geodistill.distillation.signals import FeatureRequest, SignalSource, Teacher, model_inputs
 from geodistill.distillation.students.adapters import Student, adapted_model, merge_adapters
-from geodistill.distillation.students.build import count_parameters, size_in_megabytes
 from geodistill.distillation.trainer import DistillationTrainer
 from geodistill.files import finite, write_json, write_lines
 from geodistill.quantization import is_quantized
@@ -40,14 +37,12 @@ from geodistill.runs.cost import Cost, peak_megabytes, reset_peak_memory
 from geodistill.runs.folder import RECIPE, RESULTS, TEST_PREDICTIONS, MetricsFile, claimed, read_json
 from geodistill.runs.forms import Form, compare_forms, measure_forms
 from geodistill.runs.identity import run_fingerprint
-from geodistill.runs.measure import measure_geometry
+from geodistill.runs.measure import describe_teacher, measure_student, validate_teacher
 from geodistill.runs.precision import describe_precision, slow_settings, warn_of_slow_settings
 from geodistill.runs.prepare import (
     Preparation,
     PreparedRun,
     PreparedStage,
-    geometry_pairs,
-    held_out_examples,
     stages_of,
 )
 from geodistill.runs.quantize import quantize_student
@@ -60,7 +55,7 @@ from geodistill.runs.tell import Teller, own_data, records_of
 from geodistill.tasks.choose import TASKS, stage_tasks, task_of
 from geodistill.tasks.loading import ModelSource
 from geodistill.tasks.reading import student_reader
-from geodistill.tasks.task import Encoded, Scores, Task, measured_split
+from geodistill.tasks.task import Task, measured_split
 
 
 @telling_of_memory()
@@ -250,12 +245,6 @@ def distil(
     return results
 
 
-def validate_teacher(teacher: PreparedTeacher) -> Mapping[str, float]:
-    """Return the metrics on the validation split of a teacher in its present state."""
-    with placed(teacher.model, run_device()):
-        return teacher.task.validate(teacher.model.eval(), teacher.reader, teacher.encoded).metrics
-
-
 def write_student(
     student: PreTrainedModel,
     reader: Reader,
@@ -339,66 +328,3 @@ def train_stage(
     )
     train_to_the_end(trainer, checkpoints)
     return trainer
-
-
-def measure_student(
-    student: PreTrainedModel, prepared: PreparedRun, progress: bool, *, timed: bool
-) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Return the student's metrics and geometry on the test split, its size and, if it is timed, its speed; and a line
-    for each example of what it answered."""
-    reading, reader = prepared.reading, prepared.reader
-    task = reading.task
-    split = measured_split(task)
-    found = task.score(student, reader, reading.encoded, split, progress=progress) if task.metrics else Scores()
-    validation = task.validate(student, reader, reading.encoded)
-    constant = task.constant(split)
-    pairs = geometry_pairs(student, prepared.teacher, reader)
-    measured = {
-        "metrics": found.metrics,
-        "constant": None if constant is None else asdict(constant),
-        "validation_metrics": validation.metrics,
-        "details": found.details,
-        "notes": [f"The student {note}." for note in found.notes],
-        "geometry": measure_geometry(
-            student,
-            held_out_source(prepared, [t for _, t in pairs]),
-            pairs,
-            held_out_examples(reading),
-            reading.collate,
-            rows=reading.rows,
-        ),
-        "parameters": count_parameters(student),
-        "megabytes": size_in_megabytes(student),
-        "latency_ms": measure_latency(student, reader, reading.encoded) if timed else None,
-    }
-    return measured, found.lines
-
-
-def held_out_source(prepared: PreparedRun, layers: Sequence[int]) -> SignalSource:
-    """Return where the teacher's rows of the held-out examples come from: the disk, or the teacher itself."""
-    requests = [FeatureRequest(layer, prepared.reading.rows) for layer in layers]
-    if prepared.held_out is not None:
-        return prepared.held_out.open(list(dict.fromkeys(requests)))
-    return Teacher(prepared.teacher.model, requests, precision="float32", logits=False).to(run_device())
-
-
-def describe_teacher(teacher: PreparedTeacher, *, timed: bool) -> dict[str, Any]:
-    """Return the teacher's metrics on the test split, its size and, if it is timed, its speed."""
-    return {
-        "name": f"teacher: {Path(teacher.name).name}",
-        "metrics": teacher.scores.metrics,
-        "notes": [f"The teacher {note}." for note in teacher.scores.notes],
-        "parameters": teacher.parameters,
-        "megabytes": teacher.megabytes,
-        "latency_ms": measure_latency(teacher.model, teacher.reader, teacher.encoded) if timed else None,
-        "training_seconds": teacher.training_seconds,
-    }
-
-
-@torch.no_grad()
-def measure_latency(model: PreTrainedModel, reader: Reader, encoded: Encoded, repeats: int = TIMED) -> float:
-    """Return the median milliseconds for one example on the CPU, one at a time, over the first of validation."""
-    model.eval()
-    inputs = [model_inputs(model, reader.collate([example])) for example in encoded["validation"][:repeats]]
-    with placed(model, torch.device("cpu")):
-        return median_milliseconds(lambda each: model(**each), inputs)

@@ -24,6 +24,7 @@ from geodistill.runs.arguments import run_device
 from geodistill.runs.automatic_layers import LayerChooser, known_layers, with_layers
 from geodistill.runs.folder import ENVIRONMENT, RESULTS, claimed, read_json
 from geodistill.runs.identity import comparison_fingerprint, run_fingerprint
+from geodistill.runs.measure import describe_teacher
 from geodistill.runs.precision import describe_precision, warn_of_slow_settings
 from geodistill.runs.prepare import (
     Preparation,
@@ -38,7 +39,7 @@ from geodistill.runs.settings import check_settings
 from geodistill.runs.student import build_start, kept_start, trained_start
 from geodistill.runs.teacher import PreparedTeacher, as_given, outline_of, prepare_teacher
 from geodistill.runs.tell import Teller, records_of
-from geodistill.runs.train import check_onnx, describe_teacher
+from geodistill.runs.train import check_onnx
 from geodistill.studies.comparison_results import ComparisonResults
 from geodistill.studies.plan import Job, comparison_of, default_comparison, plan_jobs
 from geodistill.studies.report.comparison_page import report_comparison

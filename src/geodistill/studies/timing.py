@@ -10,9 +10,9 @@ from geodistill.distillation.sides import Reader
 from geodistill.errors import GeodistillError
 from geodistill.runs.folder import RESULTS, read_json
 from geodistill.runs.forms import Form, measure_forms
+from geodistill.runs.measure import measure_latency
 from geodistill.runs.run_results import TeacherResult
 from geodistill.runs.teacher import PreparedTeacher
-from geodistill.runs.train import measure_latency
 from geodistill.studies.comparison_results import ComparisonResults
 from geodistill.studies.plan import Job
 from geodistill.tasks.loading import ModelSource
