@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 from training import Recorder, assert_same, copy_of, differ, make_trainer
 
+from geodistill.distillation.checkpoint import OBJECTIVE_FILE
 from geodistill.distillation.config import DistillationConfig
 from geodistill.distillation.feature_terms import FeaturePair
-from geodistill.distillation.trainer import OBJECTIVE_FILE, DistillationTrainer
+from geodistill.distillation.trainer import DistillationTrainer
 from geodistill.errors import GeodistillError
 from geodistill.losses import PCKALoss, RCKALoss
 from geodistill.models.resnet import CifarResNetConfig, CifarResNetForImageClassification

@@ -11,9 +11,8 @@ import torch
 from training import TERMS, Make, Recorder, assert_same, classifier, collate, copy_of, differ, make_trainer
 from transformers import AutoModelForSequenceClassification, BertForSequenceClassification
 
-from geodistill.distillation.checkpoint import last_checkpoint
+from geodistill.distillation.checkpoint import OBJECTIVE_FILE, last_checkpoint
 from geodistill.distillation.signals import model_inputs
-from geodistill.distillation.trainer import OBJECTIVE_FILE
 from geodistill.errors import GeodistillError
 
 

@@ -10,8 +10,9 @@ from pathlib import Path
 from textwrap import shorten
 from typing import Any
 
+import safetensors.torch
 from safetensors import SafetensorError
-from torch import Tensor
+from torch import Tensor, nn
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import ExportableState, TrainerCallback, TrainerControl, TrainerState
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
@@ -19,6 +20,8 @@ from transformers.training_args import TrainingArguments
 
 from geodistill.distillation.devices import is_out_of_memory
 from geodistill.errors import GeodistillError
+
+OBJECTIVE_FILE = "objective.safetensors"
 
 
 class StepCounts(TrainerCallback, ExportableState):
@@ -75,6 +78,19 @@ def is_another_model(error: Exception) -> bool:
 def take_prefix(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     """Return the entries of a state dict under a prefix, without it."""
     return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+
+
+def save_objective(folder: Path, state: Mapping[str, Tensor]) -> None:
+    """Write what an objective learns, if it learns anything."""
+    if state:
+        # Clones, because safetensors refuses tensors that share memory.
+        safetensors.torch.save_file({name: value.clone() for name, value in state.items()}, folder / OBJECTIVE_FILE)
+
+
+def load_objective(objective: nn.Module, folder: Path) -> None:
+    """Give an objective what `save_objective` wrote."""
+    if objective.state_dict():
+        objective.load_state_dict(safetensors.torch.load_file(folder / OBJECTIVE_FILE))
 
 
 def last_checkpoint(folder: Path) -> Path | None:

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerCallback, set_seed
@@ -21,7 +20,13 @@ from transformers.training_args import TrainingArguments
 from transformers.utils.generic import find_labels
 
 from geodistill.distillation.accumulate import ExactAccumulation, describe_geometry
-from geodistill.distillation.checkpoint import StepCounts, reading_checkpoint, take_prefix
+from geodistill.distillation.checkpoint import (
+    StepCounts,
+    load_objective,
+    reading_checkpoint,
+    save_objective,
+    take_prefix,
+)
 from geodistill.distillation.config import DistillationConfig
 from geodistill.distillation.devices import denormals_flushed
 from geodistill.distillation.learning_teacher import TEACHER_TERM, LearningTeacher, check_learns, roles_swapped
@@ -59,7 +64,7 @@ from geodistill.features import count_scored, input_names, is_causal
 from geodistill.quantization import Quantizer, check_intervals, is_quantized, save_quantized
 from geodistill.recipe import ObjectiveRecipe, Term
 
-OBJECTIVE_FILE, TEACHER_FOLDER = "objective.safetensors", "teacher"
+TEACHER_FOLDER = "teacher"
 logger = logging.getLogger(__name__)
 
 
@@ -533,16 +538,3 @@ class DistillationTrainer(LengthGroupedTrainer):
     def _load_rng_state(self, checkpoint: str | None) -> None:
         with reading_checkpoint(checkpoint):
             super()._load_rng_state(checkpoint)
-
-
-def save_objective(folder: Path, state: Mapping[str, Tensor]) -> None:
-    """Write what an objective learns, if it learns anything."""
-    if state:
-        # Clones, because safetensors refuses tensors that share memory.
-        safetensors.torch.save_file({name: value.clone() for name, value in state.items()}, folder / OBJECTIVE_FILE)
-
-
-def load_objective(objective: Objective, folder: Path) -> None:
-    """Give an objective what `save_objective` wrote."""
-    if objective.state_dict():
-        objective.load_state_dict(safetensors.torch.load_file(folder / OBJECTIVE_FILE))
