@@ -144,6 +144,13 @@ class DistillationModel(nn.Module):
         """The student's objective and, of a teacher that learns, the teacher's."""
         return [self.objective, *([] if self.teacher_objective is None else [self.teacher_objective])]
 
+    @property
+    def sides(self) -> list[list[nn.Parameter]]:
+        """The parameters of the student with its objective and, of a teacher that learns, of the teacher with its."""
+        parts = [(self.student, self.objective), (self.teacher, self.teacher_objective)]
+        found = [[each for part in side if part is not None for each in part.parameters()] for side in parts]
+        return [side for side in found if side]
+
     def _trained(self) -> list[Any]:
         return [model for model in (self.student, self.teacher) if model is not None]
 

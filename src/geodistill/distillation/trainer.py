@@ -14,12 +14,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerCallback, set_seed
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerCallback
 from transformers.trainer import TRAINING_ARGS_NAME
 from transformers.training_args import TrainingArguments
 from transformers.utils.generic import find_labels
 
 from geodistill.distillation.accumulate import ExactAccumulation, describe_geometry
+from geodistill.distillation.binding import bind
 from geodistill.distillation.checkpoint import (
     StepCounts,
     load_objective,
@@ -29,16 +30,14 @@ from geodistill.distillation.checkpoint import (
 )
 from geodistill.distillation.config import DistillationConfig
 from geodistill.distillation.devices import denormals_flushed
-from geodistill.distillation.learning_teacher import TEACHER_TERM, LearningTeacher, check_learns, roles_swapped
+from geodistill.distillation.learning_teacher import LearningTeacher, check_learns
 from geodistill.distillation.model import (
     LEARNING_TEACHER_PREFIX,
     OBJECTIVE_PREFIX,
     STUDENT_PREFIX,
     TEACHER_OBJECTIVE_PREFIX,
     DistillationModel,
-    check_separate,
 )
-from geodistill.distillation.objective import Objective
 from geodistill.distillation.overrides import overrides
 from geodistill.distillation.rates import set_rates
 from geodistill.distillation.sampler import LengthGroupedTrainer
@@ -46,21 +45,17 @@ from geodistill.distillation.sharding import check_sharding
 from geodistill.distillation.signals import (
     TEACHER_PREFIX,
     SignalSource,
-    Teacher,
-    check_requests,
     teacher_or_source,
-    teacher_view,
 )
 from geodistill.distillation.students.adapters import (
     Student,
-    adapted_model,
     load_student,
     merge_adapters,
     save_student,
 )
-from geodistill.distillation.students.architecture import tokenizer_length
+from geodistill.distillation.term_means import TermMeans, mean_scored, scored
 from geodistill.errors import GeodistillError
-from geodistill.features import count_scored, input_names, is_causal
+from geodistill.features import input_names
 from geodistill.quantization import Quantizer, check_intervals, is_quantized, save_quantized
 from geodistill.recipe import ObjectiveRecipe, Term
 
@@ -201,69 +196,27 @@ class DistillationTrainer(LengthGroupedTrainer):
 
     def _bind(self, student: Student) -> DistillationModel:
         """Make the objective of a student and its teacher, and return the module that is trained."""
-        given = self._teacher_model
-        source = None if isinstance(given, nn.Module) else given
-        model: Any = given if isinstance(given, nn.Module) else given.model
-        vocabulary = self._vocabulary(student, model) if source is None else source.vocabulary
-        # A projection's first weights are drawn here. They must not depend on what ran just now and what was read.
-        set_seed(self.args.seed)
-        shared: dict[str, Any] = {"vocabulary": vocabulary, "global_batch": self.args.global_batch}
-        probe, teacher_probe = self._probe, None if self._probe is None else teacher_view(self._probe)
-        objective = Objective(
+        self.distillation, source = bind(
+            student,
+            self._teacher_model,
             self.terms,
-            student=student,
-            teacher=model,
-            widths=None if source is None else source.widths,
-            student_probe=probe,
-            teacher_probe=teacher_probe,
-            **shared,
+            self.teacher_terms,
+            tokenizer=self._tokenizer,
+            probe=self._probe,
+            seed=self.args.seed,
+            global_batch=self.args.global_batch,
         )
-        if model is not None:
-            check_separate(student, model, objective)
-        teacher_objective = None
-        if self.teacher_terms:
-            set_seed(self.args.seed)
-            with roles_swapped():
-                teacher_objective = Objective(
-                    self.teacher_terms,
-                    student=model.requires_grad_(True),
-                    teacher=student,
-                    student_probe=teacher_probe,
-                    teacher_probe=probe,
-                    prefix=TEACHER_TERM,
-                    **shared,
-                )
-            source = LearningTeacher(model, objective.requests, vocabulary)
-        elif source is None:
-            logits = objective.asks_for_logits
-            source = Teacher(model, objective.requests, logits=logits, vocabulary=vocabulary)
-        check_requests(source, objective.requests)
         self.student: Student = student
-        self.inner: PreTrainedModel = adapted_model(student)
-        if not isinstance(self.inner, PreTrainedModel):
-            raise GeodistillError(
-                f"The student is a {type(self.inner).__name__}, which is no model of transformers: it could be neither "
-                "saved nor loaded.",
-                "Give a PreTrainedModel; of images, geodistill.models.PythonForImageClassification makes one of any "
-                "torch model.",
-            )
+        self.inner: PreTrainedModel = self.distillation.student
         if getattr(self.inner, "main_input_name", "input_ids") != "input_ids":
             self.args.include_num_input_tokens_seen = "no"  # there are no tokens to count
         self._use_cache = getattr(self.inner.config, "use_cache", None)
         self.teacher: SignalSource = source.to(self.args.device)
-        both = () if teacher_objective is None else (model, teacher_objective)
-        self.distillation = DistillationModel(self.inner, objective, *both)
         if self.accumulates_exactly:
             for each in self.distillation.objectives:
                 each.check_accumulation()
         self._accumulation = ExactAccumulation(self.teacher, self._prepare_inputs) if self.accumulates_exactly else None
         return self.distillation
-
-    def _vocabulary(self, student: Student, teacher: nn.Module) -> int | None:
-        """How many logits of two language models stand for a token of their tokenizer; None if that is not known."""
-        models = adapted_model(student), adapted_model(teacher)
-        known = self._tokenizer is not None and all(is_causal(model) for model in models)
-        return tokenizer_length(self._tokenizer) if known else None  # type: ignore[arg-type]  # there is one
 
     @overrides(Trainer)
     def call_model_init(self, trial: Any = None) -> nn.Module:
@@ -274,9 +227,7 @@ class DistillationTrainer(LengthGroupedTrainer):
         self.counts.skipped_steps = self.counts.starved_terms = 0
         self._skipped_in_a_row = 0
         self._starved: Tensor | int = 0
-        self._totals: dict[str, Tensor] = {}
-        self._chance: dict[str, Tensor] = {}
-        self._micro_batches = 0
+        self._means = TermMeans()
 
     @property
     def accumulates_exactly(self) -> bool:
@@ -341,7 +292,8 @@ class DistillationTrainer(LengthGroupedTrainer):
         batches, items = super().get_batch_samples(epoch_iterator, num_batches, device)
         if self._accumulation is not None:
             self._accumulation.expect(batches)
-        self._mean_scored = self._average_scored(batches)
+        objectives = self.distillation.objectives
+        self._mean_scored = mean_scored(objectives, batches, self.accelerator, self.args.world_size)
         return batches, items
 
     @overrides(Trainer)
@@ -359,43 +311,21 @@ class DistillationTrainer(LengthGroupedTrainer):
             output = model(teacher_signals=self.teacher(inputs), chance_seed=seed, shares=shares, **inputs)
         else:
             output = model(**self._accumulation.next(model, inputs, seed), shares=shares, **inputs)
-        self._micro_batches += 1
+        self._means.add(output)
         self._starved = self._starved + output.starved
-        for name, value in output.terms.items():
-            self._totals[name] = self._totals[name] + value if name in self._totals else value
-        self._chance = output.chance or self._chance
         return (output.loss, output) if return_outputs else output.loss
 
     @overrides(Trainer)
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        if "loss" in logs and self._micro_batches:
+        if "loss" in logs and self._means.micro_batches:
             logs.update(self._take_terms())
         super().log(logs, start_time)
-
-    def _average_scored(self, batches: list[Any]) -> list[Tensor]:
-        """How many tokens or examples a micro-batch of this rank would score if all of the step were alike, for each
-        objective. From it the gradient of the mean over ranks, and over each rank's micro-batches, is that of the mean
-        over the step. Empty if the one batch is the step."""
-        alone = len(batches) == 1 and self.args.world_size == 1
-        objectives = self.distillation.objectives
-        if not batches or alone or not any(objective.reads_logits for objective in objectives):
-            return []
-        counts = [torch.stack(self._scored(batch)).to(self.args.device) for batch in batches]
-        totals = self.accelerator.reduce(torch.stack(counts).sum(dim=0), reduction="sum")
-        return list(totals.float().clamp(min=1) / (self.args.world_size * len(batches)))
-
-    def _scored(self, inputs: Mapping[str, Tensor]) -> list[Tensor]:
-        """How many tokens or examples of a batch each objective scores."""
-        views = inputs, teacher_view(inputs)
-        return [
-            count_scored(view, causal=objective.causal)
-            for objective, view in zip(self.distillation.objectives, views, strict=False)
-        ]
 
     def _shares(self, inputs: dict[str, Any]) -> list[Tensor] | None:
         if not self._mean_scored:
             return None
-        return [own / mean for own, mean in zip(self._scored(inputs), self._mean_scored, strict=True)]
+        counts = scored(self.distillation.objectives, inputs)
+        return [own / mean for own, mean in zip(counts, self._mean_scored, strict=True)]
 
     def _chance_seed(self) -> int | None:
         # The chance level doubles the price of a feature term, so it is taken on the steps that are logged.
@@ -403,17 +333,11 @@ class DistillationTrainer(LengthGroupedTrainer):
         return step if step % max(1, int(self.state.logging_steps)) == 0 else None
 
     def _take_terms(self) -> dict[str, float]:
-        # One transfer for all terms, and only when something is logged: no step waits for the device.
         check_intervals(self.inner)
-        names = [*self._totals, *(f"chance/{name}" for name in self._chance)]
-        values = [value.double() / self._micro_batches for value in self._totals.values()]
-        packed = torch.stack([*values, *(value.double() for value in self._chance.values())])
-        numbers = self.accelerator.reduce(packed, reduction="mean").tolist()
-        logs = dict(zip(names, numbers, strict=True))
+        logs, self._means = self._means.over_ranks(self.accelerator), TermMeans()
         self._count_starved()
         logs["starved_terms"] = float(self.starved_terms)
         logs["skipped_steps"] = float(self.skipped_steps)
-        self._totals, self._chance, self._micro_batches = {}, {}, 0
         return logs
 
     def _count_starved(self) -> None:
@@ -437,13 +361,8 @@ class DistillationTrainer(LengthGroupedTrainer):
         if not isinstance(self.teacher, LearningTeacher):
             return super()._clip_grad_norm(model)
         self.accelerator.unscale_gradients()
-        whole, kept = self.distillation, self.args.max_grad_norm
-        sides = (whole.student, whole.objective), (whole.teacher, whole.teacher_objective)
-        norms = [
-            nn.utils.clip_grad_norm_([each for part in side if part is not None for each in part.parameters()], kept)
-            for side in sides
-        ]
-        return torch.stack(norms).norm()
+        most = self.args.max_grad_norm
+        return torch.stack([nn.utils.clip_grad_norm_(side, most) for side in self.distillation.sides]).norm()
 
     @overrides(Trainer)
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
