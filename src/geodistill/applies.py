@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict, model_validator
 
 from geodistill.errors import GeodistillError
 
@@ -42,6 +42,18 @@ def refuse_what_does_not_apply(section: BaseModel, rules: Sequence[Rule]) -> Non
             for key in rule.keys:
                 for dotted in _differing(section, key.split(".")):
                     raise DoesNotApply(dotted, rule.remedy)
+
+
+class Section(BaseModel):
+    """A section of a recipe: it cannot be changed, and it refuses unknown keys and keys that would change nothing."""
+
+    model_config = ConfigDict(extra="forbid", validate_default=True, frozen=True)
+    rules: ClassVar[tuple[Rule, ...]] = ()
+
+    @model_validator(mode="after")
+    def nothing_in_vain(self) -> Section:
+        refuse_what_does_not_apply(self, self.rules)
+        return self
 
 
 def only_with(condition: str) -> str:

@@ -17,11 +17,10 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from geodistill.distillation.latency import TIMED, median_milliseconds
 from geodistill.distillation.outputs import is_label
 from geodistill.distillation.sides import Reader
 from geodistill.distillation.signals import model_inputs
-from geodistill.distillation.students.build import size_in_megabytes
+from geodistill.distillation.size_and_speed import TIMED, median_milliseconds, size_in_megabytes
 from geodistill.errors import GeodistillError
 from geodistill.quantization.integers import to_integers
 from geodistill.quantization.onnx import OPSET as OPSET_OF_INTEGERS

@@ -7,6 +7,7 @@ Names of losses, rows, divergences and tasks are plain strings here. The dicts o
 names and the options of a loss are checked: `geodistill.runs.recipe_file.check_names`.
 """
 
+from geodistill.applies import Section
 from geodistill.recipe.data import Augmentation, ColumnsRecipe, DataRecipe, PromptKind, SessionsRecipe
 from geodistill.recipe.models import (
     MADE,
@@ -20,7 +21,6 @@ from geodistill.recipe.models import (
 )
 from geodistill.recipe.objective import FeatureTerm, LabelTerm, LogitTerm, ObjectiveRecipe, Term
 from geodistill.recipe.scoring import CompareRecipe, GenerationRecipe
-from geodistill.recipe.section import Section
 from geodistill.recipe.stages import TASK_STAGE, QuantizationRecipe, StageRecipe
 from geodistill.recipe.training import TrainingRecipe
 from geodistill.recipe.whole import CLASSIFICATION_DATA, IMAGE_DATA, INSTRUCTION_DATA, Recipe

@@ -6,8 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from geodistill.applies import Rule, only_with
-from geodistill.recipe.section import Section
+from geodistill.applies import Rule, Section, only_with
 
 Augmentation = Literal["none", "crop", "crop_flip"]
 PromptKind = Literal["alpaca", "chat", "plain"]

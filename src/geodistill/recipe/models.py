@@ -7,8 +7,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from geodistill.applies import Rule, only_with
-from geodistill.recipe.section import Section
+from geodistill.applies import Rule, Section, only_with
 from geodistill.recipe.training import TrainingRecipe
 
 WeightKind = Literal["float32", "bfloat16", "8bit", "4bit"]

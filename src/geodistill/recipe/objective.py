@@ -7,9 +7,8 @@ from typing import Any, ClassVar, Literal, TypeAlias
 
 from pydantic import ConfigDict, Field, model_validator
 
-from geodistill.applies import Rule, only_with
+from geodistill.applies import Rule, Section, only_with
 from geodistill.errors import GeodistillError
-from geodistill.recipe.section import Section
 
 LayerPair = tuple[int, int]
 ModulePair = tuple[str, str]

@@ -6,8 +6,7 @@ from typing import Any
 
 from pydantic import Field
 
-from geodistill.applies import Rule, only_with
-from geodistill.recipe.section import Section
+from geodistill.applies import Rule, Section, only_with
 
 
 class GenerationRecipe(Section):

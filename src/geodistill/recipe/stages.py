@@ -6,10 +6,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from geodistill.applies import Rule, only_with
+from geodistill.applies import Rule, Section, only_with
 from geodistill.recipe.data import DataRecipe
 from geodistill.recipe.objective import ObjectiveRecipe
-from geodistill.recipe.section import Section
 from geodistill.recipe.training import TrainingRecipe
 
 TASK_STAGE = "task"

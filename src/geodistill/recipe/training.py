@@ -7,9 +7,8 @@ from typing import Any, Literal
 from pydantic import Field, PositiveFloat, field_validator, model_validator
 
 from geodistill.aliases import OWN_FIELDS, TRAINER_NAMES
-from geodistill.applies import Rule, only_with
+from geodistill.applies import Rule, Section, only_with
 from geodistill.errors import GeodistillError
-from geodistill.recipe.section import Section
 
 
 class TrainingRecipe(Section):

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from pydantic import Field, field_validator, model_validator
 
-from geodistill.applies import Rule, only_with
+from geodistill.applies import Rule, Section, only_with
 from geodistill.errors import GeodistillError
 from geodistill.recipe.data import DataRecipe, SessionsRecipe
 from geodistill.recipe.models import MADE, NEW_MODEL, NEW_MODELS, PYTHON_MODEL, StudentRecipe, TeacherRecipe
 from geodistill.recipe.objective import ObjectiveRecipe
 from geodistill.recipe.scoring import CompareRecipe, GenerationRecipe
-from geodistill.recipe.section import Section
 from geodistill.recipe.stages import TASK_STAGE, QuantizationRecipe, StageRecipe
 from geodistill.recipe.training import TrainingRecipe
 

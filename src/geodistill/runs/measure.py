@@ -12,10 +12,9 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from geodistill.distillation.latency import TIMED, median_milliseconds
 from geodistill.distillation.sides import Reader
 from geodistill.distillation.signals import FeatureRequest, SignalSource, Teacher, model_inputs
-from geodistill.distillation.students.build import count_parameters, size_in_megabytes
+from geodistill.distillation.size_and_speed import TIMED, count_parameters, median_milliseconds, size_in_megabytes
 from geodistill.features import Capture, counted_rows, match_rows, only_scored, scored_tokens, select_rows
 from geodistill.geometry import chance_level, cka, floor, gram_distance, procrustes_distance
 from geodistill.runs.arguments import placed, run_device

@@ -12,7 +12,7 @@ from transformers import PretrainedConfig, PreTrainedModel, set_seed
 
 from geodistill.data.bundled.models import resolve_model
 from geodistill.distillation.sides import Reader, Side
-from geodistill.distillation.students.build import count_parameters, size_in_megabytes
+from geodistill.distillation.size_and_speed import count_parameters, size_in_megabytes
 from geodistill.files import fingerprint_of, read_lines, with_nan, write_json, write_lines
 from geodistill.recipe import TeacherRecipe
 from geodistill.runs.arguments import placed, processes, run_device

@@ -14,8 +14,6 @@ from transformers import (
     DistilBertConfig,
     ElectraConfig,
     GPT2Config,
-    GPT2LMHeadModel,
-    GPT2Model,
     LlamaConfig,
     LlamaForCausalLM,
     MPNetConfig,
@@ -24,7 +22,7 @@ from transformers import (
     RobertaConfig,
 )
 
-from geodistill.distillation.students.build import build_student, count_parameters, size_in_megabytes
+from geodistill.distillation.students.build import build_student
 from geodistill.errors import GeodistillError
 from geodistill.features import hidden_size, layer_count
 from geodistill.recipe import StudentRecipe
@@ -256,16 +254,6 @@ def test_damaged_weights_are_refused(tmp_path):
     weights.write_bytes(weights.read_bytes()[: weights.stat().st_size // 2])
     with pytest.raises(GeodistillError, match="cannot be loaded"):
         build_student(StudentRecipe(model=str(tmp_path)), teacher(), seed=1)
-
-
-def test_size_counts_shared_parameters_once():
-    config = GPT2Config(vocab_size=40, n_embd=8, n_layer=1, n_head=2, n_positions=16)
-    tied, bare = GPT2LMHeadModel(config), GPT2Model(config)
-    assert count_parameters(tied) == count_parameters(bare)
-    layer = torch.nn.Linear(999, 250)
-    assert count_parameters(layer) == 250_000
-    assert size_in_megabytes(layer) == 1.0
-    assert size_in_megabytes(layer.bfloat16()) == 0.5
 
 
 def test_an_unknown_bundled_student_is_met_with_the_nearest():

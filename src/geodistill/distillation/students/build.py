@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
     MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING,
@@ -35,7 +35,6 @@ from geodistill.distillation.students.head_labels import output_names, reorder_o
 from geodistill.errors import GeodistillError
 from geodistill.features import hidden_size, layer_count
 from geodistill.models import ImageClassifiers, PythonForImageClassification, made
-from geodistill.quantization import Quantizer
 from geodistill.recipe import MADE, StudentRecipe
 
 AUTO_CLASSES = (
@@ -104,27 +103,6 @@ def build_student(
                 rotate_embeddings(student, teacher, sample)
         student = student.float().eval()
         return student if recipe.lora is None else add_adapters(student, recipe.lora).eval()
-
-
-def count_parameters(model: nn.Module) -> int:
-    """Count a model's parameters, those that share memory once, and of weights in 4 bits each one; quantisers have none
-    in this count."""
-    of_quantizers = sum(parameter.numel() for parameter in _quantizer_parameters(model))
-    if isinstance(model, PreTrainedModel):
-        return model.num_parameters() - of_quantizers
-    return sum(parameter.numel() for parameter in model.parameters()) - of_quantizers
-
-
-def size_in_megabytes(model: nn.Module) -> float:
-    """Return the size of a model's parameters, quantisers aside, as they are held in memory, in megabytes of 10⁶
-    bytes."""
-    apart = {id(parameter) for parameter in _quantizer_parameters(model)}
-    kept = (parameter for parameter in model.parameters() if id(parameter) not in apart)
-    return sum(parameter.numel() * parameter.element_size() for parameter in kept) / 1e6
-
-
-def _quantizer_parameters(model: nn.Module) -> list[nn.Parameter]:
-    return [each for module in model.modules() if isinstance(module, Quantizer) for each in module.parameters()]
 
 
 def _new_image_model(name: str, teacher: PretrainedConfig, probe: Mapping[str, Tensor] | None) -> PreTrainedModel:
