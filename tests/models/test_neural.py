@@ -188,3 +188,15 @@ def test_bad_configs_are_refused() -> None:
             NeuralConfig(**settings)
     with pytest.raises(GeodistillError, match="No neural model is named 'lpf'"):
         new_neural_model("lpf", SESSIONS)
+
+
+@pytest.mark.parametrize("separate", [False, True])
+def test_a_saved_model_knows_which_weights_are_of_which_session(separate: bool, tmp_path: Path) -> None:
+    """The names in a saved config are sorted, and weights are in the order in which a model learned of its sessions."""
+    model = with_sessions(make("lfp", separate=separate), {"friday": 4})
+    model.save_pretrained(tmp_path)
+    loaded: NeuralModel = NeuralModel.from_pretrained(tmp_path).eval()
+    names = ["monday", "tuesday", "friday"]
+    assert list(loaded.config.sessions or {}) == list(model.config.sessions or {}) == names
+    batch = {**draw(), "session": torch.tensor([0, 1, 2])}
+    assert torch.equal(loaded(**batch).last_hidden_state, model(**batch).last_hidden_state)

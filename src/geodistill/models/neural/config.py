@@ -17,6 +17,8 @@ class NeuralConfig(PretrainedConfig):
     Args:
         modality: `spikes`, counts from 0 up, or `lfp`, numbers of about unit variance.
         sessions: name of each session → its number of channels. Different sessions have different channels.
+        session_order: the names in the order that the weights have them; by default as in `sessions`. It is written
+            beside them, because a saved config sorts its keys.
         hidden_size: width of the transformer and of the latents.
         num_hidden_layers: blocks of the transformer.
         num_attention_heads: heads of each block.
@@ -53,10 +55,13 @@ class NeuralConfig(PretrainedConfig):
     mask_span: int = 4
     separate: bool = False
     rope_theta: float = 10000.0
+    session_order: list[str] | None = None
 
     def __post_init__(self, **kwargs: object) -> None:
         super().__post_init__(**kwargs)
-        self.sessions = dict(self.sessions or {"session": self.patch_size})
+        sessions = dict(self.sessions or {"session": self.patch_size})
+        self.sessions = {name: sessions[name] for name in [*(self.session_order or ()), *sessions] if name in sessions}
+        self.session_order = list(self.sessions)
         if self.modality not in MODALITIES:
             raise GeodistillError(f"There is no modality '{self.modality}'.", "Choose spikes or lfp.")
         for name, channels in self.sessions.items():

@@ -224,7 +224,7 @@ def with_sessions(model: NeuralModel, sessions: Mapping[str, int]) -> NeuralMode
                 "Give sessions of other recordings other names.",
             )
     config = copy.deepcopy(model.config)
-    config.sessions = known
+    config.sessions, config.session_order = known, list(known)
     wider = NeuralModel(config)
     rows = model.patch_embedding.weight
     state = {name: value for name, value in model.state_dict().items() if name != "patch_embedding.weight"}
