@@ -62,5 +62,5 @@ def test_frozen_parameters_match_nothing(make: Make) -> None:
 
 def test_an_optimizer_that_is_given_has_rates_of_its_own(make: Make) -> None:
     optimizer = torch.optim.SGD(classifier(1, 16, 0).parameters(), lr=1.0)
-    with pytest.raises(GeodistillError, match="whose rates are its own"):
+    with pytest.raises(GeodistillError, match="which has rates already"):
         make(rates={"*": 1e-3}, options={"optimizers": (optimizer, None)})

@@ -63,7 +63,7 @@ class LeftOut:
 
     part, rows: the name of the part, and how many rows it had
     places: how many of them each measured part holds; a row that is in two is counted for the first
-    whose: `data` where the measured parts are of the same data, `task` where this data is a stage of the task
+    whose: `data` if the measured parts are of the same data, `task` if this data is a stage of the task
     what: a word for what a row holds
     """
 

@@ -37,7 +37,7 @@ def bind(
         student: what is trained, or a PeftModel around it.
         given: the teacher, or what says its signals.
         terms, teacher_terms: of the student's objective and of the teacher's.
-        tokenizer: of both models, where there is one.
+        tokenizer: of both models, if there is one.
         probe: a tiny batch that both models read.
         seed: of the first weights of projections.
         global_batch: whether feature terms are of all ranks together.

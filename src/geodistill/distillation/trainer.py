@@ -82,7 +82,7 @@ class DistillationTrainer(LengthGroupedTrainer):
         teacher_terms: the terms of a second loss, by which all weights of the teacher are trained in the same steps.
             There the roles are swapped: the teacher learns, and is compared with the student's answers. The teacher is
             then a transformers model in float32. Terms are logged under `teacher/`, the gradients of both models are
-            clipped each by its own norm, and checkpoints hold the teacher in the folder `teacher`.
+            clipped separately, and checkpoints hold the teacher in the folder `teacher`.
         probe: a tiny batch that both models read, to measure the widths of features. It is needed if no batch can be
             made up from a model's config, as for a module of the user's own.
         model_init: makes a student. Each `train()` begins with a new one, and new projections.
@@ -143,7 +143,7 @@ class DistillationTrainer(LengthGroupedTrainer):
             )
         if config.rates and optimizers[0] is not None:
             raise GeodistillError(
-                "An optimizer is given, whose rates are its own, and 'rates' sets others.",
+                "An optimizer is given, which has rates already, and 'rates' sets others.",
                 "Leave 'rates' out, or let the trainer make the optimizer.",
             )
         check_sharding(config)

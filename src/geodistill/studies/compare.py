@@ -138,7 +138,7 @@ def prepare_jobs(
     teller: Teller,
 ) -> list[PreparedJob]:
     """Make once what the jobs share: the data as both sides read it, the teacher's signals, and the students that are
-    made out of the teacher. No job has to read the data, or to load the teacher where its signals are kept.
+    made out of the teacher. No job has to read the data, or to load the teacher if its signals are kept.
 
     Args:
         planned: jobs with the tasks of their stages, by name, and the fingerprints of their runs.

@@ -213,7 +213,7 @@ def load_classifier(
 
 
 def adopt_labels(model: PreTrainedModel, examples: Labelled, name: str) -> list[str]:
-    """Let a trained head say its problem type and, where only its order tells its labels, call them as the data does.
+    """Let a trained head say its problem type and, if only its order tells its labels, call them as the data does.
 
     A student takes both from its teacher. Returns what has to be told of the mapping.
     Raises GeodistillError for a head of another problem type or of other labels than the data's.

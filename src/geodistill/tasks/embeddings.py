@@ -309,7 +309,7 @@ def embed(model: PreTrainedModel, reader: Reader, examples: Sequence[Mapping[str
 
 
 def main_input(config: PretrainedConfig) -> str | None:
-    """Return the name of the input that models of a config read; None where transformers does not know the family."""
+    """Return the name of the input that models of a config read; None if transformers does not know the family."""
     if type(config) not in MODEL_MAPPING:
         return None
     kind: Any = MODEL_MAPPING[type(config)]

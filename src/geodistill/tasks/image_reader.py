@@ -57,7 +57,7 @@ class ImageReader(WithoutTokens):
     Args:
         processor: the image processor.
         channels: 3 for RGB, 1 for grey; images are converted.
-        size: height and width of the images, where all have one; needed if the processor does not fix the size.
+        size: height and width of the images, if all have one; needed if the processor does not fix the size.
         notes: what the owner of the data should know of the conversion.
         column: that is read of a split.
 
@@ -129,7 +129,7 @@ class ImageReader(WithoutTokens):
     def pixels(self, picture: PillowImage.Image) -> Pixels:
         """Convert, resize and crop an image: bytes (channels, height, width).
 
-        Raises GeodistillError for an image of another size, where the processor does not resize.
+        Raises GeodistillError for an image of another size, if the processor does not resize.
         """
         found = self._resized(as_array(picture, self.channels))
         if found.shape != (self.channels, *self.size):
@@ -174,7 +174,7 @@ class ImageReader(WithoutTokens):
                 raise GeodistillError(
                     "The images have different sizes, and the model's image processor does not bring them to one.",
                     "Set size (height and width) and do_resize in the model's preprocessor_config.json, or image_size "
-                    "in its config.json where it has none.",
+                    "in its config.json if it has none.",
                 )
             first = self._resized(np.zeros((*size, self.channels), dtype=np.uint8)).shape[1:]
         height, width = first
@@ -188,7 +188,7 @@ class ImageReader(WithoutTokens):
 class ReadImages(LazyExamples):
     """The examples of a split as one reader reads them.
 
-    An example is made when it is asked for: `pixel_values` (channels, height, width), `labels` where the split has
+    An example is made when it is asked for: `pixel_values` (channels, height, width), `labels` if the split has
     labels, and `example_id`, its place in the split. Its pixels stay in memory as bytes, so an image is decoded once.
     """
 
@@ -226,7 +226,7 @@ class ReadImages(LazyExamples):
         except Unreadable as error:
             raise GeodistillError(
                 f"The image '{image['path'] or place}' {error}, though it could be read before.",
-                "Leave the data as they are while a run uses them.",
+                "Leave the data unchanged while a run uses them.",
             ) from error
         if self._kept is not None:
             self._kept[place], self._known[place] = found, True
@@ -274,7 +274,7 @@ def image_reader(
 ) -> ImageReader:
     """Return the reader of a model: with the image processor that lies beside it, or one that is made for it.
 
-    A model without a processor reads as `like`, the reader of the other side, where both take images of one size. Else
+    A model without a processor reads as `like`, the reader of the other side, if both take images of one size. Else
     its images are resized to `image_size` of its config, to the size that `like` reads, or to the size that all images
     have, and normalised by mean and standard deviation of the training images.
 
@@ -285,7 +285,7 @@ def image_reader(
         like: the reader of the teacher, for a student.
         column: that is read of a split.
 
-    Raises GeodistillError for a damaged processor, for none where there are no examples, and if nothing says to which
+    Raises GeodistillError for a damaged processor, for none if there are no examples, and if nothing says to which
     size images are brought.
     """
     own = None if source is None else _own_processor(source)

@@ -35,8 +35,8 @@ DEFAULT_SIZE = 32  # pixels; of a new model if the images are not all square and
 class Images(LabelledTask):
     """Classification of images; see `Task` for the members.
 
-    With `teacher.cache` training images are not augmented in any variant, because what the cache holds is of the images
-    as they are. Fine-tuning, of a teacher or of a student before it is distilled, is augmented in any case.
+    With `teacher.cache` training images are not augmented in any variant, because what the cache holds is of unchanged
+    images. Fine-tuning, of a teacher or of a student before it is distilled, is augmented in any case.
     """
 
     rows = "pooled"
@@ -123,7 +123,7 @@ class Images(LabelledTask):
         self, model: PreTrainedModel, reader: Reader, encoded: Encoded, split: str, *, progress: bool = False
     ) -> Scores:
         """Score the model; a line holds the split, the row (the example's place in it, from 0), the file of the image
-        where it has one, what the model predicts with its probability, and the reference."""
+        if it has one, what the model predicts with its probability, and the reference."""
         names, lines = output_names(model.config), []
         logits, references = [], []
         for part in parts_of(encoded, split):

@@ -122,7 +122,7 @@ class InstructionFollowing(TaskDefaults):
         folder: Path,
         progress: bool,
     ) -> EncodedExamples:
-        """Return the examples, with the teacher's own responses where `data.responses` says so."""
+        """Return the examples, with the teacher's own responses if `data.responses` says so."""
         if self.data.responses == "data":
             return encoded
         if "word_ids" in encoded[0]:

@@ -23,7 +23,7 @@ class Reading:
     """The data of a task as a student learns it beside its teacher.
 
     reader, encoded: the student's own, by which it is scored and saved
-    examples: what both of them read, split by split; the teacher's columns carry its prefix where they are its own
+    examples: what both of them read, split by split; columns of the teacher alone carry its prefix
     collate: makes a batch of these
     rows: the kind of rows that the held-out geometry is measured on
     """

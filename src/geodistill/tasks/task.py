@@ -52,18 +52,18 @@ class Task(Protocol):
 
     fingerprint: of the rows, and of all else that decides what a model is trained on
     scoring: the fingerprint of all that a model's scores depend on, the model aside
-    metrics: names of the reported metrics, the main one first; empty where nothing can be scored
+    metrics: names of the reported metrics, the main one first; empty if nothing can be scored
     notes: what was done to the data that its owner should know, one sentence each
     record: what is known so far of what was read
     held_out: the texts that are measured on, which no stage of the task is trained on
     labelled: whether there is something to learn from the examples themselves, by which a teacher is scored too
     rows: the kind of rows that the held-out geometry is measured on
-    compares: the kind of rows that a feature term compares where neither the recipe nor its loss names one
+    compares: the kind of rows that a feature term compares if neither the recipe nor its loss names one
     kinds: all kinds of rows that a feature term may compare
     measured: of how many examples at most
     scores_tokens: whether logits are of tokens, so that both sides have to split texts alike
     asks_teacher: whether scores compare a student with its teacher, which is asked first (`ask`)
-    student_head: the head of a student, where it is not its teacher's
+    student_head: the head of a student, if it is not its teacher's
     loads_students: whether `load_model` loads a student or makes it by its name, because the data says what it reads;
         else it has the class and the head of its teacher
     own_keys: keys of a recipe that change the scores on a run's own data, beside data.limit; `section.*` stands for all
@@ -123,7 +123,7 @@ class Task(Protocol):
         words: bool = False,
         positions: int | None = None,
     ) -> Encoded:
-        """Read every split once, up to what the model has positions for, or up to `positions`, where given; with
+        """Read every split once, up to what the model has positions for, or up to `positions`, if given; with
         `words`, which a fast tokenizer can find, each example says under this name what it has as `TokenWords`."""
 
     def ask(self, teacher: Side, encoded: Encoded) -> None:

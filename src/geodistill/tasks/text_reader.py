@@ -28,7 +28,7 @@ class TextReader:
         tokenizer: of the model that reads.
         max_length: tokens of a text or a pair, special ones included.
         column: that is read of a split.
-        pair: the column of second texts, where a split has one; None to read none.
+        pair: the column of second texts, if a split has one; None to read none.
     """
 
     def __init__(
@@ -149,7 +149,7 @@ def tokenizer_json(tokenizer: PreTrainedTokenizerBase) -> str:
 def position_limit(model: PreTrainedModel) -> int:
     """Return how many tokens a model has positions for, at least 1; 10⁹ if it has no limit.
 
-    That is what its config says, or less where its table of positions begins behind a padding index (RoBERTa, MPNet,
+    That is what its config says, or less if its table of positions begins behind a padding index (RoBERTa, MPNet,
     Longformer: 514 rows hold 512 tokens) or an offset (OPT). Relative positions (T5, XLNet) have no limit.
     """
     config = model.config.get_text_config()

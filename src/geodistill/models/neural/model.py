@@ -23,7 +23,7 @@ from geodistill.models.neural.layers import NeuralBackbone
 class NeuralOutput(ModelOutput):
     """What a neural transformer returns.
 
-    loss: of the reconstruction, where labels are given
+    loss: of the reconstruction, if labels are given
     last_hidden_state: (b, t, d), the latent of each bin
     logits: (b, t, c), the logarithm of the expected count, or the expected potential, of each channel
     hidden_states: the same as the latents after the embedding and after each block
@@ -127,7 +127,7 @@ class NeuralModel(PreTrainedModel):
         return range(start, start + self.config.patches[place])
 
     def backbone_of(self, session: str) -> nn.Module | None:
-        """The transformer that is this session's alone; None where sessions share one."""
+        """The transformer that is this session's alone; None if sessions share one."""
         return self.backbones[list(self.config.sessions or {}).index(session)] if self.config.separate else None
 
     def _run(
