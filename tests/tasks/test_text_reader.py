@@ -1,12 +1,16 @@
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from datasets import Dataset
 from transformers import AutoConfig, AutoModel, PreTrainedModel
 
-from geodistill.tasks.text_reader import UNLIMITED, position_limit, shared_position_limit
+from geodistill.tasks import text_reader
+from geodistill.tasks.loading import ModelSource
+from geodistill.tasks.text_reader import UNLIMITED, TextReader, position_limit, shared_position_limit
 
 ROWS = 40
 SIZES = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
@@ -90,3 +94,20 @@ def test_the_padding_index_is_that_of_the_table() -> None:
 def test_two_models_share_the_positions_of_the_shorter_one() -> None:
     bert, roberta = model_of("bert", ENCODER), model_of("roberta", ENCODER)
     assert shared_position_limit(bert, roberta) == shared_position_limit(roberta, bert) == ROWS - 2
+
+
+def test_texts_that_are_read_in_parts_are_read_alike(encoder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pairs, cut at eight tokens, with their words."""
+    texts = [" ".join(["river"] * length) for length in range(1, 12)]
+    split = Dataset.from_dict({"text": texts, "text_pair": list(reversed(texts))})
+    reader = TextReader.load(ModelSource(str(encoder))).within(8)
+
+    def read() -> tuple[list[dict[str, Any]], dict[str, int]]:
+        cut: dict[str, int] = {"train": 5}
+        return reader.encode(split, words=True, cut=cut, part="train"), cut
+
+    whole = read()
+    monkeypatch.setattr(text_reader, "AT_ONCE", 4)
+    assert read() == whole
+    examples, cut = whole
+    assert [each["example_id"] for each in examples] == list(range(11)) and cut == {"train": 11}

@@ -19,6 +19,7 @@ from geodistill.tasks.loading import ModelSource, load_tokenizer, same_vocabular
 # What families call their table of absolute positions; the last part of its path in the model.
 POSITION_TABLES = ("position_embeddings", "embed_positions", "positions_embed", "wpe")
 UNLIMITED = 10**9
+AT_ONCE = 1024  # texts that are tokenised together
 
 
 class TextReader:
@@ -65,25 +66,31 @@ class TextReader:
         self._check_padding()
         texts = list(split[self.column])
         pairs = list(split[self.pair]) if self.pair in split.column_names else None
-        tokens = self.tokenizer(
-            texts,
-            pairs,
-            truncation=True,
-            max_length=self.max_length,
-            return_special_tokens_mask=True,
-            return_offsets_mapping=words,
-        )
-        if cut is not None and tokens.encodings:
-            cut[part] = sum(bool(encoding.overflowing) for encoding in tokens.encodings)
-        columns = {key: tokens[key] for key in tokens}
-        if words:
-            whole = zip(texts, *([pairs] if pairs else []), strict=True)
-            columns["words"] = [
-                token_words(given, offsets, tokens.sequence_ids(row))
-                for row, (given, offsets) in enumerate(zip(whole, columns.pop("offset_mapping"), strict=True))
-            ]
-        columns["example_id"] = list(range(len(split)))
-        return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+        examples: list[dict[str, Any]] = []
+        longer = 0
+        # In parts, because what a tokenizer returns takes more memory than what is kept of it.
+        for start in range(0, len(texts), AT_ONCE):
+            slice_of_all = slice(start, start + AT_ONCE)
+            given = [column[slice_of_all] for column in (texts, pairs) if column is not None]
+            tokens = self.tokenizer(
+                *given,
+                truncation=True,
+                max_length=self.max_length,
+                return_special_tokens_mask=True,
+                return_offsets_mapping=words,
+            )
+            longer += sum(bool(encoding.overflowing) for encoding in tokens.encodings or ())
+            columns = {key: tokens[key] for key in tokens}
+            if words:
+                columns["words"] = [
+                    token_words(whole, offsets, tokens.sequence_ids(row))
+                    for row, (*whole, offsets) in enumerate(zip(*given, columns.pop("offset_mapping"), strict=True))
+                ]
+            columns["example_id"] = list(range(start, start + len(given[0])))
+            examples += [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+        if cut is not None and self.tokenizer.is_fast:
+            cut[part] = longer
+        return examples
 
     def collate(self, examples: Sequence[Any]) -> dict[str, Any]:
         """Pad to the longest of a batch, as the tokenizer pads; `word_ids` with −1."""
