@@ -183,20 +183,22 @@ def byte_pairs(texts: list[str], size: int, special_tokens: list[str]) -> Tokeni
     return backend
 
 
-@pytest.fixture(scope="session", params=["opt", "llama"])
+@pytest.fixture(scope="session")
 def decoder(request: pytest.FixtureRequest, instruction_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A causal language model of random weights with a tokenizer of the instructions, in a folder."""
+    """A causal language model of random weights with a tokenizer of the instructions, in a folder: a Llama, or an OPT
+    if a test asks for one by `parametrize("decoder", ["opt"], indirect=True)`."""
+    family = getattr(request, "param", "llama")
     backend = byte_pairs([instruction_file.read_text(encoding="utf-8")], 320, ["</s>", "<pad>"])
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="</s>", pad_token="<pad>")
     torch.manual_seed(0)
     shared: dict[str, Any] = {"vocab_size": len(tokenizer), "num_hidden_layers": 4, "num_attention_heads": 4}
     ends: dict[str, Any] = {"eos_token_id": 0, "pad_token_id": 1, "bos_token_id": 0}
     model: Any
-    if request.param == "opt":
+    if family == "opt":
         model = OPTForCausalLM(OPTConfig(hidden_size=32, ffn_dim=64, word_embed_proj_dim=32, **shared, **ends))
     else:
         model = LlamaForCausalLM(LlamaConfig(hidden_size=32, intermediate_size=64, **shared, **ends))
-    folder = tmp_path_factory.mktemp(request.param)
+    folder = tmp_path_factory.mktemp(family)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder

@@ -77,6 +77,7 @@ def test_cache(load, monkeypatch, capsys):
     assert re.search(r"^bfloat16 +\d+\.\d\d +\d+\.\d\d$", printed, re.MULTILINE)
 
 
+@pytest.mark.slow
 def test_peers(load, monkeypatch, capsys):
     benchmark = load("peers")
     monkeypatch.setitem(benchmark["main"].__globals__, "torchdistill_is_there", lambda: False)

@@ -1,11 +1,13 @@
 """One step and short runs of one small training, its examples split over ranks and micro-batches in many ways.
 
-Run as a script, this is one of several ranks.
+Run as a script, this starts two ranks and four.
 """
 
 from __future__ import annotations
 
+import multiprocessing
 import os
+import socket
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -192,7 +194,28 @@ def save(results: dict[str, Any], path: Path) -> None:
     torch.save(results, path)
 
 
-if __name__ == "__main__":
+def be_one_of(ranks: int, rank: int, port: int, folder: Path) -> None:
+    shared = {"WORLD_SIZE": ranks, "MASTER_PORT": port, "MASTER_ADDR": "127.0.0.1"}
+    os.environ |= {key: str(value) for key, value in {**shared, "RANK": rank, "LOCAL_RANK": rank}.items()}
     torch.set_num_threads(1)
-    work = {"2": work_in_two, "4": work_in_four}[os.environ["WORLD_SIZE"]]
-    work(Path(sys.argv[1]), int(os.environ["RANK"]))
+    {2: work_in_two, 4: work_in_four}[ranks](folder, rank)
+
+
+def start_ranks(folder: Path) -> int:
+    """Start two ranks and four, and return how many failed. A forked process need not import the libraries again."""
+    processes = []
+    for ranks in (2, 4):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        places = [(ranks, rank, port, folder) for rank in range(ranks)]
+        processes += [multiprocessing.get_context("fork").Process(target=be_one_of, args=place) for place in places]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    return sum(process.exitcode != 0 for process in processes)
+
+
+if __name__ == "__main__":
+    sys.exit(start_ranks(Path(sys.argv[1])))

@@ -94,6 +94,7 @@ def check_run(done: subprocess.CompletedProcess[str], folder: Path) -> dict[str,
     return results
 
 
+@pytest.mark.slow  # test_recordings_over_two_ranks uses torchrun as well, and test_fsdp reads texts
 def test_torchrun(launch: Launch, tmp_path: Path) -> None:
     check_run(launch(TORCHRUN), tmp_path / "run")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import multiprocessing
 import os
 import socket
 import subprocess
@@ -267,17 +268,11 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], lis
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
-    places = [{"LOCAL_RANK": str(rank), "NODE_RANK": "0", "MASTER_PORT": port} for rank in range(2)]
-    shared = {**os.environ, "OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1"}
-    command = [sys.executable, __file__, str(folder)]
-    processes = [subprocess.Popen(command, env={**shared, **place}, stderr=subprocess.PIPE) for place in places]
-    try:
+    shared = {**os.environ, "OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "NODE_RANK": "0"}
+    with subprocess.Popen([sys.executable, __file__, str(folder)], env=shared, stderr=subprocess.PIPE) as process:
         work(folder, 0, 1)
-        for process in processes:
-            assert process.communicate(timeout=120) and process.returncode == 0
-    finally:
-        for process in processes:
-            process.kill()
+        complaints = process.communicate(timeout=120)[1]
+    assert process.returncode == 0, complaints.decode()
     whole, *parts = (torch.load(folder / f"{name}.pt") for name in ("1-0", "2-0", "2-1"))
     return whole, parts
 
@@ -310,5 +305,17 @@ def work(folder: Path, rank: int, ranks: int) -> None:
     torch.save(found, folder / f"{ranks}-{rank}.pt")
 
 
+def be_one_of_two(folder: Path, rank: int) -> None:
+    os.environ["LOCAL_RANK"] = str(rank)
+    work(folder, rank, 2)
+
+
 if __name__ == "__main__":
-    work(Path(sys.argv[1]), int(os.environ["LOCAL_RANK"]), 2)
+    # A forked process need not import the libraries again.
+    places = [(Path(sys.argv[1]), rank) for rank in range(2)]
+    processes = [multiprocessing.get_context("fork").Process(target=be_one_of_two, args=place) for place in places]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    sys.exit(sum(process.exitcode != 0 for process in processes))

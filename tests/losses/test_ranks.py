@@ -1,12 +1,13 @@
 """The loss of the whole batch over several processes is that of one process, and so is its gradient.
 
-This file is both the test and, run as a script, one of its processes.
+This file is both the test and, run as a script, what starts its processes.
 """
 
 from __future__ import annotations
 
 import gc
 import json
+import multiprocessing
 import subprocess
 import sys
 from itertools import accumulate
@@ -207,27 +208,27 @@ def process(rank, ranks, folder):
     dist.destroy_process_group()
 
 
-def found_by(ranks, folder):
-    """What each of so many processes found."""
-    processes = [
-        subprocess.Popen(
-            [sys.executable, __file__, str(rank), str(ranks), str(folder)], stderr=subprocess.PIPE, text=True
-        )
-        for rank in range(ranks)
-    ]
-    complaints = [process.communicate(timeout=120)[1] for process in processes]
-    assert [process.returncode for process in processes] == [0] * ranks, "\n".join(complaints)
-    return [json.loads((folder / f"{rank}.json").read_text(encoding="utf-8")) for rank in range(ranks)]
-
-
 @pytest.fixture(scope="module")
-def errors(tmp_path_factory):
-    return found_by(2, tmp_path_factory.mktemp("two"))
+def found(tmp_path_factory):
+    """What each of two processes found, and each of four."""
+    folders = {ranks: tmp_path_factory.mktemp(f"{ranks}-ranks") for ranks in (2, 4)}
+    command = [sys.executable, __file__, *map(str, folders.values())]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return {
+        ranks: [json.loads((folder / f"{rank}.json").read_text(encoding="utf-8")) for rank in range(ranks)]
+        for ranks, folder in folders.items()
+    }
 
 
-@pytest.fixture(scope="module")
-def errors_of_four(tmp_path_factory):
-    return found_by(4, tmp_path_factory.mktemp("four"))
+@pytest.fixture
+def errors(found):
+    return found[2]
+
+
+@pytest.fixture
+def errors_of_four(found):
+    return found[4]
 
 
 @pytest.mark.parametrize("case", [case for case in CASES if case[2] in TWO_RANKS], ids="|".join)
@@ -283,5 +284,16 @@ def test_one_process_needs_no_ranks():
     assert ProcrustesLoss(global_batch=True)(student, teacher) == ProcrustesLoss()(student, teacher)
 
 
+def start_processes(folder_of_two, folder_of_four):
+    """Start two processes and four, and return how many failed. A forked process need not import torch again."""
+    places = [(rank, 2, folder_of_two) for rank in range(2)] + [(rank, 4, folder_of_four) for rank in range(4)]
+    processes = [multiprocessing.get_context("fork").Process(target=process, args=place) for place in places]
+    for each in processes:
+        each.start()
+    for each in processes:
+        each.join()
+    return sum(each.exitcode != 0 for each in processes)
+
+
 if __name__ == "__main__":
-    process(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3])
+    sys.exit(start_processes(*sys.argv[1:]))

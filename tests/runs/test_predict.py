@@ -261,6 +261,7 @@ def test_a_regression_of_two_values(content: dict[str, Any], tmp_path: Path, typ
     assert lines(tmp_path / "run", "-")[0]["prediction"] == pytest.approx(first["prediction"], abs=1e-5)
 
 
+@pytest.mark.parametrize("decoder", ["opt", "llama"], indirect=True)
 def test_instructions(decoder: Path, instruction_file: Path, tmp_path: Path, typed: Callable[..., None]) -> None:
     content: dict[str, Any] = {
         "task": "instructions",

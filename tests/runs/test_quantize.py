@@ -132,6 +132,7 @@ def test_a_run_refuses_such_a_pattern_before_its_first_stage(make_recipe: MakeRe
 # Other tasks
 
 
+@pytest.mark.parametrize("decoder", ["opt"], indirect=True)
 def test_a_decoder_of_few_bits(instruction_file: Path, decoder: Path, tmp_path: Path) -> None:
     steps = {"max_steps": 2, "batch_size": 8, "learning_rate": 1e-3, "logging_steps": 1}
     recipe = check_recipe(

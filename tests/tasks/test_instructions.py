@@ -43,6 +43,7 @@ def recipe(decoder: Path, instruction_file: Path) -> Callable[..., Recipe]:
     return lambda **changes: check_recipe(merge(content, changes))
 
 
+@pytest.mark.parametrize("decoder", ["opt", "llama"], indirect=True)
 def test_a_student_is_trained_scored_and_evaluated(recipe: Callable[..., Recipe], tmp_path: Path) -> None:
     results = train(recipe(), tmp_path / "run", progress=False)
     assert list(results.metrics) == ["rouge_l", "exact_match", "perplexity"]
@@ -101,6 +102,7 @@ def test_perplexity_falls_when_the_teacher_learns(recipe: Callable[..., Recipe],
     assert many.teacher.metrics["perplexity"] < 0.5 * few.teacher.metrics["perplexity"]
 
 
+@pytest.mark.parametrize("decoder", ["opt", "llama"], indirect=True)
 def test_prompts_and_padding_reach_no_feature_term(recipe: Callable[..., Recipe], decoder: Path) -> None:
     from geodistill.distillation.objective import Objective
     from geodistill.distillation.signals import Teacher
@@ -219,6 +221,7 @@ def test_labels_alone_ask_nothing_of_the_teacher(recipe: Callable[..., Recipe], 
 
 
 @pytest.mark.parametrize("settings", [{}, {"cache": False, "cache_top_k": None}, {"cache_top_k": None}])
+@pytest.mark.parametrize("decoder", ["opt", "llama"], indirect=True)
 def test_vocabularies_padded_to_different_sizes_are_cut_to_the_tokenizer(
     recipe: Callable[..., Recipe], decoder: Path, tmp_path: Path, settings: dict[str, Any]
 ) -> None:
