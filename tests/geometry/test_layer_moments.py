@@ -7,7 +7,15 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from geodistill.errors import GeodistillError
-from geodistill.geometry import cka, effective_rank, floor, gram_distance, procrustes_distance, variance_spectrum
+from geodistill.geometry import (
+    cka,
+    effective_rank,
+    floor,
+    gram_distance,
+    layer_moments,
+    procrustes_distance,
+    variance_spectrum,
+)
 from geodistill.geometry.layer_moments import LayerMoments
 from geodistill.geometry.reference import floor_of_spectrum, rank_of_spectrum
 
@@ -25,8 +33,11 @@ def streamed(student: list[torch.Tensor], teacher: list[torch.Tensor], size: int
     return moments
 
 
-@pytest.mark.parametrize("size", [7, 64, 1000])
-def test_every_pair_equals_brute_force_whatever_the_batches(size: int) -> None:
+@pytest.mark.parametrize(("size", "at_once"), [(7, 512), (64, 512), (1000, 512), (1000, 40)])
+def test_every_pair_equals_brute_force_whatever_the_batches(
+    size: int, at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(layer_moments, "AT_ONCE", at_once)
     student, teacher = clouds(150, (3, 8), 0), clouds(150, (5, 4, 9), 1)
     teacher[1] = student[1] @ torch.randn(8, 4, dtype=torch.float64) + teacher[1] / 3
     moments = streamed(student, teacher, size)

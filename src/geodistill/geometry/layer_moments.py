@@ -17,6 +17,8 @@ from geodistill.geometry.moments import Moments
 from geodistill.geometry.projection import projection_residual
 from geodistill.geometry.reference import spectrum_of
 
+AT_ONCE = 512  # rows of all layers that are in float64 at a time
+
 
 class LayerComparison(NamedTuple):
     """One pair of layers: D_P² and D_FG² in [0, 2], CKA as usual and debiased, and the residual of the best linear map,
@@ -32,7 +34,7 @@ class LayerComparison(NamedTuple):
 class LayerMoments:
     """Paired second moments of every student layer with every teacher layer, summed over batches in float64.
 
-    Each layer gets one more column, p_i = ‖x_i − c‖² with c the mean row of the first batch. Its moments hold
+    Each layer gets one more column, p_i = ‖x_i − c‖² with c the mean of the first rows. Its moments hold
     Σ p_i q_i, which the debiased CKA needs of all rows together. Sums of rows and of products are taken about c, in
     place: they are the largest tensors, one number for each column of a student layer and of a teacher layer.
 
@@ -60,25 +62,27 @@ class LayerMoments:
                 f"The layers have different numbers of rows: {', '.join(map(str, sorted(counts)))}.",
                 "Give the same inputs to both sides, in the same order.",
             )
-        if counts == {0}:
-            return
-        wide = [[rows.detach().cpu().double() for rows in side] for side in (student, teacher)]
-        for name, side in zip(("student", "teacher"), wide, strict=True):
+        for start in range(0, counts.pop(), AT_ONCE):
+            piece = slice(start, start + AT_ONCE)
+            self._add([[rows[piece].detach().cpu().double() for rows in side] for side in (student, teacher)])
+
+    def _add(self, sides: Sequence[Sequence[Tensor]]) -> None:
+        for name, side in zip(("student", "teacher"), sides, strict=True):
             if not all(rows.sum().isfinite() for rows in side):
                 raise GeodistillError(
                     f"The {name}'s features hold NaN or infinity.", "Leave these rows out, or look for what made them."
                 )
         if not self.rows:
-            self._begin(wide)
+            self._begin(sides)
         moved = [
-            [_with_squares(x, c) for x, c in zip(*side, strict=True)] for side in zip(wide, self._origins, strict=True)
+            [_with_squares(x, c) for x, c in zip(*side, strict=True)] for side in zip(sides, self._origins, strict=True)
         ]
         for layers, sums, products in zip(moved, self._sums, self._products, strict=True):
             for rows, total, product in zip(layers, sums, products, strict=True):
                 total += rows.sum(0)
                 product.addmm_(rows.mT, rows)
         self._cross.addmm_(torch.cat(moved[0], 1).mT, torch.cat(moved[1], 1))
-        self.rows += counts.pop()
+        self.rows += len(sides[0][0])
 
     def _begin(self, sides: Sequence[Sequence[Tensor]]) -> None:
         for rows, origins, sums, products in zip(sides, self._origins, self._sums, self._products, strict=True):
