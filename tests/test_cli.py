@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import runpy
 import sys
@@ -17,7 +18,7 @@ import yaml
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
 from geodistill import api
-from geodistill.cli import main
+from geodistill.cli import _return_large_blocks, main
 from geodistill.files import read_lines
 
 TEXT = "Who wrote the book of hours ?"
@@ -281,3 +282,27 @@ def test_a_mistake_ends_with_code_2_and_no_traceback(
     assert message in shown and "Traceback" not in said.err
     assert (tmp_path / "mine" / "thesis.txt").is_file()
     assert not list(tmp_path.glob("runs/*/results.json"))
+
+
+@pytest.mark.skipif(
+    sys.platform != "linux" or not hasattr(ctypes.CDLL(None), "mallinfo2"), reason="another C library, or an old glibc"
+)
+def test_large_blocks_are_given_back_to_the_system() -> None:
+    class Memory(ctypes.Structure):
+        _fields_ = [(name, ctypes.c_size_t) for name in ("arena", "ordblks", "smblks", "hblks", "hblkhd")]
+        _fields_ += [(name, ctypes.c_size_t) for name in ("usmblks", "fsmblks", "uordblks", "fordblks", "keepcost")]
+
+    count = ctypes.CDLL(None).mallinfo2
+    count.restype = Memory
+
+    def mapped_for(megabytes: int) -> float:
+        """How much of a tensor of so many megabytes is a block of the system's."""
+        before = count().hblkhd
+        block = torch.empty(megabytes * 2**18)
+        found = (count().hblkhd - before) / block.nbytes
+        del block
+        return found
+
+    _return_large_blocks()
+    assert mapped_for(30) >= 1  # after which glibc would keep blocks of this size by default
+    assert mapped_for(8) >= 1

@@ -5,9 +5,11 @@ What a command needs is imported inside it, so that `--help` does not wait for t
 
 from __future__ import annotations
 
+import ctypes
 import os
 import sys
 import warnings
+from contextlib import suppress
 from enum import Enum
 from pathlib import Path
 from typing import Annotated
@@ -185,6 +187,7 @@ def inspect(
     if teacher is not None and "=" in teacher:
         given.insert(0, teacher)  # an override, and no teacher
         teacher = None
+    _return_large_blocks()
     found = compare_layers(
         student,
         teacher,
@@ -238,6 +241,17 @@ def _compare(recipe: Path, overrides: list[str], folder: Path | None, fresh: boo
     from geodistill.display import show
 
     show(run(recipe, folder, overrides=overrides, fresh=fresh, onnx=onnx))
+
+
+def _return_large_blocks() -> None:
+    """Make glibc give blocks of 1 MiB or more back to the system when they are freed.
+
+    By default it comes to keep blocks of up to 32 MiB. Batches of ever new lengths do not fit into what is kept, and
+    memory would grow with the data. Another C library is left alone.
+    """
+    threshold = -3  # M_MMAP_THRESHOLD in malloc.h
+    with suppress(AttributeError, OSError, TypeError):
+        ctypes.CDLL(None).mallopt(threshold, 2**20)
 
 
 def main() -> None:
