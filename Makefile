@@ -7,7 +7,7 @@ TESTED := $(VENV)/.tested
 DOCUMENTED := $(VENV)/.documented
 LOWEST := .venv-lowest
 LOWEST_READY := $(LOWEST)/.ready
-CORE := tests/geometry tests/losses tests/features tests/data tests/models tests/distillation
+CORE := tests/geometry tests/losses tests/features tests/data tests/models tests/distillation tests/quantization
 
 # One thread for each process: a library's own pool beside torch's only fights it for the cores.
 SINGLE := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
