@@ -5,7 +5,6 @@ Run as a script, this starts two ranks and four.
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import socket
 import sys
@@ -18,6 +17,7 @@ from sharding_on_the_cpu import sharding_on_the_cpu
 from torch import Tensor
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
+from torch.multiprocessing import start_processes
 from training import Recorder, collate, make_trainer
 from transformers import BertForSequenceClassification
 
@@ -194,28 +194,25 @@ def save(results: dict[str, Any], path: Path) -> None:
     torch.save(results, path)
 
 
-def be_one_of(ranks: int, rank: int, port: int, folder: Path) -> None:
+def be_one_of(rank: int, ranks: int, port: int, folder: Path) -> None:
     shared = {"WORLD_SIZE": ranks, "MASTER_PORT": port, "MASTER_ADDR": "127.0.0.1"}
     os.environ |= {key: str(value) for key, value in {**shared, "RANK": rank, "LOCAL_RANK": rank}.items()}
     torch.set_num_threads(1)
     {2: work_in_two, 4: work_in_four}[ranks](folder, rank)
 
 
-def start_ranks(folder: Path) -> int:
-    """Start two ranks and four, and return how many failed. A forked process need not import the libraries again."""
-    processes = []
+def start_ranks(folder: Path) -> None:
+    """Start two ranks and four. A forked process need not import the libraries again."""
+    started = []
     for ranks in (2, 4):
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
-        places = [(ranks, rank, port, folder) for rank in range(ranks)]
-        processes += [multiprocessing.get_context("fork").Process(target=be_one_of, args=place) for place in places]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join()
-    return sum(process.exitcode != 0 for process in processes)
+        started.append(start_processes(be_one_of, (ranks, port, folder), ranks, join=False, start_method="fork"))
+    for each in started:
+        while not each.join():
+            pass
 
 
 if __name__ == "__main__":
-    sys.exit(start_ranks(Path(sys.argv[1])))
+    start_ranks(Path(sys.argv[1]))

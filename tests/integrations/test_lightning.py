@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import multiprocessing
 import os
 import socket
 import subprocess
@@ -17,6 +16,7 @@ import pytest
 import torch
 from lightning.pytorch.plugins.environments import LightningEnvironment
 from torch import Tensor, nn
+from torch.multiprocessing import start_processes
 from torch.utils.data import DataLoader
 from transformers import (
     BertConfig,
@@ -305,17 +305,11 @@ def work(folder: Path, rank: int, ranks: int) -> None:
     torch.save(found, folder / f"{ranks}-{rank}.pt")
 
 
-def be_one_of_two(folder: Path, rank: int) -> None:
+def be_one_of_two(rank: int, folder: Path) -> None:
     os.environ["LOCAL_RANK"] = str(rank)
     work(folder, rank, 2)
 
 
 if __name__ == "__main__":
     # A forked process need not import the libraries again.
-    places = [(Path(sys.argv[1]), rank) for rank in range(2)]
-    processes = [multiprocessing.get_context("fork").Process(target=be_one_of_two, args=place) for place in places]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join()
-    sys.exit(sum(process.exitcode != 0 for process in processes))
+    start_processes(be_one_of_two, (Path(sys.argv[1]),), 2, start_method="fork")

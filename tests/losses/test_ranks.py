@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import gc
 import json
-import multiprocessing
 import subprocess
 import sys
 from itertools import accumulate
@@ -17,6 +16,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.multiprocessing import start_processes
 
 from geodistill.errors import GeodistillError
 from geodistill.geometry.features import pair_rows
@@ -284,16 +284,17 @@ def test_one_process_needs_no_ranks():
     assert ProcrustesLoss(global_batch=True)(student, teacher) == ProcrustesLoss()(student, teacher)
 
 
-def start_processes(folder_of_two, folder_of_four):
-    """Start two processes and four, and return how many failed. A forked process need not import torch again."""
-    places = [(rank, 2, folder_of_two) for rank in range(2)] + [(rank, 4, folder_of_four) for rank in range(4)]
-    processes = [multiprocessing.get_context("fork").Process(target=process, args=place) for place in places]
-    for each in processes:
-        each.start()
-    for each in processes:
-        each.join()
-    return sum(each.exitcode != 0 for each in processes)
+def start(folders):
+    """Start two processes and four. A forked process need not import torch again."""
+    options = {"join": False, "start_method": "fork"}
+    started = [
+        start_processes(process, (ranks, folder), ranks, **options)
+        for ranks, folder in zip((2, 4), folders, strict=True)
+    ]
+    for each in started:
+        while not each.join():
+            pass
 
 
 if __name__ == "__main__":
-    sys.exit(start_processes(*sys.argv[1:]))
+    start(sys.argv[1:])
